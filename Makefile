@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+
+setup: $(READY) ## make .venv with everything that training and tests need
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+train: $(READY) ## train on the embedded shapes with OHEM, a few minutes on two CPU cores
+	$(PY) -m frcnn.train experiment=quick sampler=ohem
+
+sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes
+	$(PY) -m frcnn.train -m experiment=quick sampler=random,ohem seed=0,1
+
+lint: $(READY) ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: $(READY) ## the tests that take minutes, not hours
+	$(PY) -m pytest -m 'not slow'
+
+test-all: $(READY) lint ## every test
+	$(PY) -m pytest
+
+clean: ## remove caches, not the environment and not the runs
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+.PHONY: help setup train sweep lint test test-all clean

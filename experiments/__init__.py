@@ -1,0 +1,1 @@
+"""The evidence: a folder a study, and the tools that make them."""

@@ -1,0 +1,45 @@
+"""Parts of a run from their configuration nodes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frcnn.config import build
+from frcnn.data import DetectionDataset
+from frcnn.model import Detector, build_detector
+
+# Said in the data's file, since they suit the data, and used by the model.
+VIEW = ("min_size", "max_size", "anchor_sizes")
+
+
+def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
+    """The "train" or "val" split of a data node."""
+    reader = build({key: value for key, value in node.items() if key not in VIEW})
+    return reader(split=split)
+
+
+def detector(config: dict[str, Any], num_classes: int) -> Detector:
+    """The detector of a configuration with its samplers and losses; C + 1 classes."""
+    model = dict(config["model"])
+    sizes = model["min_size"]
+    # torchvision draws from a sequence but fails on a list.
+    model["min_size"] = tuple(sizes) if isinstance(sizes, list) else sizes
+    sites = {
+        f"{site}_{part}": build(config[group][site])
+        for site in ("rpn", "rcnn")
+        for group, part in (("sampler", "sampler"), ("loss", "loss"), ("box_loss", "box_loss"))
+    }
+    return build_detector(num_classes, **model, **sites)
+
+
+def prepare(
+    images: list[Tensor], targets: list[dict[str, Any]], device: torch.device
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """uint8 images -> float in 0..1; everything onto the device."""
+    images = [image.to(device, non_blocking=True).float().div_(255) for image in images]
+    moved = [
+        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
+        for t in targets
+    ]
+    return images, moved

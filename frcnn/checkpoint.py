@@ -1,0 +1,51 @@
+"""Checkpoints: written whole or not at all, read without running code from them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frcnn.errors import UserError
+
+VERSION = 1
+REQUIRED = {"version", "model", "config", "class_names", "category_ids", "step"}
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint beside its place and move it there, so that a crash leaves old or new.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file is as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            torch.save({"version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, tensors and plain values only.
+
+    Raises:
+        UserError: missing, truncated, or no checkpoint of this project.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # a truncated or foreign file fails in many ways inside torch
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
+    if not isinstance(content, dict) or not content.keys() >= REQUIRED:
+        raise UserError(f"{path}: not a checkpoint of this project")
+    if content["version"] != VERSION:
+        raise UserError(f"{path}: checkpoint version {content['version']}, this code reads {VERSION}")
+    return content

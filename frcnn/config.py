@@ -1,0 +1,148 @@
+"""Command line and configuration files -> checked plain values. Hydra is used here only."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frcnn.errors import ConfigError, UserError
+from frcnn.rules import check_order, check_value
+from frcnn.status import recorded
+
+log = logging.getLogger(__name__)
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+# Options of these groups change values of others; they are no part of what a run is made of.
+RECIPES = ("experiment", "sweep")
+
+OmegaConf.register_new_resolver(
+    # `sampler/rcnn=ohem,seed=1` -> `sampler-rcnn-ohem_seed-1`: no "=" and no "/" in a folder's name.
+    "label",
+    lambda text: re.sub(r"[^\w.-]+", "-", text.replace(",", "_")),
+)
+
+
+def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], Any]) -> None:
+    """Run a command: compose ``conf/<name>.yaml`` with the command line, check it, call the task.
+
+    The task gets the configuration as plain values, the chosen options by group, and the run's
+    folder. A problem of the user's ends in one line on stderr and exit code 1, or 2 for the
+    configuration; with HYDRA_FULL_ERROR=1 in the traceback.
+    """
+
+    failure: list[UserError] = []
+
+    def job(config: DictConfig) -> Any:
+        settings = HydraConfig.get()
+        folder = Path(settings.runtime.output_dir)
+        choices = {
+            k: v for k, v in settings.runtime.choices.items() if v and not k.startswith("hydra/")
+        }
+        has_folder = settings.output_subdir is not None
+        try:
+            with recorded(folder, settings.overrides.task) if has_folder else nullcontext():
+                return task(checked(name, config, choices), choices, folder)
+        except UserError as error:
+            # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
+            if settings.mode == RunMode.MULTIRUN:
+                log.error("job failed: %s (traceback.txt in %s)", error, folder)
+                raise
+            failure.append(error)
+
+    traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages run over many lines
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
+        if failure:
+            raise failure[0]
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if traceback:
+            raise
+        print(f"error: {one_line(name, error)}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def build(node: Mapping[str, Any]) -> Any:
+    """The object that a node's ``_target_`` names, made with the node's other values."""
+    try:
+        return hydra.utils.instantiate(dict(node))
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(f"{node['_target_']}: {reason}") from error
+
+
+def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration as plain values.
+
+    The option files are the schema: a key must stand in one of the chosen options, and a value
+    be of the type that stands there, within the range that ``frcnn.rules`` gives its key.
+
+    Raises:
+        ConfigError: naming the key, and what is allowed.
+    """
+    groups = [f"{k}={v}" for k, v in choices.items() if k not in RECIPES]
+    reference = OmegaConf.to_container(hydra.compose(name, groups), resolve=False)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} is required: add {missing[0]}=VALUE")
+    plain = OmegaConf.to_container(config, resolve=True)
+    _check_node("", plain, reference)
+    if "model" in plain:
+        check_order(plain["model"])
+    return plain
+
+
+def _check_node(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if key not in reference:
+            raise ConfigError(unknown_key(path, reference))
+        if isinstance(reference[key], dict) and isinstance(value, dict):
+            _check_node(f"{path}.", value, reference[key])
+        else:
+            check_value(path, value, reference[key])
+
+
+def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
+    """One line: the key, the likeliest meant one, and those that there are."""
+    parent, _, key = path.rpartition(".")
+    names = [str(name) for name in siblings if not str(name).startswith("_")]
+    close = difflib.get_close_matches(key, names, 1)
+    meant = f"; did you mean {f'{parent}.' if parent else ''}{close[0]}?" if close else "."
+    return f"unknown key {path}{meant} Known here: {', '.join(names)}"
+
+
+def one_line(name: str, error: Exception) -> str:
+    """Any error of Hydra's, OmegaConf's or ours as one line that names the key."""
+    text = " ".join(str(error).split())
+    override = re.match(r"Could not override '(.+?)'\. To append", text)
+    if override is None:
+        return text
+    return unknown_key(override[1], _siblings(name, override[1]))
+
+
+def _siblings(name: str, path: str) -> Mapping[str, Any]:
+    """What stands beside a key, with the options that the command line chose."""
+    GlobalHydra.instance().clear()
+    chosen = [a for a in sys.argv[1:] if (Path(CONF) / a.partition("=")[0]).is_dir()]
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        config = hydra.compose(name, [c for c in chosen if "," not in c])
+    parent = OmegaConf.select(config, path.rpartition(".")[0]) if "." in path else config
+    return parent if isinstance(parent, DictConfig) else config

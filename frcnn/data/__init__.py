@@ -1,0 +1,22 @@
+"""Data sets for detection: readers, augmentation, batches."""
+
+from frcnn.data.batching import AspectGroupedBatches, collate, make_loader
+from frcnn.data.check import check_images
+from frcnn.data.coco import coco, coco2017
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.problems import Problems
+from frcnn.data.shapes import shapes
+from frcnn.data.voc import voc
+
+__all__ = [
+    "AspectGroupedBatches",
+    "DetectionDataset",
+    "Problems",
+    "check_images",
+    "coco",
+    "coco2017",
+    "collate",
+    "make_loader",
+    "shapes",
+    "voc",
+]

@@ -1,0 +1,137 @@
+"""Annotations in COCO's JSON format; boxes alone are enough, masks are not kept."""
+
+from pathlib import Path
+
+import numpy as np
+
+from frcnn.data.coco_json import CocoFile, Id, categories_of, read_json
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.image_files import ImageFiles, header_size, present
+from frcnn.data.problems import Problems
+from frcnn.data.records import Classes, Images, Objects, RawObjects, checked, refuse_without_objects
+from frcnn.errors import UserError
+
+
+def coco2017(split: str, root: str | Path, seed: int = 0) -> DetectionDataset:
+    """`coco` for COCO's own folders: train2017, val2017 and annotations below `root`."""
+    root = Path(root)
+    return coco(
+        split,
+        train_images=root / "train2017",
+        train_annotations=root / "annotations/instances_train2017.json",
+        val_images=root / "val2017",
+        val_annotations=root / "annotations/instances_val2017.json",
+        seed=seed,
+    )
+
+
+def coco(
+    split: str,
+    train_images: str | Path,
+    train_annotations: str | Path,
+    val_images: str | Path,
+    val_annotations: str | Path,
+    seed: int = 0,
+) -> DetectionDataset:
+    """Read one split; labels 1..C follow the order of the category ids in the training file.
+
+    Args:
+        split: "train" or "val".
+        train_images, val_images: folders that the files' `file_name` is relative to.
+        train_annotations, val_annotations: JSON files. Both must have the same categories, in any
+            order. Annotations need image_id, category_id and bbox; area, iscrowd and id are used
+            where given. Ids may be numbers or strings.
+
+    An image that is not in its folder or cannot be read is dropped and counted, in both splits;
+    so is, by its kind, every annotation that cannot be used. Crowds are ignored: neither object
+    nor background.
+
+    Raises:
+        UserError: a file is missing or malformed, an image id is used twice, no image is there,
+            training has no object, or the categories of the two files differ.
+    """
+    paths = {"train": Path(train_annotations), "val": Path(val_annotations)}
+    folder = Path({"train": train_images, "val": val_images}[split]).expanduser()
+    path = paths[split].expanduser()
+    file = read_json(path)
+    if split == "val":
+        _refuse_other_categories(file, path, categories_of(paths["train"].expanduser()))
+    problems = Problems()
+    keep, images = _images(file, folder, problems)
+    if not keep.any():
+        raise UserError(f"{folder}: holds no readable image of {path}")
+    classes = _classes(file.categories)
+    objects = _objects(file, images, keep, classes.ids, problems)
+    if split == "train":
+        refuse_without_objects(objects.ignore, path, problems)
+    load = ImageFiles(folder, *images[1:])
+    return DetectionDataset(load, images, objects, classes, problems, seed)
+
+
+def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -> None:
+    differing = sorted({*train.items()} ^ {*file.categories.items()}, key=str)
+    if differing:
+        named = ", ".join(f"{id}: {name!r}" for id, name in differing[:6])
+        raise UserError(
+            f"{path}: its categories (id: name) differ from the training file's in {named}; "
+            "give both files the same categories"
+        )
+
+
+def _classes(categories: dict[Id, str]) -> Classes:
+    """In the order of the ids, numbers before strings.
+
+    Two ids may share a name, but results are reported by name: those are told apart by their id.
+    """
+    ids = sorted(categories, key=lambda id: (isinstance(id, str), id))
+    names = [categories[id] for id in ids]
+    shared = {name for name in names if names.count(name) > 1}
+    pairs = zip(ids, names, strict=True)
+    return Classes([f"{name} (id {id})" if name in shared else name for id, name in pairs], ids)
+
+
+def _images(file: CocoFile, folder: Path, problems: Problems) -> tuple[np.ndarray, Images]:
+    """bool [all images]: which are kept, and those kept."""
+    keep = present(folder, file.files)
+    for row in np.flatnonzero(~keep).tolist():
+        problems.add("images missing in the folder", file.files[row], dropped=True)
+    sizes = file.sizes.copy()
+    for row in np.flatnonzero(keep & (sizes <= 0).any(axis=1)).tolist():
+        size = header_size(folder / file.files[row])
+        if size is None:
+            problems.add("unreadable images", file.files[row], dropped=True)
+            keep[row] = False
+        else:
+            sizes[row] = size
+    rows = np.flatnonzero(keep).tolist()
+    names = np.array([file.files[row] for row in rows], dtype=np.str_)
+    return keep, Images([file.ids[row] for row in rows], names, *sizes[rows].T.copy())
+
+
+def _objects(
+    file: CocoFile, images: Images, keep: np.ndarray, ids: list[Id], problems: Problems
+) -> Objects:
+    _count_repeated_ids(file, problems)
+    for row in np.flatnonzero(file.image < 0).tolist():
+        problems.add("annotations of an unknown image", file.name(row), dropped=True)
+    # Annotations of an image that was dropped go with it, without a line of their own.
+    rows = np.flatnonzero((file.image >= 0) & keep[file.image])
+    label_of: dict[Id | None, int] = {id: label for label, id in enumerate(ids, start=1)}
+    raw = RawObjects(
+        image=(np.cumsum(keep) - 1)[file.image[rows]],
+        boxes=file.boxes[rows],
+        labels=np.array([label_of.get(id, 0) for id in file.category], dtype=np.int64)[rows],
+        ignore=file.crowd[rows],
+        areas=file.areas[rows],
+        name=lambda row: file.name(int(rows[row])),
+    )
+    return checked(raw, images.widths, images.heights, problems)
+
+
+def _count_repeated_ids(file: CocoFile, problems: Problems) -> None:
+    """Harmless here, where ids are given anew, but an evaluator misreads such a file."""
+    seen = set()
+    for row, id in enumerate(file.annotation_ids):
+        if id is not None and (id == 0 or id in seen):
+            problems.add("annotation ids that are 0 or repeated", file.name(row), dropped=False)
+        seen.add(id)

@@ -1,0 +1,146 @@
+"""A COCO JSON file as columns."""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frcnn.errors import UserError
+
+Id = int | str
+
+# Polygons are three quarters of COCO's files and never used here: cut out of the text, they cost
+# neither time nor memory. A quote inside a string is escaped, so this matches keys alone.
+_POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\d\s.,eE+\-\[\]]*\]')
+
+# Categories of the files read, by (path, time of change): a validation set needs those of the
+# training file, which takes long to parse.
+_seen: dict[tuple[Path, int], dict[Id, str]] = {}
+
+
+@dataclass
+class CocoFile:
+    """Images: ids, files [I], sizes int32 [I, 2] (width, height; 0 = not stated).
+
+    Annotations, in the file's order: image int64 [R] (row of the image, -1 = unknown), boxes
+    float64 [R, 4] xyxy (NaN where there are no four numbers), category [R] ids, crowd bool [R],
+    areas float64 [R] (NaN = not stated), annotation_ids [R] (None = not stated).
+    """
+
+    ids: list[Id]
+    files: list[str]
+    sizes: np.ndarray
+    categories: dict[Id, str]
+    image: np.ndarray
+    boxes: np.ndarray
+    category: list[Id | None]
+    crowd: np.ndarray
+    areas: np.ndarray
+    annotation_ids: list[Id | None]
+
+    def name(self, row: int) -> str:
+        """Where annotation `row` is found."""
+        image = self.files[self.image[row]] if self.image[row] >= 0 else "no image"
+        id = self.annotation_ids[row]
+        return f"annotation {f'number {row + 1}' if id is None else id} ({image})"
+
+
+def read_json(path: Path) -> CocoFile:
+    """Read a whole file.
+
+    Raises:
+        UserError: the file is missing, is not COCO's JSON, is without images, or an image or
+            category id is used twice.
+    """
+    content = _load(path)
+    ids = [_field(path, image, "id", "image") for image in content["images"]]
+    if not ids:
+        raise UserError(f"{path}: lists no image")
+    _refuse_twice(path, "image id", ids)
+    annotations = content["annotations"]
+    row_of = {id: row for row, id in enumerate(ids)}
+    columns = CocoFile(
+        ids=ids,
+        files=[str(_field(path, image, "file_name", "image")) for image in content["images"]],
+        sizes=_numbers([[i.get("width"), i.get("height")] for i in content["images"]], 2),
+        categories=_categories(path, content),
+        image=np.array([row_of.get(a.get("image_id"), -1) for a in annotations], dtype=np.int64),
+        boxes=_numbers([a.get("bbox") for a in annotations], 4),
+        category=[a.get("category_id") for a in annotations],
+        crowd=np.array([bool(a.get("iscrowd")) for a in annotations], dtype=bool),
+        areas=_numbers([[a.get("area", math.nan)] for a in annotations], 1)[:, 0],
+        annotation_ids=[a.get("id") for a in annotations],
+    )
+    columns.sizes = np.nan_to_num(columns.sizes).astype(np.int32)
+    columns.boxes[:, 2:] += columns.boxes[:, :2]
+    _seen[path, path.stat().st_mtime_ns] = columns.categories
+    return columns
+
+
+def categories_of(path: Path) -> dict[Id, str]:
+    """Category names by id; a file that was read before is not parsed again.
+
+    Raises:
+        UserError: as `read_json`.
+    """
+    known = _seen.get((path, path.stat().st_mtime_ns)) if path.is_file() else None
+    return read_json(path).categories if known is None else known
+
+
+def _load(path: Path) -> dict[str, list[dict]]:
+    try:
+        content = json.loads(_POLYGONS.sub(b'"segmentation":0', path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    for key in ("images", "annotations", "categories"):
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{path}: is not a COCO file (it has no list of {key!r})")
+    return content
+
+
+def _field(path: Path, entry: dict, key: str, what: str) -> Any:
+    if key not in entry:
+        raise UserError(f"{path}: {what} {str(entry)[:80]} has no {key!r}")
+    return entry[key]
+
+
+def _categories(path: Path, content: dict[str, list[dict]]) -> dict[Id, str]:
+    ids = [_field(path, entry, "id", "category") for entry in content["categories"]]
+    if not ids:
+        raise UserError(f"{path}: lists no category")
+    _refuse_twice(path, "category id", ids)
+    names = [str(_field(path, entry, "name", "category")) for entry in content["categories"]]
+    return dict(zip(ids, names, strict=True))
+
+
+def _refuse_twice(path: Path, what: str, ids: list[Id]) -> None:
+    seen: set[Id] = set()
+    for id in ids:
+        if id in seen:
+            raise UserError(f"{path}: {what} {id!r} is used more than once")
+        seen.add(id)
+
+
+def _numbers(rows: list, width: int) -> np.ndarray:
+    """float64 [R, width]; NaN in every row that is not `width` numbers."""
+    try:
+        numbers = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):  # one row is odd: look at each
+        numbers = np.array([_row(row, width) for row in rows])
+    well_formed = numbers.ndim == 2 and numbers.shape[1] == width
+    return numbers if well_formed else np.full((len(rows), width), math.nan)
+
+
+def _row(row: object, width: int) -> list[float]:
+    try:
+        numbers = [float(value) for value in row]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        numbers = []
+    return numbers if len(numbers) == width else [math.nan] * width

@@ -1,0 +1,62 @@
+"""What is wrong with a data set: counted by kind, the first few named."""
+
+from dataclasses import dataclass, field
+
+EXAMPLES = 5
+
+
+@dataclass
+class _Found:
+    dropped: bool
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class Problems:
+    """Problems found while a data set was read; false when there are none."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, _Found] = {}
+
+    def add(self, kind: str, where: str, dropped: bool) -> None:
+        """Count one problem.
+
+        Args:
+            kind: plural noun phrase ("boxes without area"); one kind has one fate.
+            where: names the place, e.g. "a.xml object 3" or "annotation 17".
+            dropped: whether the object or image was left out of the data set.
+        """
+        found = self._found.setdefault(kind, _Found(dropped))
+        found.count += 1
+        if len(found.examples) < EXAMPLES:
+            found.examples.append(where)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of problems by kind, in the order in which the kinds were met."""
+        return {kind: found.count for kind, found in self._found.items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def summary(self) -> str:
+        """One line: "dropped 2 boxes without area (first: a.xml object 13), ..."."""
+        return ", ".join(_line(*item) for item in self._found.items()) or "no problems found"
+
+    def table(self) -> str:
+        """Several lines: the fate and count of each kind, then its first examples."""
+        lines: list[str] = []
+        for kind, found in self._found.items():
+            lines.append(f"{_fate(found):<8}{found.count:>7}  {kind}")
+            lines += [f"{'':<17}{example}" for example in found.examples]
+            if found.count > len(found.examples):
+                lines.append(f"{'':<17}... and {found.count - len(found.examples)} more")
+        return "\n".join(lines) or "no problems found"
+
+
+def _fate(found: _Found) -> str:
+    return "dropped" if found.dropped else "kept"
+
+
+def _line(kind: str, found: _Found) -> str:
+    return f"{_fate(found)} {found.count} {kind} (first: {found.examples[0]})"

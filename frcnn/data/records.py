@@ -1,0 +1,116 @@
+"""The arrays a data set is made of, and the checks every reader's objects pass.
+
+Letters: I images, R objects as read, M objects kept, C classes.
+Everything is flat: lists of dicts would be copied into every worker, page by page.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from frcnn.data.problems import Problems
+from frcnn.errors import UserError
+
+# Boxes computed from polygons overhang by rounding; that is no problem worth a line.
+ROUNDING = 0.01
+
+
+class Images(NamedTuple):
+    """ids: original ids [I]; files [I] relative to a folder; widths, heights int32 [I]."""
+
+    ids: list[int | str]
+    files: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+
+
+class Classes(NamedTuple):
+    """names[k] and ids[k] (the id in the original data) belong to label k + 1."""
+
+    names: list[str]
+    ids: list[int | str]
+
+
+class Objects(NamedTuple):
+    """Image i owns rows offsets[i]:offsets[i + 1].
+
+    offsets int64 [I+1]; boxes float32 [M, 4] xyxy in pixels; labels int64 [M] in 1..C;
+    ignore bool [M]; areas float32 [M] in square pixels.
+    """
+
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+    areas: np.ndarray
+
+
+class RawObjects(NamedTuple):
+    """Objects as read, in any order and of any quality.
+
+    image int64 [R] index of the image, all in 0..I-1; boxes float64 [R, 4] xyxy, NaN where no
+    number was found; labels int64 [R], 0 = class unknown; ignore bool [R]; areas float64 [R],
+    NaN = take the box's; name(row) says where row r comes from.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+    areas: np.ndarray
+    name: Callable[[int], str]
+
+
+def checked(
+    raw: RawObjects, widths: np.ndarray, heights: np.ndarray, problems: Problems
+) -> Objects:
+    """Drop what cannot be used, clip to the image, sort by image; each finding is counted."""
+    size = np.stack([widths, heights, widths, heights], axis=1)[raw.image]
+    clipped = np.clip(raw.boxes, 0, size)
+    keep = np.ones(len(raw.image), dtype=bool)
+
+    def drop(kind: str, wrong: np.ndarray) -> None:
+        for row in np.flatnonzero(keep & wrong).tolist():
+            problems.add(kind, raw.name(row), dropped=True)
+        keep[wrong] = False
+
+    drop("boxes that are not four finite numbers", ~np.isfinite(raw.boxes).all(axis=1))
+    drop("objects of an unknown class", raw.labels == 0)
+    drop("boxes without area", _without_area(raw.boxes))
+    drop("boxes outside the image", _without_area(clipped))
+    for row in np.flatnonzero(keep & (abs(clipped - raw.boxes) > ROUNDING).any(axis=1)).tolist():
+        problems.add("boxes clipped to the image", raw.name(row), dropped=False)
+    return _by_image(raw._replace(boxes=clipped), np.flatnonzero(keep), len(widths))
+
+
+def refuse_without_objects(ignore: np.ndarray, path: Path, problems: Problems) -> None:
+    """For training; ignore bool [M].
+
+    Raises:
+        UserError: no object is left that is not ignored; names the file and what was dropped.
+    """
+    if ignore.all():
+        raise UserError(f"{path}: has no object to train on ({problems.summary()})")
+
+
+def _without_area(boxes: np.ndarray) -> np.ndarray:
+    """bool [R]; judged in float32, the precision in which boxes are kept."""
+    boxes = boxes.astype(np.float32)
+    return np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
+
+
+def _by_image(raw: RawObjects, rows: np.ndarray, num_images: int) -> Objects:
+    rows = rows[np.argsort(raw.image[rows], kind="stable")]
+    counts = np.bincount(raw.image[rows], minlength=num_images)
+    boxes = raw.boxes[rows]
+    own = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    areas = raw.areas[rows]
+    return Objects(
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=boxes.astype(np.float32),
+        labels=raw.labels[rows].astype(np.int64),
+        ignore=raw.ignore[rows].astype(bool),
+        areas=np.where(np.isfinite(areas), areas, own).astype(np.float32),
+    )

@@ -1,0 +1,122 @@
+"""Drawn shapes on a textured background: a data set that needs no download.
+
+Every image is a function of (seed, split, index). Objects never overlap, so each box is exactly
+the extent of what is visible. Colour only hints at the class; form decides.
+"""
+
+import numpy as np
+
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.problems import Problems
+from frcnn.data.records import Classes, Images, Objects
+from frcnn.data.shape_images import CLASS_NAMES, ShapeImages, place
+from frcnn.errors import UserError
+
+
+def shapes(
+    split: str,
+    train_images: int = 200,
+    val_images: int = 64,
+    width: int = 128,
+    height: int = 96,
+    seed: int = 0,
+    num_objects: tuple[int, int] = (1, 6),
+    object_size: tuple[int, int] = (14, 40),
+    class_probabilities: list[float] | None = None,
+    imbalance: float = 1.0,
+    clutter: int = 0,
+) -> DetectionDataset:
+    """Circles, squares and triangles.
+
+    Args:
+        split: "train" or "val"; the two share no image.
+        num_objects: fewest and most objects an image, before those that find no room.
+        object_size: shortest and longest side of a box in pixels, both included.
+        class_probabilities: share of each class among the training objects; None = see imbalance.
+        imbalance: how many times more frequent the first class is than the last one in training,
+            with a geometric fall between. Validation stays balanced, so that a rare class's AP
+            rests on as many objects as a frequent one's.
+        clutter: hollow shapes an image, which belong to no class. They take the room the objects
+            leave: the objects are the same for every value.
+
+    Raises:
+        UserError: an option that cannot be drawn.
+    """
+    total = {"train": train_images, "val": val_images}[split]
+    _check(f"{split}_images", total, min(width, height), num_objects, object_size)
+    probabilities = _probabilities(split, class_probabilities, imbalance)
+    stream = {"train": 0, "val": 1}[split]
+    layouts = [
+        _layout(np.random.default_rng((seed, stream, index, 0)), width, height, num_objects,
+                object_size, probabilities)
+        for index in range(total)
+    ]  # fmt: skip
+    objects = _objects(layouts)
+    images = Images(
+        ids=list(range(total)),
+        files=np.array([f"{split}-{index:06d}" for index in range(total)], dtype=np.str_),
+        widths=np.full(total, width, dtype=np.int32),
+        heights=np.full(total, height, dtype=np.int32),
+    )
+    load = ShapeImages(objects, width, height, (seed, stream), object_size, clutter)
+    classes = Classes(list(CLASS_NAMES), list(CLASS_NAMES))
+    return DetectionDataset(load, images, objects, classes, Problems(), seed)
+
+
+def _layout(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    num_objects: tuple[int, int],
+    object_size: tuple[int, int],
+    probabilities: np.ndarray,
+) -> tuple[list[np.ndarray], list[int]]:
+    """Boxes (x1, y1, x2, y2 in whole pixels) and labels of one image."""
+    boxes: list[np.ndarray] = []
+    labels: list[int] = []
+    wanted = rng.integers(num_objects[0], num_objects[1] + 1)
+    for label in rng.choice(len(probabilities), wanted, p=probabilities).tolist():
+        box = place(rng, width, height, object_size, boxes)
+        if box is not None:
+            boxes.append(box)
+            labels.append(label + 1)
+    return boxes, labels
+
+
+def _objects(layouts: list[tuple[list[np.ndarray], list[int]]]) -> Objects:
+    counts = [len(labels) for _, labels in layouts]
+    boxes = np.array([box for found, _ in layouts for box in found], dtype=np.float32)
+    boxes = boxes.reshape(-1, 4)
+    return Objects(
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=boxes,
+        labels=np.array([label for _, found in layouts for label in found], dtype=np.int64),
+        ignore=np.zeros(len(boxes), dtype=bool),
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+    )
+
+
+def _probabilities(split: str, given: list[float] | None, imbalance: float) -> np.ndarray:
+    """float64 [C], sum 1."""
+    count = len(CLASS_NAMES)
+    if imbalance < 1 or (given is not None and imbalance != 1):
+        raise UserError(f"imbalance={imbalance}: needs 1 or above, and 1 with class_probabilities")
+    weights = np.array(given or imbalance ** -np.linspace(0, 1, count), dtype=np.float64)
+    if len(weights) != count or weights.min() < 0 or weights.sum() == 0:
+        names = ", ".join(CLASS_NAMES)
+        raise UserError(f"class_probabilities={given}: needs {count} shares >= 0 for {names}")
+    return np.full(count, 1 / count) if split == "val" else weights / weights.sum()
+
+
+def _check(
+    name: str, total: int, side: int, num_objects: tuple[int, int], object_size: tuple[int, int]
+) -> None:
+    """Refuse what cannot be drawn on `total` images whose short side is `side`."""
+    if total < 1:
+        raise UserError(f"{name}={total}: needs 1 or more")
+    if not 0 <= num_objects[0] <= num_objects[1]:
+        raise UserError(f"num_objects={tuple(num_objects)}: needs 0 <= fewest <= most")
+    if not 8 <= object_size[0] <= object_size[1] <= side:
+        raise UserError(
+            f"object_size={tuple(object_size)}: needs 8 <= min <= max <= {side} (image)"
+        )

@@ -1,0 +1,198 @@
+"""Folders in the layout of PASCAL VOC.
+
+Coordinates there are 1-based and inclusive: pixels 1..w of a row. Here a box is a stretch of the
+plane, so (xmin, ymin, xmax, ymax) becomes (xmin - 1, ymin - 1, xmax, ymax), and 1..w becomes 0..w.
+A box with xmax = xmin would then be one pixel wide; in practice it is a slip of the mouse, and it
+counts as one without area.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.image_files import EXTENSIONS, ImageFiles, header_size, list_folder
+from frcnn.data.problems import Problems
+from frcnn.data.records import Classes, Images, RawObjects, checked, refuse_without_objects
+from frcnn.errors import UserError
+
+
+def voc(
+    split: str,
+    root: str | Path,
+    train_split: str = "train",
+    val_split: str = "val",
+    classes: list[str] | None = None,
+    seed: int = 0,
+) -> DetectionDataset:
+    """Read JPEGImages, Annotations and ImageSets/Main/<split>.txt below `root`.
+
+    Args:
+        split: "train" or "val"; reads the split named `train_split` or `val_split`.
+        classes: names in label order; objects of other classes are dropped and counted. None =
+            all classes in the annotations of `train_split`, sorted, for both splits.
+
+    An image that is not in JPEGImages or cannot be read is dropped and counted, in both splits.
+    `difficult` objects are ignored: neither object nor background.
+
+    Raises:
+        UserError: a file is missing or malformed, an id is listed twice, no image is there, or a
+            class of the validation split is unknown in training (where `classes` is None).
+    """
+    root = Path(root).expanduser()
+    name = {"train": train_split, "val": val_split}[split]
+    names = list(classes) if classes is not None else _class_names(root, train_split)
+    found = _read(root, _image_ids(root, name), names)
+    if classes is None and found.unknown:
+        where, unknown = found.unknown[0]
+        raise UserError(
+            f"{where}: class {unknown!r} is not in split {train_split!r} "
+            f"({', '.join(names)}); set data.classes to choose the classes yourself"
+        )
+    data = _dataset(root, name, found, names, seed)
+    if split == "train":
+        refuse_without_objects(data.ignore, _split_file(root, name), found.problems)
+    return data
+
+
+@dataclass
+class _Found:
+    """What the annotation files say, as columns; the columns from `image` on are per object."""
+
+    ids: list[int | str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    image: list[int] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    ignore: list[bool] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
+
+
+def _read(root: Path, ids: list[str], class_names: list[str]) -> _Found:
+    found = _Found()
+    folder = root / "JPEGImages"
+    listing = list_folder(folder)
+    by_stem = {Path(n).stem: n for n in sorted(listing) if n.lower().endswith(EXTENSIONS)}
+    label_of = {name: label for label, name in enumerate(class_names, start=1)}
+    for id in ids:
+        tree = _annotation(root, id)
+        stated = _text(tree, "filename")
+        file = stated if stated in listing else by_stem.get(id)
+        if file is None:
+            found.problems.add("images missing in JPEGImages", id, dropped=True)
+            continue
+        size = _stated_size(tree) or header_size(folder / file)
+        if size is None:
+            found.problems.add("unreadable images", file, dropped=True)
+            continue
+        _add_objects(found, tree, f"{id}.xml", label_of)
+        found.ids.append(id)
+        found.files.append(file)
+        found.sizes.append(size)
+    return found
+
+
+def _add_objects(
+    found: _Found, tree: ElementTree.Element, file: str, label_of: dict[str, int]
+) -> None:
+    """Objects of the image whose row comes next."""
+    for number, element in enumerate(tree.iter("object"), start=1):
+        where, name = f"{file} object {number}", _text(element, "name")
+        if name not in label_of:
+            found.unknown.append((where, name))
+        found.image.append(len(found.ids))
+        found.boxes.append(_box(element))
+        found.labels.append(label_of.get(name, 0))
+        found.ignore.append(_text(element, "difficult") == "1")
+        found.names.append(where)
+
+
+def _dataset(
+    root: Path, split: str, found: _Found, class_names: list[str], seed: int
+) -> DetectionDataset:
+    if not found.ids:
+        raise UserError(f"{root / 'JPEGImages'}: holds no readable image of split {split!r}")
+    sizes = np.array(found.sizes, dtype=np.int32)
+    images = Images(found.ids, np.array(found.files, dtype=np.str_), sizes[:, 0], sizes[:, 1])
+    raw = RawObjects(
+        image=np.array(found.image, dtype=np.int64),
+        boxes=np.array(found.boxes, dtype=np.float64).reshape(-1, 4),
+        labels=np.array(found.labels, dtype=np.int64),
+        ignore=np.array(found.ignore, dtype=bool),
+        areas=np.full(len(found.image), np.nan),
+        name=found.names.__getitem__,
+    )
+    objects = checked(raw, images.widths, images.heights, found.problems)
+    load = ImageFiles(root / "JPEGImages", *images[1:])
+    classes = Classes(class_names, list(class_names))
+    return DetectionDataset(load, images, objects, classes, found.problems, seed)
+
+
+def _split_file(root: Path, split: str) -> Path:
+    return root / "ImageSets/Main" / f"{split}.txt"
+
+
+def _image_ids(root: Path, split: str) -> list[str]:
+    path = _split_file(root, split)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check data.root") from error
+    ids = [line.split()[0] for line in lines if line.strip()]  # "id" or "id 1", as in VOC's own
+    if not ids:
+        raise UserError(f"{path}: lists no image")
+    if len(set(ids)) < len(ids):
+        twice = next(id for row, id in enumerate(ids) if id in ids[:row])
+        raise UserError(f"{path}: lists image {twice!r} more than once")
+    return ids
+
+
+def _class_names(root: Path, split: str) -> list[str]:
+    trees = (_annotation(root, id) for id in _image_ids(root, split))
+    names = {_text(element, "name") for tree in trees for element in tree.iter("object")} - {""}
+    if not names:
+        raise UserError(f"{root / 'Annotations'}: split {split!r} holds no object with a name")
+    return sorted(names)
+
+
+def _annotation(root: Path, id: str) -> ElementTree.Element:
+    path = root / "Annotations" / f"{id}.xml"
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path}: is not XML ({error})") from error
+    if tree.tag != "annotation":
+        raise UserError(f"{path}: is not a VOC annotation (its root is <{tree.tag}>)")
+    return tree
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
+def _number(element: ElementTree.Element, path: str) -> float:
+    try:
+        return float(_text(element, path))
+    except ValueError:
+        return math.nan
+
+
+def _box(element: ElementTree.Element) -> list[float]:
+    """xyxy of the plane, NaN where a number is missing."""
+    x1, y1, x2, y2 = (_number(element, f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax"))
+    if x1 == x2 or y1 == y2:
+        return [x1, y1, x2, y2]
+    return [x1 - 1, y1 - 1, x2, y2]
+
+
+def _stated_size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    width, height = _number(tree, "size/width"), _number(tree, "size/height")
+    return (int(width), int(height)) if width > 0 and height > 0 else None

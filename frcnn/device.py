@@ -1,0 +1,50 @@
+"""Where to compute and how precisely."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from frcnn.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: {name!r} cannot be used here ({reason})") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 where the hardware computes in it, else fp32.
+
+    Raises:
+        ConfigError: fp16 on a CPU, whose small range needs a loss scaler that CPUs do not serve.
+    """
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("precision: fp16 needs a GPU; choose auto, fp32 or bf16")
+    if name != "auto":
+        return DTYPES[name]
+    return torch.bfloat16 if _computes_bf16(device) else torch.float32
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """The context of a forward pass at this precision."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

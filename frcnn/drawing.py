@@ -1,0 +1,189 @@
+"""Pictures with boxes, for people: the true ones, the predicted ones, both side by side."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; all are pixels inside
+Colour = tuple[int, int, int]
+
+# Wong's palette (Nature Methods 8:441, 2011), told apart with every common colour blindness;
+# ordered so that the first few differ most on photographs; black is left out
+PALETTE = (
+    (230, 159, 0),
+    (0, 114, 178),
+    (0, 158, 115),
+    (213, 94, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (240, 228, 66),
+)
+MIN_SIDE = 640  # pixels: below that a line of text hides small objects
+GAP = 8
+
+
+def class_colour(label: int) -> Colour:
+    """The colour of a class (label 1..C) as RGB; colours repeat after ``len(PALETTE)`` classes."""
+    return PALETTE[(label - 1) % len(PALETTE)]
+
+
+def draw_boxes(
+    image: Tensor | Image.Image,
+    boxes: Tensor,
+    labels: Tensor,
+    scores: Tensor | None,
+    class_names: Sequence[str],
+    min_score: float = 0.0,
+) -> Image.Image:
+    """A new picture of the image with boxes, class names and scores; the best scores on top.
+
+    An image whose longer side is below 640 pixels is enlarged to that. Boxes that are not finite
+    are left out: a picture must not end a run that has just diverged.
+
+    Args:
+        image: uint8 [3, H, W] or PIL.
+        boxes: [D, 4] xyxy, pixels of ``image``.
+        labels: [D] in 1..C, ``class_names[label - 1]`` is the text.
+        scores: [D], or None for true boxes.
+        min_score: boxes below are left out.
+    """
+    picture, scale = _enlarged(image)
+    boxes = _as_boxes(boxes)
+    order = _drawing_order(boxes, scores, min_score)
+    pixels = [_pixels(boxes[row] * scale, picture.size) for row in order]
+    classes = [int(labels[row]) for row in order]
+    texts = [class_names[label - 1] for label in classes]
+    if scores is not None:
+        texts = [f"{text} {float(scores[row]):.2f}" for text, row in zip(texts, order, strict=True)]
+    _draw(picture, pixels, texts, [class_colour(label) for label in classes])
+    return picture
+
+
+def side_by_side(
+    image: Tensor | Image.Image,
+    truth: Mapping[str, Any],
+    predicted: Mapping[str, Any],
+    class_names: Sequence[str],
+    min_score: float = 0.5,
+) -> Image.Image:
+    """The true boxes on the left, the predicted ones with at least ``min_score`` on the right.
+
+    ``truth`` has ``boxes`` [G, 4] and ``labels`` [G]; ``predicted`` also ``scores`` [D]; xyxy in
+    pixels of the image.
+    """
+    left = draw_boxes(image, truth["boxes"], truth["labels"], None, class_names)
+    found = predicted["boxes"], predicted["labels"], predicted["scores"]
+    right = draw_boxes(image, *found, class_names, min_score)
+    shown = len(_drawing_order(_as_boxes(found[0]), found[2], min_score))
+    titles = f"truth: {len(truth['boxes'])}", f"predicted: {shown} with score {min_score:g} or more"
+    return _joined([left, right], titles)
+
+
+def _enlarged(image: Tensor | Image.Image) -> tuple[Image.Image, float]:
+    """A copy in RGB with a longer side of at least 640 pixels, and the factor that took."""
+    picture = image if isinstance(image, Image.Image) else to_pil_image(image.cpu())
+    scale = max(1.0, MIN_SIDE / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), scale
+
+
+def _as_boxes(boxes: Any) -> Tensor:
+    """[D, 4] from a tensor of any device or an array, of any shape when there is none."""
+    return torch.as_tensor(boxes).detach().cpu().float().reshape(-1, 4)
+
+
+def _drawing_order(boxes: Tensor, scores: Tensor | None, min_score: float) -> list[int]:
+    """The rows to draw, the best last so that it ends up on top."""
+    rows = boxes.isfinite().all(dim=1).nonzero().flatten()
+    if scores is None:
+        return rows.tolist()
+    values = torch.as_tensor(scores).detach().cpu().float()[rows]
+    rows, values = rows[values >= min_score], values[values >= min_score]
+    return rows[values.argsort(stable=True)].tolist()
+
+
+def _pixels(box: Tensor, size: tuple[int, int]) -> Rectangle:
+    """First and last column and row of a box, within the picture and at least one pixel large."""
+    limits = [size[0], size[1], size[0], size[1]]
+    left, top, right, bottom = (
+        min(max(round(x), 0), limit) for x, limit in zip(box.tolist(), limits, strict=True)
+    )
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+    return left, top, max(left, right - 1), max(top, bottom - 1)
+
+
+def _draw(
+    picture: Image.Image,
+    boxes: list[Rectangle],
+    texts: list[str],
+    colours: list[Colour],
+) -> None:
+    """All boxes first and all texts after them, so that no line crosses a text."""
+    draw = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    for box, colour in zip(boxes, colours, strict=True):
+        draw.rectangle(box, outline=colour, width=max(2, side // 300))
+    text_size = max(12, side // 50)
+    font = ImageFont.load_default(size=text_size)
+    placed: list[Rectangle] = []
+    # the best is last: it chooses its place first
+    for box, text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):
+        plate_size = round(draw.textlength(text, font=font)) + 6, round(1.4 * text_size)
+        plate = _place(box, plate_size, picture.size, placed)
+        placed.append(plate)
+        draw.rectangle(plate, fill=colour)
+        middle = (plate[0] + plate[2]) / 2, (plate[1] + plate[3]) / 2
+        draw.text(middle, text, fill=_text_colour(colour), font=font, anchor="mm")
+
+
+def _place(
+    box: Rectangle,
+    plate: tuple[int, int],
+    size: tuple[int, int],
+    placed: list[Rectangle],
+) -> Rectangle:
+    """Where a text goes: above the box, below it, or inside, the first place that is free."""
+    left, top, right, bottom = box
+    width, height = plate
+    choices = [
+        (left, top - height),
+        (left, bottom + 1),
+        (left, top),
+        (right + 1 - width, bottom + 1 - height),
+    ]
+    spots = [
+        (x, y, x + width - 1, y + height - 1)
+        for x, y in (
+            (max(min(x, size[0] - width), 0), max(min(y, size[1] - height), 0)) for x, y in choices
+        )
+    ]
+    return next((spot for spot in spots if not any(_overlap(spot, p) for p in placed)), spots[0])
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def _text_colour(background: Colour) -> Colour:
+    """Black or white, whichever reads better (Rec. 601 luma)."""
+    red, green, blue = background
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
+
+
+def _joined(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures of one size in a row on white, each below its title."""
+    width, height = pictures[0].size
+    text_size = max(14, max(width, height) // 40)
+    font = ImageFont.load_default(size=text_size)
+    strip = round(1.6 * text_size)
+    joined = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + strip), "white")
+    draw = ImageDraw.Draw(joined)
+    for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        x = column * (width + GAP)
+        joined.paste(picture, (x, strip))
+        draw.text((x + 4, strip / 2), title, fill="black", font=font, anchor="lm")
+    return joined

@@ -1,0 +1,229 @@
+"""The training loop. Order, augmentation and draws depend on (seed, step, index) alone."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from frcnn.assemble import prepare
+from frcnn.data import AspectGroupedBatches
+from frcnn.device import autocast
+from frcnn.errors import UserError
+from frcnn.model import Detector
+from frcnn.sampling_report import sampling_report
+from frcnn.tracking import Tracker
+from samplers import Candidates
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+Schedule = Callable[[int, int], float]
+
+
+@dataclass
+class Options:
+    """The ``trainer`` node of the configuration that concerns the loop."""
+
+    seed: int
+    accumulate: int
+    clip_norm: float | None
+    log_every: int
+    sampling_every: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Engine:
+    """Optimizer steps on a detector, counted from ``step``.
+
+    Args:
+        total_steps: of the whole run, which the schedule spans.
+        folder: the run's, for a batch that made a loss non-finite.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        total_steps: int,
+        tracker: Tracker,
+        folder: Path,
+        options: Options,
+    ) -> None:
+        self.detector = detector
+        self.optimizer = optimizer
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.schedule = schedule
+        self.total_steps = total_steps
+        self.tracker = tracker
+        self.folder = folder
+        self.options = options
+        # fp16's range is small: its gradients vanish without scaling.
+        self.scaler = torch.amp.GradScaler(enabled=options.dtype == torch.float16)
+        self.step = 0
+        self.window = Window()
+
+    def epoch(self, loader: DataLoader, batches: AspectGroupedBatches, number: int) -> None:
+        """Train to the end of an epoch, from wherever in it ``step`` stands."""
+        per_epoch = math.ceil(len(batches) / self.options.accumulate)
+        done = self.step - number * per_epoch
+        batches.set_position(number, done * self.options.accumulate)
+        self.detector.train()
+        steps = min(per_epoch, self.total_steps - number * per_epoch)
+        self.window = Window()
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=steps, initial=done, desc=f"epoch {number + 1}", disable=None) as bar,
+        ):
+            for group in grouped(iter(loader), self.options.accumulate):
+                if self.step >= self.total_steps:
+                    break
+                self.window.loaded()
+                losses = self.train_step(group)
+                self.window.add(losses, sum(len(images) for images, _ in group))
+                bar.update()
+                if self.step % self.options.log_every == 0 or self.step == self.total_steps:
+                    self._report(number)
+
+    def train_step(self, group: list[Batch]) -> dict[str, float]:
+        """One optimizer step on ``accumulate`` batches; returns the mean loss terms and "loss".
+
+        Raises:
+            UserError: a loss is not finite; the batch is saved in the run's folder.
+        """
+        # Dropout and multi-scale draw from the global generator.
+        torch.manual_seed(step_seed(self.options.seed, self.step))
+        rate = self.schedule(self.step, self.total_steps)
+        for base, parameters in zip(self.base_rates, self.optimizer.param_groups, strict=True):
+            parameters["lr"] = base * rate
+        look = self.step % self.options.sampling_every == 0
+        for site in self.detector.sites:
+            site.observer = self._observe if look else None
+        terms: list[dict[str, float]] = [self._backward(batch, len(group)) for batch in group]
+        self._update()
+        self.step += 1
+        return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
+
+    def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
+        images, targets = prepare(*batch, self.options.device)
+        try:
+            with autocast(self.options.device, self.options.dtype):
+                losses = self.detector(images, targets)
+        except FloatingPointError as error:  # a sampler met a loss that is not finite
+            raise self._not_finite(batch, str(error)) from error
+        total = sum(losses.values())
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise self._not_finite(batch, ", ".join(bad))
+        self.scaler.scale(total / parts).backward()
+        return {"loss": sum(values.values()), **values}
+
+    def _update(self) -> None:
+        if self.options.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.detector.parameters(), self.options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def _not_finite(self, batch: Batch, what: str) -> UserError:
+        path = self.folder / "bad_batch.pt"
+        torch.save({"images": batch[0], "targets": batch[1], "step": self.step}, path)
+        ids = [target["image_id"] for target in batch[1]]
+        rate = self.optimizer.param_groups[0]["lr"]
+        return UserError(
+            f"not finite at step {self.step}: {what}; learning rate {rate:.2g}, image numbers {ids}; "
+            f"the batch is saved in {path}. Try a lower optimizer.lr or a longer warm-up"
+        )
+
+    def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
+        rows = torch.where(candidates.labels >= 0)[0]
+        loss = torch.zeros_like(weights)
+        loss[rows] = candidates.predict(rows).loss
+        scalars, histograms = sampling_report(
+            candidates, weights, loss, num_images=candidates.num_images
+        )
+        self.tracker.log(
+            {"step": self.step} | {f"sampling/{site}/{k}": v for k, v in scalars.items()}
+        )
+        named = {f"sampling/{site}/{key}": value for key, value in histograms.items()}
+        self.tracker.log_histograms(named, step=self.step)
+
+    def _report(self, epoch: int) -> None:
+        record = self.window.record()
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.tracker.log({"step": self.step, "epoch": epoch, "train/lr": rate, **record})
+        terms = " ".join(
+            f"{name.removeprefix('train/').removeprefix('loss_')} {value:.3f}"
+            for name, value in record.items()
+            if "loss" in name
+        )
+        log.info(
+            "epoch %d step %d/%d  %s  lr %.4f  %.1f images/s",
+            epoch + 1,
+            self.step,
+            self.total_steps,
+            terms,
+            rate,
+            record["train/images_per_second"],
+        )
+        self.window = Window()
+
+
+class Window:
+    """Means since the last log line."""
+
+    def __init__(self) -> None:
+        self.terms: list[dict[str, float]] = []
+        self.images = 0
+        self.waited = 0.0
+        self.start = self.mark = time.perf_counter()
+
+    def loaded(self) -> None:
+        """The next batches are here."""
+        self.waited += time.perf_counter() - self.mark
+
+    def add(self, losses: dict[str, float], images: int) -> None:
+        """A step is done."""
+        self.terms.append(losses)
+        self.images += images
+        self.mark = time.perf_counter()
+
+    def record(self) -> dict[str, float]:
+        """Mean losses, throughput, seconds a step and the share of them spent waiting for data."""
+        seconds = self.mark - self.start
+        means = {f"train/{n}": float(np.mean([t[n] for t in self.terms])) for n in self.terms[0]}
+        return means | {
+            "train/images_per_second": self.images / seconds,
+            "train/seconds_per_step": seconds / len(self.terms),
+            "train/data_wait": self.waited / seconds,
+        }
+
+
+def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of ``size`` batches; the last may be shorter."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of a step's global draws."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])

@@ -1,0 +1,50 @@
+"""Evaluate a checkpoint: ``python -m frcnn.evaluate checkpoint=PATH [data=...]``."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from frcnn.config import command
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
+    """Write metrics.json and results.json (COCO format, original ids); returns AP."""
+    from frcnn.assemble import dataset
+    from frcnn.errors import UserError
+    from frcnn.evaluation import evaluate as measure
+    from frcnn.evaluation import format_table, write_results
+    from frcnn.trained import load_trained
+    from frcnn.validation import detect, validation_loader
+
+    trained = load_trained(config["checkpoint"], config["device"], config["precision"])
+    images = dataset(config.get("data") or trained.config["data"], config["split"])
+    if list(images.class_names) != trained.class_names:
+        raise UserError(
+            f"the data has the classes {', '.join(images.class_names)}, "
+            f"the checkpoint {', '.join(trained.class_names)}"
+        )
+    if images.problems.counts:
+        log.warning("%s data: %s", config["split"], images.problems.summary())
+    loader = validation_loader(images, config["batch_size"], config["workers"])
+    detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
+    backend = config["evaluation"]["backend"]
+    metrics = measure(images.ground_truth(), detections, images.class_names, backend)
+    output = Path(config["output"] or Path(config["checkpoint"]).parents[1] / "evaluation")
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**metrics, "val_loss": losses["loss"]}, indent=2)
+    (output / "metrics.json").write_text(text + "\n")
+    write_results(output / "results.json", detections, images.image_ids, images.category_ids)
+    log.info("%d images\n%s\nwritten to %s", len(images), format_table(metrics), output)
+    return metrics["AP"]
+
+
+def main() -> None:
+    """Entry point."""
+    command("evaluate", evaluate)
+
+
+if __name__ == "__main__":
+    main()

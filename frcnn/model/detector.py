@@ -1,0 +1,142 @@
+"""Builds a torchvision Faster R-CNN whose two sites run through samplers and losses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+
+from frcnn.errors import ConfigError
+from frcnn.losses import BoxLoss, ClassLoss, CrossEntropy, SmoothL1
+from frcnn.model.matching import Matcher
+from frcnn.model.roi_align import FastRoIAlign
+from frcnn.model.roi_heads import SamplingRoIHeads
+from frcnn.model.rpn import SamplingRPN
+from frcnn.model.site import Site
+from frcnn.model.zoo import build_base
+from samplers import Random, Sampler
+
+ROI_ALIGN = ("fast", "torchvision")
+
+
+class Detector(FasterRCNN):
+    """A torchvision Faster R-CNN with the same parameters, and a ``Site`` at RPN and RCNN head.
+
+    In training mode ``detector(images, targets)`` returns the four losses, as torchvision's does.
+    In eval mode ``detector(images)`` returns detections, and ``detector(images, targets)`` the
+    pair (detections, losses). A target has "boxes" [G, 4] xyxy pixels and "labels" [G] in 1..C,
+    and may have "ignore" [J, 4], areas where background is no example, and "seed", from which
+    the samplers draw for this image (without it they draw from torch's global generator).
+    """
+
+    def __init__(self, base: FasterRCNN, rpn: Site, rcnn: Site) -> None:
+        # The modules stay torchvision's, with the numbers it gave them: only their class changes.
+        base.rpn.__class__ = SamplingRPN
+        base.rpn.site = rpn
+        base.roi_heads.__class__ = SamplingRoIHeads
+        base.roi_heads.site = rcnn
+        base.transform.__class__ = Transform
+        GeneralizedRCNN.__init__(self, base.backbone, base.rpn, base.roi_heads, base.transform)
+
+    @property
+    def sites(self) -> tuple[Site, Site]:
+        """The RPN's and the RCNN head's."""
+        return self.rpn.site, self.roi_heads.site
+
+    def eager_outputs(self, losses: dict[str, Tensor], detections: list[dict[str, Tensor]]) -> Any:
+        """What ``forward`` returns (torchvision's hook)."""
+        if self.training:
+            return losses
+        return (detections, losses) if losses else detections
+
+
+class Transform(GeneralizedRCNNTransform):
+    """torchvision's resizing, which takes the ignore areas along with the boxes."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple:
+        """Resize one [3, H, W] image and the boxes of its target."""
+        before = list(image.shape[-2:])
+        image, target = super().resize(image, target)
+        if target is not None and "ignore" in target:
+            target["ignore"] = resize_boxes(target["ignore"], before, list(image.shape[-2:]))
+        return image, target
+
+
+def build_detector(
+    num_classes: int,
+    name: str = "fasterrcnn_resnet50_fpn",
+    *,
+    weights: str | None = None,
+    weights_backbone: str | None = None,
+    trainable_backbone_layers: int | None = None,
+    anchor_sizes: Sequence[float] | None = None,
+    roi_align: str = "fast",
+    ignore_ioa: float = 0.5,
+    rpn_sampler: Sampler | None = None,
+    rcnn_sampler: Sampler | None = None,
+    rpn_loss: ClassLoss | None = None,
+    rcnn_loss: ClassLoss | None = None,
+    rpn_box_loss: BoxLoss | None = None,
+    rcnn_box_loss: BoxLoss | None = None,
+    rpn_fg_iou_thresh: float = 0.7,
+    rpn_bg_iou_thresh: float = 0.3,
+    box_fg_iou_thresh: float = 0.5,
+    box_bg_iou_thresh: float = 0.5,
+    **torchvision_options: Any,
+) -> Detector:
+    """A detector from plain values. Without samplers and losses it is stock Faster R-CNN.
+
+    Args:
+        num_classes: C + 1, background counted, as in torchvision.
+        name: a builder of ``torchvision.models.detection``, or ``fasterrcnn_resnet18_fpn``,
+            ``..._resnet34_fpn``, ``..._resnet101_fpn``.
+        weights: None, the name of torchvision's detector weights ("COCO_V1", "DEFAULT"), or a file.
+        weights_backbone: None, or the name of torchvision's ImageNet weights; ignored with weights.
+            With either, BatchNorm is frozen and three backbone stages train, unless
+            ``trainable_backbone_layers`` says otherwise; without, everything trains.
+        anchor_sizes: side of the square anchor of each level in pixels; None = torchvision's.
+        roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".
+        ignore_ioa: background that lies in an ignore area by more than this share is ignored.
+        torchvision_options: further arguments of torchvision's ``FasterRCNN``: min_size, max_size,
+            rpn_pre_nms_top_n_train, box_score_thresh, ...
+
+    Raises:
+        UserError: weights that are not there or do not fit; ConfigError: an unknown name.
+        ValueError: thresholds out of order.
+    """
+    if roi_align not in ROI_ALIGN:
+        raise ConfigError(f"model.roi_align: {roi_align!r} is not one of {', '.join(ROI_ALIGN)}")
+    if anchor_sizes is not None:
+        torchvision_options["rpn_anchor_generator"] = one_anchor_size_a_level(anchor_sizes)
+    base = build_base(
+        name, num_classes, weights, weights_backbone, trainable_backbone_layers, torchvision_options
+    )
+    if roi_align == "fast":
+        base.roi_heads.box_roi_pool.__class__ = FastRoIAlign
+    return Detector(
+        base,
+        Site(
+            "rpn",
+            Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, keep_best=True, ignore_ioa=ignore_ioa),
+            rpn_sampler or Random(256, 0.5),
+            rpn_loss or CrossEntropy(),
+            rpn_box_loss or SmoothL1(),
+            base.rpn.box_coder,
+        ),
+        Site(
+            "rcnn",
+            Matcher(box_fg_iou_thresh, box_bg_iou_thresh, ignore_ioa=ignore_ioa),
+            rcnn_sampler or Random(512, 0.25),
+            rcnn_loss or CrossEntropy(),
+            rcnn_box_loss or SmoothL1(),
+            base.roi_heads.box_coder,
+        ),
+    )
+
+
+def one_anchor_size_a_level(sizes: Sequence[float]) -> AnchorGenerator:
+    """Anchors of one size at each level and three aspect ratios, as torchvision's ResNet-FPN has."""
+    return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))

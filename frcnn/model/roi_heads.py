@@ -1,0 +1,133 @@
+"""The RCNN head, trained through candidates -> sampler -> losses.
+
+Shape letters: N proposals of the batch (images stacked, their objects appended), K rows of them,
+C foreground classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from frcnn.model.matching import Matched, match_batch
+from frcnn.model.site import Site, site_generators
+from samplers import Prediction
+
+Features = dict[str, Tensor]
+Sizes = list[tuple[int, int]]
+
+
+class SamplingRoIHeads(RoIHeads):
+    """torchvision's box head, with the same parameters and a site of its own.
+
+    The detections use the activation that the class loss asks for. Given targets it returns the
+    losses also in eval mode, beside the detections.
+    """
+
+    site: Site
+    preview_rows: int = 4096  # proposals that a preview pools at once; bounds its memory
+
+    def forward(
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        image_shapes: Sizes,
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detections of every image (eval mode only) and losses (if there are targets)."""
+        losses = {} if targets is None else self._losses(features, proposals, image_shapes, targets)
+        if self.training:
+            return [], losses
+        logits, deltas = self._head(features, proposals, image_shapes)
+        return self._detections(logits, deltas, proposals, image_shapes), losses
+
+    def _losses(
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        image_shapes: Sizes,
+        targets: Sequence[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        boxes = self.add_gt_proposals(proposals, [t["boxes"].to(proposals[0]) for t in targets])
+        labels = [target["labels"] for target in targets]
+        matched = match_batch(self.site.matcher, boxes, targets, labels)
+        predict = partial(self._preview, matched, features, image_shapes)
+        generators = site_generators(targets, 1, matched.boxes.device)
+        rows, weights = self.site.draw(matched, predict, generators)
+        # Rows ascend, so the images' boxes come out of the head in the order of the rows.
+        logits, deltas = self._head(features, by_image(matched, rows, len(targets)), image_shapes)
+        class_term, box_term = self.site.losses(matched, rows, weights, logits, deltas)
+        return {"loss_classifier": class_term, "loss_box_reg": box_term}
+
+    def _head(
+        self, features: Features, boxes: list[Tensor], image_shapes: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        """[K, C+1] logits and [K, C+1, 4] deltas, float32."""
+        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+
+    @torch.no_grad()
+    def _preview(
+        self, matched: Matched, features: Features, image_shapes: Sizes, rows: Tensor
+    ) -> Prediction:
+        """What the head says now of some proposals; leaves no trace in the network."""
+        order = matched.image[rows].argsort(stable=True)
+        parts = []
+        with without_trace(self.box_head, self.box_predictor, device=rows.device):
+            for chunk in rows[order].split(self.preview_rows):
+                boxes = by_image(matched, chunk, len(image_shapes))
+                parts.append(self._head(features, boxes, image_shapes))
+        back = order.argsort()
+        logits, deltas = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+        return self.site.prediction(matched, rows, logits, deltas)
+
+    def _detections(
+        self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: Sizes
+    ) -> list[dict[str, Tensor]]:
+        sizes = [len(boxes) for boxes in proposals]
+        scores = self.site.class_loss.scores(logits)[:, 1:]
+        boxes = self.box_coder.decode(deltas.flatten(1), proposals)[:, 1:]
+        per_image = zip(boxes.split(sizes), scores.split(sizes), image_shapes, strict=True)
+        return [self._strongest(*image) for image in per_image]
+
+    def _strongest(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """[N, C, 4] boxes and [N, C] scores of one image -> what NMS within each class leaves."""
+        proposal, column = torch.where(scores > self.score_thresh)
+        boxes = clip_boxes_to_image(boxes[proposal, column], size)
+        scores, labels = scores[proposal, column], column + 1
+        keep = remove_small_boxes(boxes, min_size=1e-2)
+        boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+
+
+def by_image(matched: Matched, rows: Tensor, images: int) -> list[Tensor]:
+    """The boxes of some rows, a tensor an image."""
+    image = matched.image[rows]
+    return [matched.boxes[rows[image == index]] for index in range(images)]
+
+
+@contextmanager
+def without_trace(*modules: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run modules in eval mode and outside autocast's weight cache, then restore their modes.
+
+    Eval mode keeps a preview out of BatchNorm statistics and keeps dropout out of a preview.
+    Weights cast under ``no_grad`` must not enter autocast's cache: the training pass would find
+    them there, without a gradient.
+    """
+    training = {module: module.training for root in modules for module in root.modules()}
+    for root in modules:
+        root.eval()
+    kind = device.type
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    try:
+        with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,175 @@
+"""The bare torchvision models and their starting weights."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d
+
+from frcnn.errors import ConfigError, UserError
+
+log = logging.getLogger(__name__)
+
+NAMES = (
+    "fasterrcnn_resnet18_fpn",
+    "fasterrcnn_resnet34_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet101_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+)
+PREDICTOR = "roi_heads.box_predictor."
+
+
+def build_base(
+    name: str,
+    num_classes: int,
+    weights: str | None,
+    weights_backbone: str | None,
+    trainable_layers: int | None,
+    options: dict[str, Any],
+) -> FasterRCNN:
+    """A torchvision Faster R-CNN with its starting weights.
+
+    As in torchvision, named weights freeze BatchNorm and the first backbone stages; from scratch
+    everything trains. A weights file decides by its content: one saved with frozen BatchNorm gets
+    it here too.
+
+    Args:
+        weights: None, a name of torchvision's detector weights, or a file.
+        options: arguments of ``FasterRCNN``.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"model.name: {name!r} is not one of {', '.join(NAMES)}")
+    if weights is None:
+        return _torchvision(name, num_classes, None, weights_backbone, trainable_layers, options)
+    if Path(weights).suffix:
+        model = _torchvision(name, num_classes, None, None, trainable_layers, options)
+        load_into(model, file_weights(weights), f"weights {weights}")
+        return model
+    model = _torchvision(name, None, weights, None, trainable_layers, options)
+    if num_classes != model.roi_heads.box_predictor.cls_score.out_features:
+        log.info("weights %s: the box predictor starts afresh for %d classes", weights, num_classes)
+        features = model.roi_heads.box_predictor.cls_score.in_features
+        model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes)
+    return model
+
+
+def _torchvision(
+    name: str,
+    num_classes: int | None,
+    weights: str | None,
+    weights_backbone: str | None,
+    trainable_layers: int | None,
+    options: dict[str, Any],
+) -> FasterRCNN:
+    """torchvision's builder where it has one, else the same from a ResNet of another depth."""
+    try:
+        if hasattr(models.detection, name):
+            builder = getattr(models.detection, name)
+            return builder(
+                weights=_member(models.get_model_weights(builder), weights, "model.weights"),
+                weights_backbone=_member(_backbone_weights(name), weights_backbone),
+                num_classes=num_classes,
+                trainable_backbone_layers=trainable_layers,
+                **options,
+            )
+        if weights is not None:
+            raise ConfigError(f"model.weights: torchvision has no detector weights for {name}")
+        backbone = resnet_fpn_backbone(
+            backbone_name=_backbone_name(name),
+            weights=_member(_backbone_weights(name), weights_backbone),
+            norm_layer=nn.BatchNorm2d if weights_backbone is None else FrozenBatchNorm2d,
+            trainable_layers=trainable_layers or (5 if weights_backbone is None else 3),
+        )
+        return FasterRCNN(backbone, num_classes, **options)
+    except URLError as error:
+        raise UserError(_where_to_put(name, weights, weights_backbone, error)) from error
+
+
+def _backbone_name(name: str) -> str:
+    return re.fullmatch(r"fasterrcnn_(.+?)(_320)?_fpn(_v2)?", name)[1]
+
+
+def _backbone_weights(name: str) -> type[models.WeightsEnum]:
+    return models.get_model_weights(_backbone_name(name))
+
+
+def _member(
+    kind: type[models.WeightsEnum], name: str | None, key: str = "model.weights_backbone"
+) -> models.WeightsEnum | None:
+    if name is not None and name not in kind.__members__:
+        raise ConfigError(f"{key}: {name!r} is not one of null, {', '.join(kind.__members__)}")
+    return None if name is None else kind[name]
+
+
+def _where_to_put(
+    name: str, weights: str | None, weights_backbone: str | None, error: Exception
+) -> str:
+    kind = _backbone_weights(name) if weights is None else models.get_model_weights(name)
+    file = Path(kind[weights or weights_backbone].url).name
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return (
+        f"weights {weights or weights_backbone} of {name} cannot be downloaded ({error.reason}): "
+        f"put the file {file} into {folder}, or choose model.weights=FILE or null"
+    )
+
+
+def file_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """The state dict of a file: torchvision's, or the model of one of our checkpoints.
+
+    Raises:
+        UserError: the file is missing, unreadable, or holds no state dict.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"weights {path}: no such file") from None
+    except Exception as error:  # a truncated or foreign file fails in many ways inside torch
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"weights {path}: not a readable weights file ({reason})") from error
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights {path}: holds no state dict")
+    return state
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a detector's state dict; a box predictor for other classes starts afresh.
+
+    Raises:
+        UserError: any other difference in names or shapes.
+    """
+    if not any(key.endswith("num_batches_tracked") for key in state):
+        freeze_batch_norm(model)
+    own = model.state_dict()
+    state = dict(state)
+    if any(own[key].shape != state[key].shape for key in own if PREDICTOR in key and key in state):
+        log.warning("%s: made for other classes, the box predictor starts afresh", source)
+        state |= {key: value for key, value in own.items() if key.startswith(PREDICTOR)}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"{source}: does not fit this model ({first})") from error
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Replace every BatchNorm2d inside by torchvision's frozen one, with the same numbers."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            freeze_batch_norm(child)

@@ -1,0 +1,87 @@
+"""Draw boxes on images: ``python -m frcnn.predict checkpoint=PATH input=FILE|DIR|GLOB output=DIR``."""
+
+import glob
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frcnn.config import command
+from frcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from frcnn.trained import Trained
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def predict(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
+    """Write a picture with boxes for every image, and predictions.json for all of them."""
+    from frcnn.trained import load_trained
+
+    files = find_images(config["input"])
+    trained = load_trained(config["checkpoint"], config["device"], config["precision"])
+    output = Path(config["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for file in files:
+        try:
+            rows.append(_predict_one(trained, file, output, config["min_score"]))
+        except UserError as error:
+            log.warning("%s", error)
+    (output / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n")
+    log.info("%d of %d images, pictures and predictions.json in %s", len(rows), len(files), output)
+    if not rows:
+        raise UserError(f"{config['input']}: no image could be read")
+
+
+def find_images(text: str) -> list[Path]:
+    """The image files that a file name, a folder or a glob stands for, sorted.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(text)
+    found = path.iterdir() if path.is_dir() else [Path(name) for name in glob.glob(text)]
+    files = sorted(p for p in found if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"input={text}: no image there (of {', '.join(SUFFIXES)})")
+    return files
+
+
+def _predict_one(trained: "Trained", file: Path, output: Path, min_score: float) -> dict[str, Any]:
+    import torch
+
+    from frcnn.assemble import prepare
+    from frcnn.data.image_files import decode
+    from frcnn.device import autocast
+    from frcnn.drawing import draw_boxes
+
+    image = decode(file)
+    images, _ = prepare([image], [], trained.device)
+    with torch.inference_mode(), autocast(trained.device, trained.dtype):
+        found = {key: value.cpu() for key, value in trained.detector(images)[0].items()}
+    found = {key: value[found["scores"] >= min_score] for key, value in found.items()}
+    picture = draw_boxes(image, found["boxes"], found["labels"], found["scores"], trained.class_names)
+    name = f"{file.stem}_boxes.png"
+    picture.save(output / name)
+    boxes = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
+    return {
+        "file": str(file),
+        "picture": name,
+        "boxes": [
+            {"xyxy": box, "class": trained.class_names[label - 1], "score": score}
+            for box, label, score in boxes
+        ],
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    command("predict", predict)
+
+
+if __name__ == "__main__":
+    main()

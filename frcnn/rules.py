@@ -1,0 +1,143 @@
+"""What a configuration value may be, by its key; checked before torch is loaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from frcnn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Type and range of a value; ``null`` is allowed where ``optional``."""
+
+    kind: type
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    options: tuple[str, ...] = ()
+    optional: bool = False
+    many: bool = False
+
+    def __str__(self) -> str:
+        words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+        text = f"one of {', '.join(self.options)}" if self.options else words[self.kind]
+        if self.low is not None and self.high is not None:
+            text += f" between {self.low:g} and {self.high:g}"
+        elif self.low is not None:
+            text += f" of at least {self.low:g}"
+        elif self.above is not None:
+            text += f" above {self.above:g}"
+        text += " or a list of them" if self.many else ""
+        return text + (" or null" if self.optional else "")
+
+    def allows(self, value: Any) -> bool:
+        """Whether the value is of this type and range."""
+        if value is None:
+            return self.optional
+        if isinstance(value, list):
+            return self.many and len(value) > 0 and all(self.allows(v) for v in value)
+        if isinstance(value, bool) != (self.kind is bool):
+            return False
+        if not isinstance(value, (int, float) if self.kind is float else self.kind):
+            return False
+        if self.options:
+            return value in self.options
+        return not (
+            (self.low is not None and not value >= self.low)
+            or (self.high is not None and not value <= self.high)
+            or (self.above is not None and not value > self.above)
+        )
+
+
+COUNT, POSITIVE, SHARE = Rule(int, low=0), Rule(int, low=1), Rule(float, low=0, high=1)
+SIZE = Rule(float, above=0)
+
+# By the whole key, or by its last part wherever it stands.
+RULES = {
+    "seed": COUNT,
+    "epochs": POSITIVE,
+    "max_steps": Rule(int, low=1, optional=True),
+    "batch_size": POSITIVE,
+    "accumulate": POSITIVE,
+    "precision": Rule(str, options=("auto", "fp32", "bf16", "fp16")),
+    "clip_norm": Rule(float, above=0, optional=True),
+    "workers": COUNT,
+    "eval_every": POSITIVE,
+    "patience": Rule(int, low=1, optional=True),
+    "log_every": POSITIVE,
+    "sampling_every": POSITIVE,
+    "num_pictures": COUNT,
+    "backend": Rule(str, options=("auto", "pycocotools", "faster_coco_eval")),
+    "wandb.mode": Rule(str, options=("offline", "online", "disabled")),
+    "wandb.entity": Rule(str, optional=True),
+    "wandb.group": Rule(str, optional=True),
+    "wandb.name": Rule(str, optional=True),
+    "split": Rule(str, options=("train", "val")),
+    "output": Rule(str, optional=True),
+    "min_score": SHARE,
+    "lr": SIZE,
+    "momentum": Rule(float, low=0, high=1),
+    "weight_decay": Rule(float, low=0),
+    "warmup_steps": COUNT,
+    "warmup_factor": SHARE,
+    "final_factor": SHARE,
+    "gamma": Rule(float, low=0),
+    "milestones": Rule(float, low=0, high=1, many=True),
+    "batch_size_per_image": POSITIVE,
+    "positive_fraction": Rule(float, low=0, high=1, optional=True),
+    "nms_iou": Rule(float, low=0, high=1, optional=True),
+    "beta": SIZE,
+    "model.weights": Rule(str, optional=True),
+    "model.weights_backbone": Rule(str, optional=True),
+    "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),
+    "min_size": Rule(int, low=1, many=True),
+    "max_size": POSITIVE,
+    "anchor_sizes": Rule(float, above=0, many=True, optional=True),
+    "roi_align": Rule(str, options=("fast", "torchvision")),
+    "ignore_ioa": SHARE,
+    "rpn_fg_iou_thresh": SHARE,
+    "rpn_bg_iou_thresh": SHARE,
+    "box_fg_iou_thresh": SHARE,
+    "box_bg_iou_thresh": SHARE,
+    "rpn_nms_thresh": SHARE,
+    "box_nms_thresh": SHARE,
+    "rpn_score_thresh": SHARE,
+    "box_score_thresh": SHARE,
+    "rpn_pre_nms_top_n_train": POSITIVE,
+    "rpn_pre_nms_top_n_test": POSITIVE,
+    "rpn_post_nms_top_n_train": POSITIVE,
+    "rpn_post_nms_top_n_test": POSITIVE,
+    "box_detections_per_img": POSITIVE,
+    "width": POSITIVE,
+    "height": POSITIVE,
+    "imbalance": Rule(float, low=1),
+    "clutter": COUNT,
+    "num_objects": Rule(int, low=0, many=True),
+    "object_size": Rule(int, low=1, many=True),
+    "class_probabilities": Rule(float, low=0, many=True, optional=True),
+    "classes": Rule(str, many=True, optional=True),
+}
+
+
+def check_value(path: str, value: Any, default: Any) -> None:
+    """Raise ConfigError unless the value suits the key's rule, or else its default's type."""
+    rule = RULES.get(path) or RULES.get(path.rpartition(".")[2]) or _like(default)
+    if rule is not None and not rule.allows(value):
+        raise ConfigError(f"{path}: expected {rule}, got {value!r}")
+
+
+def check_order(model: dict[str, Any]) -> None:
+    """Raise ConfigError unless background ends below where objects begin, at both sites."""
+    for site in ("rpn", "box"):
+        low, high = f"{site}_bg_iou_thresh", f"{site}_fg_iou_thresh"
+        if model[low] > model[high]:
+            raise ConfigError(
+                f"model.{low}: expected at most model.{high}={model[high]}, got {model[low]}"
+            )
+
+
+def _like(default: Any) -> Rule | None:
+    """The rule that a default value implies; none for null, lists and interpolations."""
+    if isinstance(default, str):
+        return Rule(str, optional=True) if not default.startswith(("${", "???")) else None
+    return Rule(type(default)) if isinstance(default, (bool, int, float)) else None

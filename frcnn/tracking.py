@@ -1,0 +1,263 @@
+"""What a run measured: ``metrics.jsonl``, the ground truth, and the same in Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from frcnn.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+MODES = ("offline", "online", "disabled")
+# What each group of metrics is drawn against; W&B's own counter counts calls, not steps.
+AXES = {"train/*": "step", "sampling/*": "step", "val/*": "epoch"}
+
+Boxes = Mapping[str, Tensor]
+BoxedImage = tuple[Image.Image, Boxes, Boxes]
+Histogram = tuple[Sequence[int], Sequence[float]]
+
+
+class Tracker:
+    """Context manager that owns a run's ``metrics.jsonl`` and its W&B run.
+
+    Only the main process makes one. Leaving the block finishes the W&B run, so that the next run
+    of a sweep in the same process gets its own; an exception marks it as failed.
+
+    Args:
+        folder: the run's folder, made if absent. Holds ``metrics.jsonl`` and ``wandb_id.txt``.
+        wandb: ``mode`` (offline, online or disabled), ``project``, ``entity``, ``group``, ``name``,
+            ``tags``, ``dir``. W&B writes to ``<dir>/wandb``; runs that share it can be compared.
+        config: the whole configuration as plain values, with ``seed``. Its W&B columns are
+            ``config.<key>``, which leaves the short names to the choices.
+        choices: the option chosen in each group, ``{"sampler/rcnn": "ohem"}``. These and ``seed``
+            become top-level W&B columns (``sampler_rcnn``) to group and filter by.
+        resume_step: the step that training goes on from, 0 for a new run. A new run empties
+            ``metrics.jsonl`` and gets a new W&B id; a resumed one keeps its id and the lines up to
+            this step. What W&B already holds of later steps stays there.
+
+    Raises:
+        ConfigError: if ``wandb["mode"]`` is none of the three.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        wandb: Mapping[str, Any],
+        config: Mapping[str, Any],
+        choices: Mapping[str, str],
+        resume_step: int = 0,
+    ) -> None:
+        if wandb["mode"] not in MODES:
+            raise ConfigError(f"wandb.mode={wandb['mode']} is none of {', '.join(MODES)}")
+        self.folder = folder
+        self.options = wandb
+        self.columns = {
+            **{group.replace("/", "_"): choice for group, choice in choices.items()},
+            "seed": config["seed"],
+            "config": dict(config),
+        }
+        self.resume_step = resume_step
+        self._run: Any = None
+
+    def __enter__(self) -> Tracker:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "metrics.jsonl"
+        _keep_until(path, self.resume_step)
+        if self.options["mode"] != "disabled":
+            run_id = _run_id(self.folder / "wandb_id.txt", keep=self.resume_step > 0)
+            self._run = _start(self.options, self.columns, run_id)
+        self._file = path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        # Not the W&B run's own `with`: it prints the traceback, also of errors that are one line.
+        if self._run is not None:
+            self._run.finish(exit_code=0 if kind is None else 1)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Appends one line of scalars to ``metrics.jsonl`` and sends it to W&B.
+
+        Args:
+            record: ``step`` (optimizer steps done), for ``val/`` metrics also ``epoch``, and the
+                metrics by name. Values that JSON does not know (NaN, infinity) become null there
+                and a gap in W&B's chart.
+        """
+        plain = {name: _plain(value) for name, value in record.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+        self._send({name: value for name, value in plain.items() if value is not None})
+
+    def log_table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **axes: int
+    ) -> None:
+        """Sends a table to W&B. As in all media, ``axes`` (``step=``, ``epoch=``) default to those
+        of the last record, and ``name`` begins with ``train/``, ``val/`` or ``sampling/``."""
+        if self._run is None:
+            return
+        import wandb
+
+        data = [[_plain(cell) for cell in row] for row in rows]
+        self._send({name: wandb.Table(columns=list(columns), data=data), **axes})
+
+    def log_images(
+        self,
+        name: str,
+        images: Sequence[Image.Image | BoxedImage],
+        class_names: Sequence[str],
+        **axes: int,
+    ) -> None:
+        """Sends pictures to W&B, where true and predicted boxes can be shown and hidden.
+
+        Args:
+            images: at least one picture, bare or as ``(picture, truth, predictions)`` with
+                ``boxes`` [N, 4] xyxy in pixels of the picture, ``labels`` [N] and maybe
+                ``scores`` [N] in 0..1.
+            class_names: the names of labels 1..C.
+        """
+        if self._run is None:
+            return
+        self._send({name: _pictures(images, class_names), **axes})
+
+    def log_histograms(self, histograms: Mapping[str, Histogram], **axes: int) -> None:
+        """Sends histograms, name -> (counts [B], edges [B + 1]), to W&B. Each one leaves all its
+        bins in the history: once an epoch is plenty."""
+        if self._run is None:
+            return
+        import wandb
+
+        pairs = {name: (np.asarray(c), np.asarray(e)) for name, (c, e) in histograms.items()}
+        media = {name: wandb.Histogram(np_histogram=pair) for name, pair in pairs.items()}
+        self._send({**media, **axes})
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Sets columns of the run in W&B's table of runs, such as ``best/AP``."""
+        if self._run is not None:
+            self._run.summary.update({name: _plain(value) for name, value in values.items()})
+
+    def _send(self, values: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.log(values)
+
+
+def _plain(value: Any) -> Any:
+    """A 0-d tensor or numpy scalar as its Python value, and None for what JSON cannot hold."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Cuts ``path`` to its lines up to ``step``, all at once: a crash leaves the old or the new."""
+    text = path.read_text(encoding="utf-8") if step and path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
+    kept = [
+        line for line in whole.splitlines(keepends=True) if json.loads(line).get("step", 0) <= step
+    ]
+    new = path.with_suffix(".tmp")
+    new.write_text("".join(kept), encoding="utf-8")
+    os.replace(new, path)
+
+
+def _run_id(path: Path, keep: bool) -> str:
+    """The W&B id kept in ``path``; a new one for a new run or a folder that has none."""
+    if not (keep and path.exists()):
+        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _start(options: Mapping[str, Any], columns: Mapping[str, Any], run_id: str) -> Any:
+    """A started W&B run, online if that is asked for and possible."""
+    import wandb
+
+    folder = Path(options["dir"]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {key: options[key] for key in ("project", "entity", "group", "name")}
+    common |= {"tags": list(options["tags"] or []), "config": columns, "dir": folder}
+    common |= {"id": run_id, "resume": "allow", "job_type": "train"}
+    run = _start_online(common) if options["mode"] == "online" else None
+    if run is None:
+        # Its banner would stand between the log's lines and says nothing our own line does not.
+        quiet = wandb.Settings(console="wrap", silent=True)
+        run = wandb.init(mode="offline", settings=quiet, **common)
+        logger.info("W&B offline, to look at it: wandb leet %s", folder / "wandb")
+    for metrics, axis in AXES.items():
+        run.define_metric(metrics, step_metric=axis)
+    return run
+
+
+def _start_online(common: Mapping[str, Any]) -> Any:
+    """A started online run, or None and one warning without a key or without a network."""
+    import wandb
+
+    try:
+        # Asking for a key at the terminal would stop an unattended sweep.
+        if not wandb.login(prompt=False):
+            raise wandb.Error("no API key, get one with `wandb login`")
+        settings = wandb.Settings(console="wrap", init_timeout=30)
+        return wandb.init(mode="online", settings=settings, **common)
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0]
+        logger.warning("W&B is not online (%s): going on offline, upload with `wandb sync`", reason)
+        wandb.teardown()  # or the service refuses the same id a second time
+        return None
+
+
+def _pictures(images: Sequence[Image.Image | BoxedImage], class_names: Sequence[str]) -> list[Any]:
+    """W&B images, with box sets where there are some. W&B draws a list in one size and warns where
+    sizes differ; black to the right and below evens them out and leaves the boxes where they are.
+    """
+    import wandb
+
+    triples = [image if isinstance(image, tuple) else (image, None, None) for image in images]
+    sizes = [picture.size for picture, _, _ in triples]
+    width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
+    media = []
+    for picture, *found in triples:
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(picture)
+        named = zip(("ground_truth", "predictions"), found, strict=True)
+        boxes = {name: _box_set(b, class_names) for name, b in named if b is not None}
+        media.append(wandb.Image(canvas, file_type="jpg", boxes=boxes or None))
+    return media
+
+
+def _box_set(found: Boxes, class_names: Sequence[str]) -> dict[str, Any]:
+    """Boxes as W&B wants them: plain numbers, since it refuses tensors and numpy's integers."""
+    finite = found["boxes"].isfinite().all(dim=1)  # a picture must not end a diverged run
+    boxes, labels = found["boxes"][finite].tolist(), found["labels"][finite].tolist()
+    scores = found["scores"][finite].tolist() if "scores" in found else [None] * len(boxes)
+    rows = zip(boxes, labels, scores, strict=True)
+    return {
+        "box_data": [_box(box, label, score, class_names) for box, label, score in rows],
+        "class_labels": dict(enumerate(class_names, start=1)),
+    }
+
+
+def _box(
+    box: list[float], label: int, score: float | None, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """One box; its score goes in twice, as text and for the slider that hides low ones."""
+    position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
+    name = class_names[label - 1]
+    # Without the domain W&B silently reads pixels as fractions of the image.
+    drawn = {"position": position, "domain": "pixel", "class_id": label, "box_caption": name}
+    if score is not None:
+        drawn |= {"scores": {"score": score}, "box_caption": f"{name} {score:.2f}"}
+    return drawn

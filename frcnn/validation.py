@@ -1,0 +1,69 @@
+"""Validation of a detector on a data set: detections, metrics and losses."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from frcnn.assemble import prepare
+from frcnn.data import DetectionDataset, make_loader
+from frcnn.device import autocast
+from frcnn.model import Detector
+from samplers import Random
+
+Detections = list[dict[str, Any]]
+
+
+def validation_loader(dataset: DetectionDataset, batch_size: int, workers: int) -> DataLoader:
+    """The images in order, each once."""
+    order = range(len(dataset))
+    batches = [list(order[first : first + batch_size]) for first in order[::batch_size]]
+    return make_loader(dataset, batches, workers)
+
+
+@torch.inference_mode()
+def detect(
+    detector: Detector, loader: DataLoader, device: torch.device, dtype: torch.dtype
+) -> tuple[Detections, dict[str, float]]:
+    """Run a detector over a data set.
+
+    Returns:
+        A detection dict an image ("image_id", "boxes" in pixels of the original image, "scores",
+        "labels"), on the CPU; and the mean loss terms with their sum as "loss".
+    """
+    detector.eval()
+    detections: Detections = []
+    sums: dict[str, float] = defaultdict(float)
+    with baseline_samplers(detector):
+        for images, targets in loader:
+            with autocast(device, dtype):
+                found, losses = detector(*prepare(images, targets, device))
+            for target, boxes in zip(targets, found, strict=True):
+                moved = {key: value.cpu() for key, value in boxes.items()}
+                detections.append({"image_id": target["image_id"], **moved})
+            for term, value in losses.items():
+                sums[term] += value.item() * len(images)
+    means = {term: total / max(1, len(detections)) for term, total in sums.items()}
+    return detections, {"loss": sum(means.values()), **means}
+
+
+@contextmanager
+def baseline_samplers(detector: Detector) -> Iterator[None]:
+    """Random sampling at both sites, whatever the run trains with.
+
+    A loss on the examples that a method picks cannot be compared between methods: OHEM's is high
+    because it picks what is hard. The images' seeds make the draws the same at every validation.
+    """
+    samplers = [site.sampler for site in detector.sites]
+    observers = [site.observer for site in detector.sites]
+    baseline = (Random(256, 0.5), Random(512, 0.25))
+    for site, sampler in zip(detector.sites, baseline, strict=True):
+        site.sampler, site.observer = sampler, None
+    try:
+        yield
+    finally:
+        for site, sampler, observer in zip(detector.sites, samplers, observers, strict=True):
+            site.sampler, site.observer = sampler, observer

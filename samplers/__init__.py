@@ -1,0 +1,12 @@
+"""Which examples a two-stage detector learns from.
+
+Every method is one function from the candidates of a site (the RPN's anchors or the RCNN head's
+proposals) to one weight per candidate; weight 0 means "not sampled". One paper per file.
+"""
+
+from samplers.all import All
+from samplers.candidates import Candidates, Prediction, Sampler
+from samplers.ohem import OHEM
+from samplers.random import Random
+
+__all__ = ["OHEM", "All", "Candidates", "Prediction", "Random", "Sampler"]

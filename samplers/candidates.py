@@ -1,0 +1,88 @@
+"""What a sampler is given, at both sites.
+
+Shape letters: N candidates of the batch (all images stacked), G ground-truth boxes of the batch,
+I images, K rows asked of ``predict``, C foreground classes (1 at the RPN: "object").
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Prediction:
+    """What the network says now about K candidates; detached, float32.
+
+    Attributes:
+        logits: [K, C+1] class logits, column 0 = background (at the RPN ``[0, x]``).
+        boxes: [K, 4] xyxy pixels; the decoded box of the labelled class for a positive, of the
+            best-scoring foreground class otherwise.
+        loss: [K] class loss + box loss (the latter 0 for negatives), unweighted.
+        class_loss: [K] class loss alone; ``loss`` where it is not given.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    loss: Tensor
+    class_loss: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_loss is None:
+            self.class_loss = self.loss
+
+
+@dataclass
+class Candidates:
+    """The candidates of one site for a whole batch, images stacked.
+
+    Attributes:
+        boxes: [N, 4] xyxy, pixels of the resized image.
+        labels: [N] int64; -1 ignore, 0 background, 1..C object.
+        ious: [N] IoU with the matched box, 0 in an image without objects.
+        gt: [N] row of ``gt_boxes`` that overlaps most (numbered over the batch), -1 = none.
+        gt_boxes: [G, 4] xyxy, pixels of the resized image.
+        image: [N] index of the image in the batch, ascending.
+        predict: rows [K] -> ``Prediction``, without gradient. Free at the RPN; at the RCNN head it
+            is an extra pass of the head, so only samplers that need it call it.
+        generators: one random generator an image (on the candidates' device), or None for
+            torch's global one.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ious: Tensor
+    gt: Tensor
+    gt_boxes: Tensor
+    image: Tensor
+    predict: Callable[[Tensor], Prediction]
+    generators: Sequence[torch.Generator] | None = None
+
+    @property
+    def positive(self) -> Tensor:
+        """[N] bool: labelled as an object."""
+        return self.labels > 0
+
+    @property
+    def negative(self) -> Tensor:
+        """[N] bool: labelled as background."""
+        return self.labels == 0
+
+    @property
+    def num_images(self) -> int:
+        """I, images without any candidate at the end of the batch left out if unknown."""
+        if self.generators is not None:
+            return len(self.generators)
+        return int(self.image[-1]) + 1 if len(self.image) else 0
+
+    def generator(self, image: int) -> torch.Generator | None:
+        """The random generator of an image."""
+        return None if self.generators is None else self.generators[image]
+
+
+class Sampler(Protocol):
+    """Candidates -> [N] float weights: 0 = not sampled, hard methods 1, soft ones any w > 0."""
+
+    def __call__(self, candidates: Candidates) -> Tensor: ...

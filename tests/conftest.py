@@ -1,0 +1,14 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """The folder of the real images (BCCD, VOC layout), or skip where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared/data/bccd"
+    if not (folder / "ImageSets/Main/trainval.txt").exists():
+        pytest.skip("BCCD is not beside the project")
+    return folder

@@ -1,0 +1,264 @@
+"""The tracker: what lands in metrics.jsonl, and what W&B's own reader finds in an offline run."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from frcnn.errors import UserError
+from frcnn.tracking import BoxedImage, Tracker
+
+CONFIG = {"seed": 3, "trainer": {"epochs": 2}, "sampler": {"rcnn": {"quantity": 512}}}
+CHOICES = {"sampler": "ohem", "sampler/rcnn": "ohem", "loss/rpn": "cross_entropy"}
+
+
+def tracker(folder: Path, mode: str = "disabled", resume_step: int = 0, **wandb: Any) -> Tracker:
+    options: dict[str, Any] = {"mode": mode, "project": "test"}
+    options |= {"entity": None, "group": None, "name": None}
+    options |= {"tags": None, "dir": folder / "shared", **wandb}
+    return Tracker(folder, options, CONFIG, CHOICES, resume_step)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def leet(*args: object) -> str:
+    """What ``wandb leet inspect --json`` prints."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    command += [str(arg) for arg in args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def runs(folder: Path) -> list[Path]:
+    """The .wandb files under ``folder``, oldest first."""
+    return sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def picture(width: int = 40) -> Image.Image:
+    return Image.new("RGB", (width, 30), "white")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One offline run with everything in it, as W&B's own reader gives it back."""
+    folder = tmp_path_factory.mktemp("recorded")
+    truth = {"boxes": torch.tensor([[1.0, 2.0, 30.0, 20.0]]), "labels": torch.tensor([2])}
+    found = {
+        "boxes": torch.tensor([[2.0, 3.0, 31.0, 21.0], [float("nan"), 0, 1, 1]]),
+        "labels": torch.tensor([1, 1]),
+        "scores": torch.tensor([0.75, 0.5]),
+    }
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    images: list[Image.Image | BoxedImage] = [
+        picture(20),
+        (picture(), truth, found),
+        (picture(), none, none),
+    ]
+    options: dict[str, Any] = {"group": "sweep1", "tags": ["ohem", "shapes"], "name": "ohem-3"}
+    with tracker(folder, "offline", **options) as tracking:
+        tracking.log({"step": 10, "train/loss": 2.0})
+        tracking.log({"step": 20, "train/loss": float("nan"), "train/lr": 0.1})
+        tracking.log({"step": 20, "epoch": 1, "val/AP": 0.5})
+        tracking.log_table("val/per_class", ["class", "AP"], [["RBC", torch.tensor(0.5)]])
+        tracking.log_images("val/images", images, ["RBC", "WBC"], epoch=1)
+        tracking.log_histograms({"sampling/rpn/iou_positives": ([1, 3], [0.0, 0.5, 1.0])}, step=15)
+        tracking.summary({"best/AP": torch.tensor(0.5), "last/AP": float("nan")})
+    (path,) = runs(folder)
+    records = [json.loads(line) for line in leet(path).splitlines()]
+    history = [r["history"]["item"] for r in records if r["type"] == "history"]
+    return {
+        "folder": folder,
+        "path": path,
+        "records": records,
+        "history": history,
+    }
+
+
+def test_scalars_are_the_same_in_both_places(recorded: dict[str, Any]) -> None:
+    assert lines(recorded["folder"]) == [
+        {"step": 10, "train/loss": 2.0},
+        {"step": 20, "train/loss": None, "train/lr": 0.1},
+        {"step": 20, "epoch": 1, "val/AP": 0.5},
+    ]
+    sent = [{k: v for k, v in row.items() if k[0] != "_"} for row in recorded["history"][:3]]
+    assert sent == [
+        {"step": 10, "train/loss": 2.0},
+        {"step": 20, "train/lr": 0.1},
+        {"step": 20, "epoch": 1, "val/AP": 0.5},
+    ]
+
+
+def test_run_ends_with_its_columns_and_best_values(recorded: dict[str, Any]) -> None:
+    records = recorded["records"]
+    assert [r["exit"]["exit_code"] for r in records if r["type"] == "exit"] == [0]
+    (run,) = [r["run"] for r in records if r["type"] == "run"]
+    assert run["run_id"] == (recorded["folder"] / "wandb_id.txt").read_text().strip()
+    assert (run["project"], run["display_name"], run["run_group"]) == ("test", "ohem-3", "sweep1")
+    assert run["tags"] == ["ohem", "shapes"]
+    assert {k: v for k, v in run["config"]["update"].items() if k != "_wandb"} == {
+        "sampler": "ohem",
+        "sampler_rcnn": "ohem",
+        "loss_rpn": "cross_entropy",
+        "seed": 3,
+        "config": CONFIG,
+    }
+    summary: dict[str, Any] = {}
+    for record in records:
+        summary |= record.get("summary", {}).get("update", {})
+    assert summary["best/AP"] == 0.5
+    assert summary["last/AP"] is None  # was not a number
+
+
+def test_metrics_are_drawn_against_step_and_epoch(recorded: dict[str, Any]) -> None:
+    metrics = [r["metric"] for r in recorded["records"] if r["type"] == "metric"]
+    axes = {m["glob_name"]: m["step_metric"] for m in metrics if "glob_name" in m}
+    assert axes == {"train/*": "step", "sampling/*": "step", "val/*": "epoch"}
+
+
+def test_true_and_predicted_boxes_are_two_sets_in_pixels(recorded: dict[str, Any]) -> None:
+    (row,) = [row for row in recorded["history"] if "val/images.all_boxes" in row]
+    bare, sets, empty = row["val/images.all_boxes"]
+    files = recorded["path"].parent / "files"
+    classes = {"1": "RBC", "2": "WBC"}
+    assert bare is None
+    assert json.loads((files / sets["ground_truth"]["path"]).read_text()) == {
+        "box_data": [
+            {
+                "position": {"minX": 1, "minY": 2, "maxX": 30, "maxY": 20},
+                "domain": "pixel",
+                "class_id": 2,
+                "box_caption": "WBC",
+            }
+        ],
+        "class_labels": classes,
+    }
+    predicted = json.loads((files / sets["predictions"]["path"]).read_text())
+    (box,) = predicted["box_data"]  # the one that is not a number is left out
+    assert box["position"] == {"minX": 2, "minY": 3, "maxX": 31, "maxY": 21}
+    assert (box["class_id"], box["box_caption"]) == (1, "RBC 0.75")
+    assert box["scores"] == {"score": 0.75}
+    # The bare picture is half as wide, and W&B takes one size for the whole list.
+    with Image.open(files / row["val/images.filenames"][0]) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.shape == (30, 40)
+    assert pixels[15, 10] > 250 and pixels[15, 35] < 5
+    nothing = json.loads((files / empty["predictions"]["path"]).read_text())
+    assert nothing == {"box_data": [], "class_labels": classes}
+
+
+def test_media_stand_at_the_record_before_or_where_they_are_put(recorded: dict[str, Any]) -> None:
+    (table,) = [row for row in recorded["history"] if "val/per_class._type" in row]
+    assert table["epoch"] == 1
+    assert (table["val/per_class.nrows"], table["val/per_class.ncols"]) == (1, 2)
+    (histogram,) = [row for row in recorded["history"] if "sampling/rpn/iou_positives.bins" in row]
+    assert histogram["step"] == 15
+    assert histogram["sampling/rpn/iou_positives.values"] == [1, 3]
+    assert histogram["sampling/rpn/iou_positives.bins"] == [0, 0.5, 1]
+
+
+def test_failed_run_is_marked_and_the_next_one_is_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep goes on in the same process; a resumed run has the id of the one before."""
+    with pytest.raises(KeyboardInterrupt), tracker(tmp_path / "a", "offline", dir=tmp_path) as one:
+        one.log({"step": 1, "train/loss": 1.0})
+        raise KeyboardInterrupt
+    with tracker(tmp_path / "b", "offline", dir=tmp_path) as two:
+        two.log({"step": 1, "train/loss": 2.0})
+        two.log({"step": 2, "train/loss": 3.0})
+    with tracker(tmp_path / "b", "offline", resume_step=1, dir=tmp_path) as three:
+        three.log({"step": 2, "train/loss": 4.0})
+    *paths, resumed = runs(tmp_path)
+    first, second = (json.loads(leet("--summary", path)) for path in paths)
+    assert (first["state"], first["exit_code"], first["summary"]["train/loss"]) == ("failed", 1, 1)
+    assert (second["state"], second["summary"]["train/loss"]) == ("finished", 3)
+    assert first["run_id"] != second["run_id"]
+    assert resumed.name == f"run-{second['run_id']}.wandb"
+    assert [row["train/loss"] for row in lines(tmp_path / "b")] == [2, 4]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_online_without_a_key_goes_on_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with caplog.at_level(logging.WARNING), tracker(tmp_path, "online") as tracking:
+        tracking.log({"step": 1, "train/loss": 1.0})
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "frcnn.tracking"]
+    assert "no API key" in warning and "wandb sync" in warning and "\n" not in warning
+    (path,) = runs(tmp_path)
+    assert path.parent.name.startswith("offline-run-")
+
+
+def test_online_without_a_network_goes_on_offline_with_the_same_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stands in for 30 s of waiting: W&B's service, a key, and a server that cannot be reached."""
+    import wandb
+
+    calls: list[str] = []
+
+    def init(**options: Any) -> Any:
+        calls.append(f"{options['mode']} {options['id']}")
+        if options["mode"] == "online":
+            raise wandb.errors.CommError("no such host\nwhile retrying")
+        return type(
+            "Run", (), {"define_metric": lambda *_, **__: None, "finish": lambda *_, **__: 0}
+        )()
+
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "teardown", lambda: calls.append("teardown"))
+    (tmp_path / "wandb_id.txt").write_text("stale\n")  # of a run that started anew here
+    with tracker(tmp_path, "online"):
+        run_id = (tmp_path / "wandb_id.txt").read_text().strip()
+    assert run_id != "stale"
+    assert calls == [f"online {run_id}", "teardown", f"offline {run_id}"]
+    assert "(no such host)" in caplog.text
+
+
+def test_disabled_writes_metrics_only_and_does_not_load_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with tracker(tmp_path) as tracking:
+        tracking.log({"step": 1, "train/loss": torch.tensor(0.5), "val/AP": float("inf")})
+        tracking.log_table("val/per_class", ["class"], [["RBC"]])
+        tracking.log_images("val/images", [picture()], ["RBC"])
+        tracking.log_histograms({"sampling/rpn/iou": ([1], [0.0, 1.0])})
+        tracking.summary({"best/AP": 0.5})
+        # Readable while the run goes on, and after a kill.
+        assert lines(tmp_path) == [{"step": 1, "train/loss": 0.5, "val/AP": None}]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 2, "train/lo', '{"step": 2, "train/loss": 2.0}'])
+def test_resuming_drops_later_steps_and_half_a_line(tmp_path: Path, torn: str) -> None:
+    rows = [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "a": 3.0}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_text(text + torn)
+    with tracker(tmp_path, resume_step=2) as tracking:
+        tracking.log({"step": 3, "a": 4.0})
+    assert lines(tmp_path) == [*rows[:2], {"step": 3, "a": 4.0}]
+
+
+def test_a_new_run_starts_empty_and_a_checkpoint_may_come_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    with tracker(tmp_path):
+        assert lines(tmp_path) == []
+    with tracker(tmp_path / "elsewhere", resume_step=5):
+        assert lines(tmp_path / "elsewhere") == []
+
+
+def test_unknown_mode_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="wandb.mode=dryrun .* offline, online, disabled"):
+        tracker(tmp_path, "dryrun")
