@@ -13,7 +13,7 @@ from frcnn import checkpoint
 from frcnn.assemble import dataset, detector
 from frcnn.config import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
-from frcnn.device import choose_device, choose_precision
+from frcnn.device import choose_device, choose_precision, keep_freed_memory
 from frcnn.engine import Engine, Options
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation import evaluate, format_table
@@ -39,6 +39,8 @@ class Run:
         self.config, self.choices, self.folder = config, choices, folder
         trainer = config["trainer"]
         self.device = choose_device(trainer["device"])
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.dtype = choose_precision(trainer["precision"], self.device)
         self.train_set, self.val_set = (self._dataset(split) for split in ("train", "val"))
         self.train_set.transform = build(config["augmentation"])

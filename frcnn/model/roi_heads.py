@@ -4,16 +4,16 @@ Shape letters: N proposals of the batch (images stacked, their objects appended)
 C foreground classes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from frcnn.model.matching import Matched, match_batch
+from frcnn.model.modes import eval_mode, no_graph
 from frcnn.model.site import Site, site_generators
 from samplers import Prediction
 
@@ -71,14 +71,13 @@ class SamplingRoIHeads(RoIHeads):
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
-    @torch.no_grad()
     def _preview(
         self, matched: Matched, features: Features, image_shapes: Sizes, rows: Tensor
     ) -> Prediction:
         """What the head says now of some proposals; leaves no trace in the network."""
         order = matched.image[rows].argsort(stable=True)
         parts = []
-        with without_trace(self.box_head, self.box_predictor, device=rows.device):
+        with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
             for chunk in rows[order].split(self.preview_rows):
                 boxes = by_image(matched, chunk, len(image_shapes))
                 parts.append(self._head(features, boxes, image_shapes))
@@ -110,24 +109,3 @@ def by_image(matched: Matched, rows: Tensor, images: int) -> list[Tensor]:
     """The boxes of some rows, a tensor an image."""
     image = matched.image[rows]
     return [matched.boxes[rows[image == index]] for index in range(images)]
-
-
-@contextmanager
-def without_trace(*modules: nn.Module, device: torch.device) -> Iterator[None]:
-    """Run modules in eval mode and outside autocast's weight cache, then restore their modes.
-
-    Eval mode keeps a preview out of BatchNorm statistics and keeps dropout out of a preview.
-    Weights cast under ``no_grad`` must not enter autocast's cache: the training pass would find
-    them there, without a gradient.
-    """
-    training = {module: module.training for root in modules for module in root.modules()}
-    for root in modules:
-        root.eval()
-    kind = device.type
-    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-    try:
-        with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

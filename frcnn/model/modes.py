@@ -1,0 +1,36 @@
+"""Passes through parts of the network that leave no trace in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def no_graph(device: torch.device) -> Iterator[None]:
+    """No gradient, and nothing left in autocast's weight cache.
+
+    Weights cast under ``no_grad`` must not enter that cache: the pass with gradient would find
+    them there, cut off from the parameters.
+    """
+    kind = device.type
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    with torch.no_grad(), torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
+        yield
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Modules in eval mode, then back in the mode that each was in.
+
+    Keeps a preview out of BatchNorm statistics, and dropout out of a preview.
+    """
+    training = {module: module.training for root in modules for module in root.modules()}
+    for root in modules:
+        root.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
