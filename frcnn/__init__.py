@@ -1,4 +1,4 @@
-"""A torchvision Faster R-CNN whose training examples are chosen by swappable samplers and losses."""
+"""A torchvision Faster R-CNN whose training examples swappable samplers and losses choose."""
 
 from typing import TYPE_CHECKING
 

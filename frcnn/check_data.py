@@ -20,8 +20,9 @@ def check_data(config: dict[str, Any], choices: dict[str, str], folder: Path) ->
             check_images(found, found.problems)
         counts = zip(found.class_names, found.class_frequencies().tolist(), strict=True)
         classes = ", ".join(f"{name} {number}" for name, number in counts)
-        problems = found.problems.table() or "no problems found"
-        log.info("%s: %d images; objects: %s\n%s", split, len(found), classes, problems)
+        log.info(
+            "%s: %d images; objects: %s\n%s", split, len(found), classes, found.problems.table()
+        )
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running code from them."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UserError(f"{path}: cannot be written ({error})") from error
 
 
@@ -47,5 +49,6 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content.keys() >= REQUIRED:
         raise UserError(f"{path}: not a checkpoint of this project")
     if content["version"] != VERSION:
-        raise UserError(f"{path}: checkpoint version {content['version']}, this code reads {VERSION}")
+        version = content["version"]
+        raise UserError(f"{path}: checkpoint version {version}, this code reads {VERSION}")
     return content

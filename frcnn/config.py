@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -27,9 +28,11 @@ log = logging.getLogger(__name__)
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
+# What is said in one line; all else is a bug and shows where.
+KNOWN = (UserError, HydraException, OmegaConfBaseException)
 
 OmegaConf.register_new_resolver(
-    # `sampler/rcnn=ohem,seed=1` -> `sampler-rcnn-ohem_seed-1`: no "=" and no "/" in a folder's name.
+    # `sampler/rcnn=ohem,seed=1` -> `sampler-rcnn-ohem_seed-1`: a folder's name without "=" and "/".
     "label",
     lambda text: re.sub(r"[^\w.-]+", "-", text.replace(",", "_")),
 )
@@ -43,9 +46,12 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
     configuration; with HYDRA_FULL_ERROR=1 in the traceback.
     """
 
-    failure: list[UserError] = []
+    failure: list[Exception] = []
+    composed = False
 
     def job(config: DictConfig) -> Any:
+        nonlocal composed
+        composed = True
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
         choices = {
@@ -55,26 +61,37 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         try:
             with recorded(folder, settings.overrides.task) if has_folder else nullcontext():
                 return task(checked(name, config, choices), choices, folder)
-        except UserError as error:
+        except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
             if settings.mode == RunMode.MULTIRUN:
                 log.error("job failed: %s (traceback.txt in %s)", error, folder)
                 raise
+            if not isinstance(error, KNOWN):
+                raise
             failure.append(error)
 
-    traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages run over many lines
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
         if failure:
             raise failure[0]
     except KeyboardInterrupt:
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if traceback:
+    except (*KNOWN, ValueError) as error:
+        # Hydra has a ValueError for `experiment=null`; one that comes out of a job is a bug.
+        if full_error == "1" or (composed and not isinstance(error, KNOWN)):
             raise
         print(f"error: {one_line(name, error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _terminate(number: int, frame: object) -> None:
+    """A cluster's notice: unwind, so that W&B and the status file are finished."""
+    sys.exit(128 + number)
 
 
 def build(node: Mapping[str, Any]) -> Any:
@@ -110,12 +127,16 @@ def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[s
 
 
 def _check_node(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    for key in reference.keys() - node.keys():  # ~key on the command line
+        raise ConfigError(f"{prefix}{key} is missing")
     for key, value in node.items():
         path = f"{prefix}{key}"
         if key not in reference:
             raise ConfigError(unknown_key(path, reference))
-        if isinstance(reference[key], dict) and isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(reference[key], dict):
             _check_node(f"{path}.", value, reference[key])
+        elif isinstance(value, dict) or isinstance(reference[key], dict):
+            raise ConfigError(f"{path}: expected what the option files have there, got {value!r}")
         else:
             check_value(path, value, reference[key])
 
@@ -131,7 +152,7 @@ def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
 
 def one_line(name: str, error: Exception) -> str:
     """Any error of Hydra's, OmegaConf's or ours as one line that names the key."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" Config search path:")[0]
     override = re.match(r"Could not override '(.+?)'\. To append", text)
     if override is None:
         return text
@@ -141,8 +162,11 @@ def one_line(name: str, error: Exception) -> str:
 def _siblings(name: str, path: str) -> Mapping[str, Any]:
     """What stands beside a key, with the options that the command line chose."""
     GlobalHydra.instance().clear()
-    chosen = [a for a in sys.argv[1:] if (Path(CONF) / a.partition("=")[0]).is_dir()]
+    groups = [a for a in sys.argv[1:] if (Path(CONF) / a.partition("=")[0]).is_dir()]
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        config = hydra.compose(name, [c for c in chosen if "," not in c])
+        try:
+            config = hydra.compose(name, groups)
+        except HydraException:  # a sweep over options, or options of a folder of the user's
+            config = hydra.compose(name)
     parent = OmegaConf.select(config, path.rpartition(".")[0]) if "." in path else config
     return parent if isinstance(parent, DictConfig) else config

@@ -144,8 +144,8 @@ class Engine:
         ids = [target["image_id"] for target in batch[1]]
         rate = self.optimizer.param_groups[0]["lr"]
         return UserError(
-            f"not finite at step {self.step}: {what}; learning rate {rate:.2g}, image numbers {ids}; "
-            f"the batch is saved in {path}. Try a lower optimizer.lr or a longer warm-up"
+            f"not finite at step {self.step}: {what}; learning rate {rate:.2g}, image numbers "
+            f"{ids}; the batch is saved in {path}. Try a lower optimizer.lr or a longer warm-up"
         )
 
     def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
@@ -155,11 +155,10 @@ class Engine:
         scalars, histograms = sampling_report(
             candidates, weights, loss, num_images=candidates.num_images
         )
-        self.tracker.log(
-            {"step": self.step} | {f"sampling/{site}/{k}": v for k, v in scalars.items()}
-        )
+        step = self.step + 1  # done when this one is, as in every record
+        self.tracker.log({"step": step, **{f"sampling/{site}/{k}": v for k, v in scalars.items()}})
         named = {f"sampling/{site}/{key}": value for key, value in histograms.items()}
-        self.tracker.log_histograms(named, step=self.step)
+        self.tracker.log_histograms(named, step=step)
 
     def _report(self, epoch: int) -> None:
         record = self.window.record()

@@ -1,5 +1,7 @@
 """What goes wrong on the user's side."""
 
+import re
+
 
 class UserError(Exception):
     """A problem the user can solve; its message is one clear line that says how.
@@ -8,6 +10,11 @@ class UserError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # torch's loader raises a worker's error anew with the worker's traceback as its message.
+        worker = re.search(r"\nfrcnn\.errors\.\w+: (.+)\s*\Z", message)
+        super().__init__(worker[1] if worker else message)
 
 
 class ConfigError(UserError):

@@ -32,7 +32,9 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     backend = config["evaluation"]["backend"]
     metrics = measure(images.ground_truth(), detections, images.class_names, backend)
-    output = Path(config["output"] or Path(config["checkpoint"]).parents[1] / "evaluation")
+    output = Path(
+        config["output"] or Path(config["checkpoint"]).resolve().parents[1] / "evaluation"
+    )
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**metrics, "val_loss": losses["loss"]}, indent=2)
     (output / "metrics.json").write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""Draw boxes on images: ``python -m frcnn.predict checkpoint=PATH input=FILE|DIR|GLOB output=DIR``."""
+"""Draw boxes on images: ``python -m frcnn.predict checkpoint=P input=FILE|DIR|GLOB output=DIR``."""
 
 import glob
 import json
@@ -10,6 +10,8 @@ from frcnn.config import command
 from frcnn.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from frcnn.trained import Trained
 
 log = logging.getLogger(__name__)
@@ -43,9 +45,10 @@ def find_images(text: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    path = Path(text)
-    found = path.iterdir() if path.is_dir() else [Path(name) for name in glob.glob(text)]
-    files = sorted(p for p in found if p.suffix.lower() in SUFFIXES)
+    # Escaped, a name with brackets is no pattern.
+    pattern = glob.escape(text) if Path(text).exists() else text
+    pattern = f"{pattern}/*" if Path(text).is_dir() else pattern
+    files = sorted(Path(p) for p in glob.glob(pattern) if Path(p).suffix.lower() in SUFFIXES)
     if not files:
         raise UserError(f"input={text}: no image there (of {', '.join(SUFFIXES)})")
     return files
@@ -55,18 +58,18 @@ def _predict_one(trained: "Trained", file: Path, output: Path, min_score: float)
     import torch
 
     from frcnn.assemble import prepare
-    from frcnn.data.image_files import decode
     from frcnn.device import autocast
     from frcnn.drawing import draw_boxes
 
-    image = decode(file)
+    image = _read(file)
     images, _ = prepare([image], [], trained.device)
     with torch.inference_mode(), autocast(trained.device, trained.dtype):
         found = {key: value.cpu() for key, value in trained.detector(images)[0].items()}
     found = {key: value[found["scores"] >= min_score] for key, value in found.items()}
-    picture = draw_boxes(image, found["boxes"], found["labels"], found["scores"], trained.class_names)
-    name = f"{file.stem}_boxes.png"
-    picture.save(output / name)
+    shown = (found["boxes"], found["labels"], found["scores"])
+    # The whole file name: a.jpg and a.png may stand in one folder.
+    name = f"{file.name}_boxes.png"
+    draw_boxes(image, *shown, trained.class_names).save(output / name)
     boxes = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
     return {
         "file": str(file),
@@ -76,6 +79,17 @@ def _predict_one(trained: "Trained", file: Path, output: Path, min_score: float)
             for box, label, score in boxes
         ],
     }
+
+
+def _read(file: Path) -> "Tensor":
+    """uint8 [3, H, W], turned as its EXIF tag says."""
+    import numpy as np
+
+    from frcnn.data.image_files import ImageFiles, header_size
+
+    width, height = header_size(file) or (0, 0)
+    read = ImageFiles(file.parent, np.array([file.name]), np.array([width]), np.array([height]))
+    return read(0)
 
 
 def main() -> None:

@@ -5,10 +5,16 @@ from typing import Any
 
 from frcnn.errors import ConfigError
 
+ANY, SOME, TWO = range(1000), range(1, 1000), range(2, 3)
+
 
 @dataclass(frozen=True)
 class Rule:
-    """Type and range of a value; ``null`` is allowed where ``optional``."""
+    """Type and range of a value, or of each element of a list of one of the lengths ``lists``.
+
+    A text must be one of the ``options`` where there are some; ``null`` is allowed where
+    ``optional``, a value that is no list where ``single``.
+    """
 
     kind: type
     low: float | None = None
@@ -16,32 +22,44 @@ class Rule:
     above: float | None = None
     options: tuple[str, ...] = ()
     optional: bool = False
-    many: bool = False
+    lists: range = range(0)
+    single: bool = True
 
     def __str__(self) -> str:
+        one = self._one()
+        if not self.single:
+            one = f"a list of {'two, each' if self.lists == TWO else 'values, each'} {one}"
+        elif self.lists:
+            one += " or a list of them"
+        return one + (" or null" if self.optional else "")
+
+    def _one(self) -> str:
         words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-        text = f"one of {', '.join(self.options)}" if self.options else words[self.kind]
+        kinds = list(self.options) if self.kind is str else [*self.options, words[self.kind]]
+        text = f"one of {', '.join(kinds)}" if self.options else words[self.kind]
         if self.low is not None and self.high is not None:
             text += f" between {self.low:g} and {self.high:g}"
         elif self.low is not None:
             text += f" of at least {self.low:g}"
         elif self.above is not None:
             text += f" above {self.above:g}"
-        text += " or a list of them" if self.many else ""
-        return text + (" or null" if self.optional else "")
+        return text
 
     def allows(self, value: Any) -> bool:
         """Whether the value is of this type and range."""
         if value is None:
             return self.optional
         if isinstance(value, list):
-            return self.many and len(value) > 0 and all(self.allows(v) for v in value)
+            return len(value) in self.lists and all(self._allows_one(v) for v in value)
+        return self.single and self._allows_one(value)
+
+    def _allows_one(self, value: Any) -> bool:
+        if self.options and isinstance(value, str):
+            return value in self.options
         if isinstance(value, bool) != (self.kind is bool):
             return False
         if not isinstance(value, (int, float) if self.kind is float else self.kind):
             return False
-        if self.options:
-            return value in self.options
         return not (
             (self.low is not None and not value >= self.low)
             or (self.high is not None and not value <= self.high)
@@ -51,6 +69,7 @@ class Rule:
 
 COUNT, POSITIVE, SHARE = Rule(int, low=0), Rule(int, low=1), Rule(float, low=0, high=1)
 SIZE = Rule(float, above=0)
+PER = Rule(float, above=0, options=("sample", "positive"))
 
 # By the whole key, or by its last part wherever it stands.
 RULES = {
@@ -72,6 +91,7 @@ RULES = {
     "wandb.entity": Rule(str, optional=True),
     "wandb.group": Rule(str, optional=True),
     "wandb.name": Rule(str, optional=True),
+    "tags": Rule(str, lists=ANY, single=False),
     "split": Rule(str, options=("train", "val")),
     "output": Rule(str, optional=True),
     "min_score": SHARE,
@@ -82,17 +102,27 @@ RULES = {
     "warmup_factor": SHARE,
     "final_factor": SHARE,
     "gamma": Rule(float, low=0),
-    "milestones": Rule(float, low=0, high=1, many=True),
+    "milestones": Rule(float, low=0, high=1, lists=ANY, single=False),
+    "betas": Rule(float, low=0, high=1, lists=TWO, single=False),
     "batch_size_per_image": POSITIVE,
     "positive_fraction": Rule(float, low=0, high=1, optional=True),
     "nms_iou": Rule(float, low=0, high=1, optional=True),
     "beta": SIZE,
+    "ratio": Rule(float, low=0),
+    "min_negatives": COUNT,
+    "num_bins": POSITIVE,
+    "edges": Rule(str, options=("negative_range", "max_overlap")),
+    "negative_iou": SHARE,
+    "floor": Rule(float, low=0, high=1, optional=True),
+    "floor_fraction": SHARE,
+    "rank_by": Rule(str, options=("loss", "class_loss")),
+    "per": PER,
     "model.weights": Rule(str, optional=True),
     "model.weights_backbone": Rule(str, optional=True),
     "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),
-    "min_size": Rule(int, low=1, many=True),
+    "min_size": Rule(int, low=1, lists=SOME),
     "max_size": POSITIVE,
-    "anchor_sizes": Rule(float, above=0, many=True, optional=True),
+    "anchor_sizes": Rule(float, above=0, lists=SOME, single=False, optional=True),
     "roi_align": Rule(str, options=("fast", "torchvision")),
     "ignore_ioa": SHARE,
     "rpn_fg_iou_thresh": SHARE,
@@ -112,10 +142,10 @@ RULES = {
     "height": POSITIVE,
     "imbalance": Rule(float, low=1),
     "clutter": COUNT,
-    "num_objects": Rule(int, low=0, many=True),
-    "object_size": Rule(int, low=1, many=True),
-    "class_probabilities": Rule(float, low=0, many=True, optional=True),
-    "classes": Rule(str, many=True, optional=True),
+    "num_objects": Rule(int, low=0, lists=TWO, single=False),
+    "object_size": Rule(int, low=1, lists=TWO, single=False),
+    "class_probabilities": Rule(float, low=0, lists=SOME, single=False, optional=True),
+    "classes": Rule(str, lists=SOME, single=False, optional=True),
 }
 
 
@@ -137,7 +167,10 @@ def check_order(model: dict[str, Any]) -> None:
 
 
 def _like(default: Any) -> Rule | None:
-    """The rule that a default value implies; none for null, lists and interpolations."""
-    if isinstance(default, str):
-        return Rule(str, optional=True) if not default.startswith(("${", "???")) else None
-    return Rule(type(default)) if isinstance(default, (bool, int, float)) else None
+    """The rule that a default value implies; none for null, lists and interpolations.
+
+    A required value (``???``) without a rule of its own is a path.
+    """
+    if isinstance(default, str) and default.startswith("${"):
+        return None
+    return Rule(type(default)) if isinstance(default, (bool, int, float, str)) else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from frcnn import checkpoint
@@ -15,16 +16,12 @@ from frcnn.config import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
 from frcnn.device import choose_device, choose_precision, keep_freed_memory
 from frcnn.engine import Engine, Options
-from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation import evaluate, format_table
-from frcnn.model import Detector
+from frcnn.resume import checkpoint_to_resume
 from frcnn.tracking import Tracker
 from frcnn.validation import Detections, detect, validation_loader
 
 log = logging.getLogger(__name__)
-
-# A run that resumes must be made of the same parts; how long and how often may change.
-SAME = ("seed", "model", "data", "augmentation", "sampler", "loss", "box_loss", "optimizer")
 
 
 def run(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
@@ -50,6 +47,7 @@ class Run:
         if trainer["channels_last"]:
             self.detector.to(memory_format=torch.channels_last)
         self.best: dict[str, Any] = {"AP": None, "step": 0}
+        self.since_best = 0  # validations
         self.seconds = 0.0
 
     def _dataset(self, split: str) -> DetectionDataset:
@@ -61,7 +59,7 @@ class Run:
     def go(self) -> float | None:
         """Train to the end, from a checkpoint if there is one."""
         self._log_start()
-        saved = self._checkpoint_to_resume()
+        saved = checkpoint_to_resume(self.config, self.folder)
         start = saved["step"] if saved else 0
         with Tracker(
             self.folder, self._wandb(), self.config, self.choices, resume_step=start
@@ -107,23 +105,27 @@ class Run:
         val_loader = validation_loader(self.val_set, trainer["batch_size"], trainer["workers"])
         before = self.seconds
         began = time.perf_counter()
-        since_best = 0
         metrics: dict[str, Any] = {}
-        while engine.step < engine.total_steps:
+        while engine.step < engine.total_steps and not self._out_of_patience():
             epoch = engine.step // self.steps_per_epoch
             engine.epoch(loader, batches, epoch)
             last = engine.step >= engine.total_steps
             if last or (epoch + 1) % trainer["eval_every"] == 0:
                 metrics = self._validate(engine, val_loader, tracker, epoch + 1)
-                since_best = 0 if self.best["step"] == engine.step else since_best + 1
             self.seconds = before + time.perf_counter() - began
             self._save("last.pt", engine, resume=True)
-            if since_best and since_best == trainer["patience"]:
-                log.info("no better AP in %d validations: stopping", since_best)
-                break
         self._finish(engine, val_loader, tracker, metrics)
 
-    def _validate(self, engine: Engine, loader: Any, tracker: Tracker, epoch: int) -> dict[str, Any]:
+    def _out_of_patience(self) -> bool:
+        patience = self.config["trainer"]["patience"]
+        out = patience is not None and self.since_best >= patience
+        if out:
+            log.info("no better AP in %d validations: stopping", self.since_best)
+        return out
+
+    def _validate(
+        self, engine: Engine, loader: DataLoader, tracker: Tracker, epoch: int
+    ) -> dict[str, Any]:
         detections, losses = detect(self.detector, loader, self.device, self.dtype)
         metrics = self._metrics(detections)
         overall = {f"val/{k}": v for k, v in metrics.items() if k != "per_class"}
@@ -135,8 +137,10 @@ class Run:
         if pictures:
             tracker.log_images("val/pictures", pictures, self.val_set.class_names, epoch=epoch)
         log.info("epoch %d: %s  val loss %.3f", epoch, _short(metrics), losses["loss"])
+        self.since_best += 1
         if self.best["AP"] is None or (metrics["AP"] or 0) > self.best["AP"]:
             self.best = {"AP": metrics["AP"] or 0.0, "step": engine.step}
+            self.since_best = 0
             self._save("best.pt", engine, resume=False)
         tracker.summary({f"best/{k}": v for k, v in self.best.items()})
         return metrics
@@ -151,7 +155,7 @@ class Run:
         return [(to_pil_image(image), target, found) for (image, target), found in samples]
 
     def _finish(
-        self, engine: Engine, loader: Any, tracker: Tracker, metrics: dict[str, Any]
+        self, engine: Engine, loader: DataLoader, tracker: Tracker, metrics: dict[str, Any]
     ) -> None:
         if not metrics:  # resumed when all was done: the numbers are those of the weights
             metrics = self._metrics(detect(self.detector, loader, self.device, self.dtype)[0])
@@ -176,6 +180,7 @@ class Run:
             "category_ids": list(self.val_set.category_ids),
             "step": engine.step,
             "best": self.best,
+            "since_best": self.since_best,
             "seconds": self.seconds,
         }
         if resume:
@@ -183,28 +188,13 @@ class Run:
             content["scaler"] = engine.scaler.state_dict()
         checkpoint.save(self.folder / "checkpoints" / name, content)
 
-    def _checkpoint_to_resume(self) -> dict[str, Any] | None:
-        wanted = self.config["resume"]
-        last = self.folder / "checkpoints" / "last.pt"
-        if wanted == "never" or (wanted == "auto" and not last.exists()):
-            return None
-        path = last if wanted == "auto" else Path(wanted)
-        saved = checkpoint.load(path)
-        if "optimizer" not in saved:
-            raise UserError(f"{path}: holds weights only; resume from last.pt, or model.weights={path}")
-        changed = [key for key in SAME if saved["config"].get(key) != self.config[key]]
-        if changed:
-            raise ConfigError(
-                f"{path} was trained with another {', '.join(changed)}: give the run another "
-                "run_name, or resume=never to train anew"
-            )
-        return saved
-
     def _restore(self, engine: Engine, saved: dict[str, Any]) -> None:
         self.detector.load_state_dict(saved["model"])
         engine.optimizer.load_state_dict(saved["optimizer"])
         engine.scaler.load_state_dict(saved["scaler"])
-        engine.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
+        engine.step, self.seconds = saved["step"], saved["seconds"]
+        if (self.folder / "checkpoints" / "best.pt").exists():
+            self.best, self.since_best = saved["best"], saved["since_best"]
         log.info("resumed after step %d", engine.step)
 
     def _wandb(self) -> dict[str, Any]:

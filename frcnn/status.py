@@ -14,7 +14,7 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     (folder / "traceback.txt").unlink(missing_ok=True)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         write(folder, "INTERRUPTED", overrides)
         raise
     except Exception as error:

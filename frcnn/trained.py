@@ -1,5 +1,6 @@
 """A detector out of a checkpoint, ready to use."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from frcnn.device import choose_device, choose_precision
 from frcnn.errors import UserError
 from frcnn.model import Detector
 
-OWN_PACKAGES = ("frcnn.", "samplers.")
+# One name below a module of ours: a longer path could walk through a module's imports to anything.
+OWN = re.compile(r"(samplers|frcnn\.(losses|data|data\.transforms|schedules)|torch\.optim)\.\w+")
 
 
 @dataclass
@@ -53,10 +55,11 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
 
 def refuse_foreign_targets(node: Any, path: str) -> None:
     """Raise UserError if a nested configuration names a class outside this project."""
-    if not isinstance(node, dict):
-        return
-    target = node.get("_target_", OWN_PACKAGES[0])
-    if not str(target).startswith((*OWN_PACKAGES, "torch.optim.")):
-        raise UserError(f"{path}: its configuration names {target}, which is not of this project")
-    for value in node.values():
-        refuse_foreign_targets(value, path)
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if "_target_" in node and not OWN.fullmatch(str(target)):
+            raise UserError(f"{path}: its configuration names {target}, which is not ours to run")
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            refuse_foreign_targets(value, path)

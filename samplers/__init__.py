@@ -6,7 +6,20 @@ proposals) to one weight per candidate; weight 0 means "not sampled". One paper 
 
 from samplers.all import All
 from samplers.candidates import Candidates, Prediction, Sampler
+from samplers.hard_negative import HardNegative
+from samplers.libra import InstanceBalanced, IoUBalanced, Libra
 from samplers.ohem import OHEM
 from samplers.random import Random
 
-__all__ = ["OHEM", "All", "Candidates", "Prediction", "Random", "Sampler"]
+__all__ = [
+    "OHEM",
+    "All",
+    "Candidates",
+    "HardNegative",
+    "InstanceBalanced",
+    "IoUBalanced",
+    "Libra",
+    "Prediction",
+    "Random",
+    "Sampler",
+]

@@ -77,6 +77,17 @@ class Candidates:
             return len(self.generators)
         return int(self.image[-1]) + 1 if len(self.image) else 0
 
+    def loss_of(self, rows: Tensor, part: str = "loss") -> Tensor:
+        """[K] float32 losses of some candidates, "loss" or "class_loss" of their prediction.
+
+        Raises:
+            FloatingPointError: one is not finite; nothing can be ranked by it.
+        """
+        loss = getattr(self.predict(rows), part).float()
+        if not loss.isfinite().all():
+            raise FloatingPointError("the loss of a candidate is not finite")
+        return loss
+
     def generator(self, image: int) -> torch.Generator | None:
         """The random generator of an image."""
         return None if self.generators is None else self.generators[image]

@@ -56,21 +56,20 @@ class OHEM:
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
         rows = torch.where(candidates.labels >= 0)[0]
-        loss = getattr(candidates.predict(rows), self.rank_by).float()
-        if not loss.isfinite().all():
-            raise FloatingPointError("OHEM: the loss of a candidate is not finite")
-        if self.nms_iou is not None:
+        loss = candidates.loss_of(rows, self.rank_by)
+        if self.nms_iou is not None and len(rows):
             keep = self._without_copies(candidates, rows, loss)
             rows, loss = rows[keep], loss[keep]
-        if self.positive_fraction is None:
+        fraction = self.positive_fraction
+        if fraction is None:
             rank = rank_within(candidates.image[rows], loss, candidates.num_images)
             weights = torch.zeros_like(candidates.labels, dtype=torch.float32)
             weights[rows[rank < self.batch_size_per_image]] = 1
             return weights
-        return self._within_quota(candidates, rows, loss)
+        return self._within_quota(candidates, rows, loss, fraction)
 
     def _pools(self, candidates: Candidates, rows: Tensor) -> tuple[Tensor, int]:
-        """[K] the pool in which a candidate competes (its image, or image and sign); their number."""
+        """[K] the pool a candidate competes in (its image, or image and sign), and their number."""
         image, images = candidates.image[rows], candidates.num_images
         if self.positive_fraction is None:
             return image, images
@@ -85,21 +84,26 @@ class OHEM:
         """
         pool, pools = self._pools(candidates, rows)
         rank, sizes = rank_within(pool, loss, pools), count(pool, pools)
-        labels = candidates.labels[rows]
-        group = candidates.image[rows] * (candidates.labels.max() + 1) + labels
+        group = candidates.labels[rows] * candidates.num_images + candidates.image[rows]
+        # batched_nms sets the groups side by side: float32 has no room for many of them, and
+        # anchors that begin left of the image would reach into the group before.
+        boxes = candidates.boxes[rows].double()
+        boxes -= boxes.min()
         window = 8 * self.batch_size_per_image
         while True:
             inside = torch.where(rank < window)[0]
-            boxes = candidates.boxes[rows[inside]].float()
-            keep = inside[batched_nms(boxes, loss[inside], group[inside], self.nms_iou)]
+            found = batched_nms(boxes[inside], loss[inside].double(), group[inside], self.nms_iou)
+            keep = inside[found]
             survivors = count(pool[keep], pools)
             if ((survivors >= self.batch_size_per_image) | (sizes <= window)).all():
                 return keep.sort().values
             window *= 4
 
-    def _within_quota(self, candidates: Candidates, rows: Tensor, loss: Tensor) -> Tensor:
+    def _within_quota(
+        self, candidates: Candidates, rows: Tensor, loss: Tensor, fraction: float
+    ) -> Tensor:
         pool, pools = self._pools(candidates, rows)
         rank, labels = torch.zeros_like(candidates.labels), torch.full_like(candidates.labels, -1)
         rank[rows], labels[rows] = rank_within(pool, loss, pools), candidates.labels[rows]
         mined = replace(candidates, labels=labels)
-        return take_quota(mined, rank, self.batch_size_per_image, self.positive_fraction)
+        return take_quota(mined, rank, self.batch_size_per_image, fraction)

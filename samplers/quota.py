@@ -39,13 +39,24 @@ def count(group: Tensor, num_groups: int) -> Tensor:
     return sizes.scatter_add_(0, group, torch.ones_like(group))
 
 
+def quotas(
+    candidates: Candidates, batch_size_per_image: int, positive_fraction: float
+) -> tuple[Tensor, Tensor]:
+    """[I] positives and [I] negatives that the budget allows in each image.
+
+    Positives that are missing are made up for by negatives.
+    """
+    there = count(candidates.image[candidates.positive], candidates.num_images)
+    positives = there.clamp(max=int(batch_size_per_image * positive_fraction))
+    return positives, batch_size_per_image - positives
+
+
 def take_quota(
     candidates: Candidates, rank: Tensor, batch_size_per_image: int, positive_fraction: float
 ) -> Tensor:
     """Keep the first ranks of each image: positives up to their share, then negatives up to B.
 
-    Positives that are missing are made up for by negatives; candidates that are missing are not
-    repeated, so that an image may give fewer than B.
+    Candidates that are missing are not repeated, so that an image may give fewer than B.
 
     Args:
         rank: [N] rank of a positive among the positives of its image, of a negative among its
@@ -54,10 +65,7 @@ def take_quota(
     Returns:
         [N] float32 weights, 0 or 1.
     """
-    images = candidates.num_images
-    positives = count(candidates.image[candidates.positive], images)
-    most = int(batch_size_per_image * positive_fraction)
-    positives = positives.clamp(max=most)
-    negatives = batch_size_per_image - positives
-    quota = torch.where(candidates.positive, positives[candidates.image], negatives[candidates.image])
+    positives, negatives = quotas(candidates, batch_size_per_image, positive_fraction)
+    image = candidates.image
+    quota = torch.where(candidates.positive, positives[image], negatives[image])
     return ((rank < quota) & (candidates.labels >= 0)).float()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, take_quota
+from samplers.quota import check_budget, count, take_quota
 
 
 class Random:
@@ -47,3 +47,13 @@ def random_rank(candidates: Candidates) -> Tensor:
             order = torch.randperm(len(rows), generator=generator, device=rank.device)
             rank[rows[order]] = torch.arange(len(rows), device=rank.device)
     return rank
+
+
+def noise(candidates: Candidates) -> Tensor:
+    """[N] uniform in [0, 1), drawn image by image, so that an image's draw is its own."""
+    sizes = count(candidates.image, candidates.num_images).tolist()
+    drawn = [
+        torch.rand(size, generator=candidates.generator(image), device=candidates.image.device)
+        for image, size in enumerate(sizes)
+    ]
+    return torch.cat(drawn) if drawn else candidates.ious.new_zeros(0)

@@ -65,7 +65,7 @@ def check_per(per: Per) -> None:
 
 
 def divisor(samples: Samples, per: Per) -> float:
-    """How many the loss is a mean over: kept samples, positives (each at least 1), or a constant."""
+    """What the loss is divided by: kept samples or positives, at least 1, or a constant."""
     if not isinstance(per, str):
         return float(per)
     return float(max(1, len(samples.labels if per == "sample" else samples.positive)))

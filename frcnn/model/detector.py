@@ -138,5 +138,5 @@ def build_detector(
 
 
 def one_anchor_size_a_level(sizes: Sequence[float]) -> AnchorGenerator:
-    """Anchors of one size at each level and three aspect ratios, as torchvision's ResNet-FPN has."""
+    """One anchor size at each level and three aspect ratios, as in torchvision's ResNet-FPN."""
     return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))

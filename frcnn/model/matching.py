@@ -56,7 +56,7 @@ class Matcher:
         """Match [N, 4] boxes to [G, 4] objects with [G] labels, given [J, 4] ignore areas.
 
         Returns:
-            [N] labels, [N] IoU with the object that overlaps most, [N] its row (-1 without objects).
+            [N] labels, [N] IoU with the object that overlaps most, [N] its row (-1 = no objects).
         """
         if len(objects):
             found, ious, gt = self._match(boxes, objects, labels)

@@ -70,7 +70,9 @@ class Site:
         ``sum(w * l) / normalizer`` over the kept, ``sum / normalizer`` over their positives.
         """
         samples = self._samples(matched, rows, weights, logits, deltas)
-        class_term = (weights * self.class_loss(samples)).sum() / self.class_loss.normalizer(samples)
+        class_term = (weights * self.class_loss(samples)).sum() / self.class_loss.normalizer(
+            samples
+        )
         box_term = self.box_loss(samples).sum() / self.box_loss.normalizer(samples)
         return class_term, box_term
 

@@ -33,7 +33,7 @@ def at_anchors(head: RPNHead, levels: Sequence[Tensor], rows: Tensor) -> tuple[T
         [K] logits and [K, 4] deltas.
     """
     anchors = head.cls_logits.out_channels
-    neighbours, anchor = _neighbours([tuple(level.shape) for level in levels], rows, anchors)
+    neighbours, anchor = _neighbours([level.shape for level in levels], rows, anchors)
     table = torch.cat([F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).flatten(0, 2) for x in levels])
     patches = F.embedding(neighbours, table).flatten(1)
     convolution = head.conv[0][0]
@@ -46,7 +46,7 @@ def at_anchors(head: RPNHead, levels: Sequence[Tensor], rows: Tensor) -> tuple[T
 
 
 def _neighbours(
-    shapes: Sequence[tuple[int, int, int, int]], rows: Tensor, anchors: int
+    shapes: Sequence[torch.Size], rows: Tensor, anchors: int
 ) -> tuple[Tensor, Tensor]:
     """[K, 9] rows of the padded table around each anchor, in kernel order, and [K] its number."""
     images = shapes[0][0]

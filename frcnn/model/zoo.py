@@ -98,7 +98,7 @@ def _torchvision(
 
 
 def _backbone_name(name: str) -> str:
-    return re.fullmatch(r"fasterrcnn_(.+?)(_320)?_fpn(_v2)?", name)[1]
+    return re.sub(r"^fasterrcnn_|(_320)?_fpn(_v2)?$", "", name)
 
 
 def _backbone_weights(name: str) -> type[models.WeightsEnum]:
@@ -114,7 +114,7 @@ def _member(
 
 
 def _where_to_put(
-    name: str, weights: str | None, weights_backbone: str | None, error: Exception
+    name: str, weights: str | None, weights_backbone: str | None, error: URLError
 ) -> str:
     kind = _backbone_weights(name) if weights is None else models.get_model_weights(name)
     file = Path(kind[weights or weights_backbone].url).name

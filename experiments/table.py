@@ -1,0 +1,71 @@
+"""Collect finished runs into a CSV, and the CSV into a Markdown table.
+
+``python -m experiments.table RUN... --csv FILE`` reads each run folder's ``summary.json`` and
+``status.json``; ``python -m experiments.table --csv FILE`` prints the table of a CSV.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+FIGURES = ("AP", "AP50", "AP75")
+# Where and under which name a run was kept says nothing about what was run.
+PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
+
+
+def row(folder: Path) -> dict[str, str]:
+    """One CSV row: the command, the figures as fractions, the classes' AP, minutes, steps, seed."""
+    summary = json.loads((folder / "summary.json").read_text())
+    overrides = json.loads((folder / "status.json").read_text())["overrides"]
+    shown = [text for text in overrides if not text.startswith(PRIVATE)]
+    return {
+        "command": " ".join(["python -m frcnn.train", *shown]),
+        **{name: f"{summary[name]:.4f}" for name in FIGURES},
+        **{f"AP {name}": f"{c['AP']:.4f}" for name, c in summary["per_class"].items()},
+        "minutes": f"{summary['seconds'] / 60:.1f}",
+        "steps": str(summary["steps"]),
+        "seed": str(summary["seed"]),
+    }
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """The rows as a table, AP in percent with one decimal."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for cells in rows:
+        shown = [_shown(name, cells[name]) for name in columns]
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(column: str, text: str) -> str:
+    if column == "command":
+        return f"`{text}`"
+    return f"{100 * float(text):.1f}" if column.startswith("AP") else text
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--csv", required=True, type=Path)
+    options = parser.parse_args()
+    if options.runs:
+        rows = [row(folder) for folder in options.runs]
+        with options.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    print(markdown(read(options.csv)), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Hard negative mining (SSD, Liu et al., ECCV 2016, arXiv 1512.02325, sec. 2.2)."""
+
+import torch
+from torch import Tensor
+
+from samplers.candidates import Candidates
+from samplers.quota import count, rank_within
+
+
+class HardNegative:
+    """Every positive, and the negatives of highest class loss at a ratio to them, per image.
+
+    At the RPN this is the recipe known as "OHEM at the RPN": all anchors, three hardest negatives
+    for each positive (with ``loss.rpn.per=positive``). The loss decides among negatives only.
+
+    Differs from torchvision's SSD: an image without positives keeps ``min_negatives`` negatives
+    instead of teaching nothing, and negatives that run out are never made up for by counting
+    positives twice.
+
+    Args:
+        ratio: negatives per positive, >= 0. The paper: at most 3.
+        min_negatives: negatives kept at least, >= 0, also without any positive; 0 is the paper's.
+
+    Raises:
+        ValueError: an argument out of range.
+        FloatingPointError: on call, if a loss is not finite.
+    """
+
+    def __init__(self, ratio: float = 3.0, min_negatives: int = 0) -> None:
+        if ratio < 0:
+            raise ValueError(f"ratio must be at least 0, got {ratio}")
+        if min_negatives < 0:
+            raise ValueError(f"min_negatives must be at least 0, got {min_negatives}")
+        self.ratio = ratio
+        self.min_negatives = min_negatives
+
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """[N] weights, 0 or 1."""
+        rows = torch.where(candidates.negative)[0]
+        images = candidates.num_images
+        positives = count(candidates.image[candidates.positive], images)
+        quota = (self.ratio * positives).clamp(min=self.min_negatives)
+        image = candidates.image[rows]
+        rank = rank_within(image, candidates.loss_of(rows, "class_loss"), images)
+        weights = candidates.positive.float()
+        weights[rows[rank < quota[image]]] = 1
+        return weights
