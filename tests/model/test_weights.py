@@ -1,0 +1,171 @@
+"""Where a detector's starting weights come from, and what is said when they do not come."""
+
+import logging
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import WeightsEnum, resnet18
+from torchvision.ops import FrozenBatchNorm2d
+
+from frcnn.errors import ConfigError, UserError
+from frcnn.model import build_detector
+from frcnn.model.zoo import file_weights
+from small import detector
+
+PREDICTOR = "roi_heads.box_predictor."
+
+
+def changed(num_classes: int = 4) -> dict[str, torch.Tensor]:
+    """A state dict unlike that of a fresh detector."""
+    state = detector(num_classes).state_dict()
+    return {key: value + 1 for key, value in state.items()}
+
+
+def assert_loaded(model: nn.Module, state: dict[str, torch.Tensor], but: str = "nothing") -> None:
+    """All but the keys that begin with ``but`` come from the state dict."""
+    for key, value in model.state_dict().items():
+        if not key.startswith(but):
+            assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "step": 3}])
+def test_a_file_of_torchvisions_kind_or_a_checkpoint(tmp_path: Path, wrap) -> None:
+    state = changed()
+    torch.save(wrap(state), tmp_path / "some.pth")
+    assert_loaded(detector(weights=str(tmp_path / "some.pth")), state)
+
+
+def test_a_file_for_other_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = changed(7)
+    torch.save(state, tmp_path / "some.pt")
+    with caplog.at_level(logging.WARNING):
+        model = detector(4, weights=str(tmp_path / "some.pt"))
+    assert_loaded(model, state, but=PREDICTOR)
+    assert model.roi_heads.box_predictor.cls_score.out_features == 4
+    assert model.roi_heads.box_predictor.cls_score.bias.abs().max() < 1
+    (record,) = caplog.records
+    assert "some.pt" in record.getMessage()
+    assert "predictor starts afresh" in record.getMessage()
+
+
+def test_a_file_with_frozen_batch_norm_freezes_it(tmp_path: Path) -> None:
+    state = {k: v for k, v in changed().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "frozen.pt")
+    model = detector(weights=str(tmp_path / "frozen.pt"))
+    kinds = {type(m) for m in model.modules() if "BatchNorm" in type(m).__name__}
+    assert kinds == {FrozenBatchNorm2d}
+    assert_loaded(model, state)
+
+
+def one_line(error: UserError, *words: str) -> None:
+    text = str(error)
+    assert "\n" not in text
+    assert len(text) < 600
+    for word in words:
+        assert word in text
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "some.pt"
+    with pytest.raises(UserError) as missing, torch.device("meta"):
+        detector(weights=str(path))
+    one_line(missing.value, str(path), "no such file")
+
+    torch.save({"weight": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError) as truncated:
+        file_weights(path)
+    one_line(truncated.value, str(path), "not a readable weights file")
+
+    path.write_text("hello")
+    with pytest.raises(UserError) as foreign:
+        file_weights(path)
+    one_line(foreign.value, str(path), "not a readable weights file")
+
+    for content in ([1, 2], {"epoch": 3}, {}, {"model": {"a": "b"}}):
+        torch.save(content, path)
+        with pytest.raises(UserError) as other:
+            file_weights(path)
+        one_line(other.value, str(path), "holds no state dict")
+
+
+def test_a_file_of_another_network(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.pt"
+    torch.save(resnet18().state_dict(), path)
+    with pytest.raises(UserError) as error:
+        detector(weights=str(path))
+    one_line(error.value, str(path), "does not fit this model")
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        ({"weights": "COCO_V1"}, "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"),
+        ({"weights_backbone": "IMAGENET1K_V1"}, "resnet50-0676ba61.pth"),
+        ({"weights_backbone": "DEFAULT", "name": "fasterrcnn_resnet18_fpn"}, "resnet18-f37072fd.pth"),
+    ],
+)
+def test_no_network(
+    options: dict, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreachable(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with torch.device("meta"), pytest.raises(UserError) as error:
+        build_detector(4, **options)
+    one_line(error.value, file, str(tmp_path / "checkpoints"), "no route to host")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "fasterrcnn_resnet19_fpn"}, ("model.name", "fasterrcnn_resnet18_fpn")),
+        ({"weights": "COCO_V3"}, ("model.weights", "COCO_V1")),
+        ({"weights_backbone": "IMAGENET"}, ("model.weights_backbone", "IMAGENET1K_V1")),
+        ({"weights": "DEFAULT", "name": "fasterrcnn_resnet18_fpn"}, ("model.weights", "resnet18")),
+        ({"roi_align": "quick"}, ("model.roi_align", "torchvision")),
+    ],
+)
+def test_unknown_names_are_told_with_those_that_there_are(options: dict, words: tuple) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError) as error:
+        build_detector(4, **options)
+    one_line(error.value, *words)
+
+
+@pytest.fixture
+def imagenet(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """ImageNet weights of a ResNet-18 that need no network."""
+    torch.manual_seed(3)
+    state = {key: value + 1 for key, value in resnet18().state_dict().items()}
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: dict(state))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("layers", "trained"),
+    [
+        (None, {"layer2", "layer3", "layer4"}),
+        (0, set()),
+        (1, {"layer4"}),
+        (5, {"conv1", "layer1", "layer2", "layer3", "layer4"}),
+    ],
+)
+def test_imagenet_weights_and_what_trains(imagenet, layers: int | None, trained: set) -> None:
+    model = detector(weights_backbone="DEFAULT", trainable_backbone_layers=layers)
+    body = model.backbone.body
+    assert torch.equal(body.layer4[0].conv1.weight, imagenet["layer4.0.conv1.weight"])
+    assert {n.split(".")[0] for n, p in body.named_parameters() if p.requires_grad} == trained
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+def test_from_scratch_everything_trains() -> None:
+    model = detector()
+    assert all(p.requires_grad for p in model.parameters())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())

@@ -1,0 +1,53 @@
+"""SSD's hard negative mining worked by hand, and against a loop."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import worked
+
+from samplers import HardNegative
+
+# Image 0: one positive; image 1: none; image 2: two.
+LABELS = [2, 0, 0, 0, -1, 0, 0, 0, 1, 1, 0]
+IMAGE = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+CLASS = [0.1, 0.5, 0.9, 0.7, 9.0, 0.3, 0.8, 0.2, 0.0, 0.0, 0.1]
+TOTAL = [9.0] * 11  # class + box loss plays no part
+
+
+def picks(sampler: HardNegative) -> list[int]:
+    return torch.where(sampler(worked(LABELS, TOTAL, CLASS, image=IMAGE)))[0].tolist()
+
+
+def test_the_hardest_at_the_ratio() -> None:
+    # Image 0: 0 and its two hardest negatives 2 (0.9), 3 (0.7); the ignored 4 is harder and stays
+    # out. Image 1: no positive, nothing. Image 2: asks for four negatives, has one.
+    assert picks(HardNegative(ratio=2)) == [0, 2, 3, 8, 9, 10]
+
+
+def test_a_minimum_of_negatives() -> None:
+    # Image 1 keeps its two hardest: 6 (0.8), 5 (0.3). Image 0 has two already.
+    assert picks(HardNegative(ratio=2, min_negatives=2)) == [0, 2, 3, 5, 6, 8, 9, 10]
+
+
+def test_arguments_out_of_range() -> None:
+    with pytest.raises(ValueError, match="ratio"):
+        HardNegative(ratio=-1)
+    with pytest.raises(ValueError, match="min_negatives"):
+        HardNegative(min_negatives=-1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from([-1, 0, 0, 0, 1]), st.integers(0, 5)), max_size=30),
+    st.integers(0, 3),
+    st.integers(0, 4),
+)
+def test_against_a_loop(rows: list[tuple[int, int]], ratio: int, least: int) -> None:
+    labels, loss = [label for label, _ in rows], [float(value) for _, value in rows]
+    weights = HardNegative(ratio, least)(worked(labels, loss))
+    positives = [i for i, label in enumerate(labels) if label == 1]
+    negatives = [i for i, label in enumerate(labels) if label == 0]
+    quota = max(ratio * len(positives), least) if rows else 0
+    hardest = sorted(negatives, key=lambda i: (-loss[i], i))[:quota]
+    assert torch.where(weights)[0].tolist() == sorted(positives + hardest)

@@ -1,0 +1,167 @@
+"""Libra's balanced samplers worked by hand, and as the distributions they are."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from small import worked
+
+from samplers import Candidates, InstanceBalanced, IoUBalanced, Libra
+from samplers.random import noise
+
+
+def of_ious(ious: Sequence[float], seed: int = 0, positive_from: float = 0.5) -> Candidates:
+    """One image; IoU >= ``positive_from`` is an object."""
+    labels = [int(iou >= positive_from) for iou in ious]
+    plain = worked(labels, [0.0] * len(ious))
+    generator = torch.Generator().manual_seed(seed)
+    return replace(plain, ious=torch.tensor(ious), generators=[generator])
+
+
+def of_objects(gt: Sequence[int], negatives: int, seed: int = 0) -> Candidates:
+    """One image whose positives belong to the objects ``gt``."""
+    plain = worked([1] * len(gt) + [0] * negatives, [0.0] * (len(gt) + negatives))
+    objects = max(gt) + 1
+    return replace(
+        plain,
+        gt=torch.tensor([*gt, *[0] * negatives]),
+        gt_boxes=torch.zeros(objects, 4),
+        generators=[torch.Generator().manual_seed(seed)],
+    )
+
+
+def bins(candidates: Candidates, weights: torch.Tensor, edges: Sequence[float]) -> list[int]:
+    """How many picked negatives lie in each bin."""
+    picked = candidates.ious[(weights > 0) & candidates.negative]
+    pairs = zip(edges, edges[1:], strict=False)
+    return [int(((picked >= low) & (picked < high)).sum()) for low, high in pairs]
+
+
+# 20 negatives in [0, 1/6), 5 in [1/6, 1/3), 3 in [1/3, 1/2), one positive.
+IOUS = [0.05] * 20 + [0.2] * 5 + [0.4] * 3 + [0.9]
+THIRDS = (0, 1 / 6, 1 / 3, 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_share_of_every_bin(seed: int) -> None:
+    # B = 10, half positive: 1 positive, so 9 negatives, 9/3 = 3 from each bin.
+    candidates = of_ious(IOUS, seed)
+    weights = IoUBalanced(10, 0.5, negative_iou=0.5)(candidates)
+    assert bins(candidates, weights, THIRDS) == [3, 3, 3]
+    assert weights[-1] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bins_shortfall_is_filled_at_random(seed: int) -> None:
+    # 18 negatives, 6 a bin: the bins of 5 and 3 give all they have, 6 + 4 come from the first.
+    candidates = of_ious(IOUS, seed)
+    weights = IoUBalanced(19, 0.5, negative_iou=0.5)(candidates)
+    assert bins(candidates, weights, THIRDS) == [10, 5, 3]
+
+
+def test_edges_as_released_leave_the_last_bin_empty() -> None:
+    # The largest overlap is 1: bins [0, 1/3), [1/3, 2/3), [2/3, 1]; the last holds no negative.
+    # 9 negatives: 3 from IoU < 1/3, 3 from [1/3, 1/2), 3 more at random from what is left: with
+    # the three of the second bin taken, from the first.
+    candidates = of_ious(IOUS[:-1] + [1.0])
+    weights = IoUBalanced(10, 0.5, negative_iou=0.5, edges="max_overlap")(candidates)
+    assert bins(candidates, weights, (0, 1 / 3, 0.5)) == [6, 3]
+
+
+def test_the_floor_stands_aside() -> None:
+    ious = [0.0] * 50 + [0.1] * 4 + [0.3] * 4 + [0.45] * 4
+    # Without a share, IoU 0 is used only when the others run out: 12 of them, so 3 more.
+    weights = IoUBalanced(15, 0.0, 0.5, floor=0.0)(of_ious(ious))
+    assert bins(of_ious(ious), weights, (0, 0.01, 0.5)) == [3, 12]
+    # With a share of 1/3: 5 of 15 at IoU 0, 10 above.
+    weights = IoUBalanced(15, 0.0, 0.5, floor=0.0, floor_fraction=1 / 3)(of_ious(ious))
+    assert bins(of_ious(ious), weights, (0, 0.01, 0.5)) == [5, 10]
+
+
+def test_no_state_between_calls() -> None:
+    sampler = IoUBalanced(10, 0.5, 0.5, floor=0.0)
+    first = sampler(of_ious(IOUS, seed=3))
+    sampler(of_ious(IOUS, seed=4))
+    assert sampler(of_ious(IOUS, seed=3)).equal(first)
+
+
+def test_one_bin_is_random_in_distribution() -> None:
+    """Chi-square of how often each of 12 negatives is among 4, over 600 draws."""
+    ious = torch.linspace(0, 0.49, 12).tolist()
+    counts = torch.zeros(12)
+    for seed in range(600):
+        counts += IoUBalanced(4, 0.0, 0.5, num_bins=1)(of_ious(ious, seed))
+    # 200 expected each; drawn without replacement the variance is 200 (1 - 4/12).
+    chi_square = ((counts - 200) ** 2 / (200 * (1 - 4 / 12))).sum() * 11 / 12
+    assert chi_square < 31.3  # the 99.9 % point for 11 degrees of freedom
+
+
+def test_an_equal_share_for_every_object() -> None:
+    # 6 of 14 positives for 3 objects: 2 each, though one object owns ten of them.
+    gt = [0] * 10 + [1] * 2 + [2] * 2
+    for seed in range(5):
+        weights = InstanceBalanced(12, 0.5)(of_objects(gt, 20, seed))
+        picked = [owner for owner, weight in zip(gt, weights.tolist(), strict=False) if weight]
+        assert Counter(picked) == {0: 2, 1: 2, 2: 2}
+        assert weights.sum() == 12
+
+
+def test_an_objects_shortfall_is_filled_at_random() -> None:
+    # 8 for 3 objects: 2 each makes 5, since object 2 has one; the other 3 come from the rest.
+    gt = [0] * 10 + [1] * 4 + [2]
+    weights = InstanceBalanced(16, 0.5)(of_objects(gt, 20))
+    picked = Counter(owner for owner, w in zip(gt, weights.tolist(), strict=False) if w)
+    assert picked[2] == 1
+    assert picked[0] >= 2
+    assert picked[1] >= 2
+    assert sum(picked.values()) == 8
+
+
+def test_more_objects_than_positives_asked() -> None:
+    weights = InstanceBalanced(4, 0.5)(of_objects([0, 0, 0, 1, 2, 3], 9))
+    assert weights[:6].sum() == 2
+    assert weights.sum() == 4
+
+
+def test_libra_is_both() -> None:
+    candidates = of_objects([0] * 10 + [1] * 2 + [2] * 2, 28)
+    candidates.ious[14:] = torch.tensor(IOUS[:28])
+    weights = Libra(15, 0.4, negative_iou=0.5)(candidates)
+    owners = candidates.gt[(weights > 0) & candidates.positive].tolist()
+    assert Counter(owners) == {0: 2, 1: 2, 2: 2}
+    assert bins(candidates, weights, THIRDS) == [3, 3, 3]
+
+
+def test_the_objects_of_other_images_do_not_count() -> None:
+    # Two images of two objects each, numbered over the batch: 2 positives each image, 1 an object.
+    plain = worked([1] * 8 + [0] * 8, [0.0] * 16, image=[0] * 4 + [1] * 4 + [0] * 4 + [1] * 4)
+    order = plain.image.argsort(stable=True)
+    candidates = replace(
+        plain,
+        labels=plain.labels[order],
+        image=plain.image[order],
+        gt=torch.tensor([0, 0, 0, 1, *[0] * 4, 2, 3, 3, 3, *[2] * 4]),
+        gt_boxes=torch.zeros(4, 4),
+    )
+    weights = InstanceBalanced(4, 0.5)(candidates)
+    owners = candidates.gt[(weights > 0) & candidates.positive].tolist()
+    assert Counter(owners) == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+def test_noise_of_an_image_is_its_own() -> None:
+    both = worked([0] * 5, [0.0] * 5, image=[0, 0, 1, 1, 1])
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    alone = worked([0] * 3, [0.0] * 3)
+    drawn = noise(replace(both, generators=generators))
+    assert drawn[2:].equal(noise(replace(alone, generators=[torch.Generator().manual_seed(2)])))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_bins", 0), ("edges", "x"), ("floor", 0.5), ("floor_fraction", 2.0)],
+)
+def test_arguments_out_of_range(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        IoUBalanced(10, 0.5, 0.5, **{name: value})

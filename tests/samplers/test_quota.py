@@ -1,0 +1,64 @@
+"""Ranks and quotas against loops that a reader can check."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samplers.quota import check_budget, count, rank_within, take_quota
+from small import worked
+
+# Few distinct priorities, so that ties are the rule.
+ELEMENTS = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.5, 2.0])), max_size=30
+)
+# Images of labels; an image may be empty.
+IMAGES = st.lists(st.lists(st.sampled_from([-1, 0, 0, 1, 2]), max_size=12), min_size=1, max_size=4)
+
+
+@settings(deadline=None)
+@given(ELEMENTS)
+def test_a_rank_counts_who_is_ahead_in_the_group(elements: list[tuple[int, float]]) -> None:
+    group = torch.tensor([g for g, _ in elements], dtype=torch.int64)
+    priority = torch.tensor([p for _, p in elements])
+    # Ahead: a higher priority, or the same and earlier.
+    expected = [
+        sum(h == g and (q > p or (q == p and j < i)) for j, (h, q) in enumerate(elements))
+        for i, (g, p) in enumerate(elements)
+    ]
+    assert rank_within(group, priority, 4).tolist() == expected
+
+
+def test_count_keeps_empty_groups() -> None:
+    assert count(torch.tensor([2, 0, 2]), 4).tolist() == [1, 0, 2, 0]
+
+
+@settings(deadline=None)
+@given(IMAGES, st.integers(1, 8), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 2**31))
+def test_a_quota_is_filled_image_by_image(
+    images: list[list[int]], budget: int, fraction: float, seed: int
+) -> None:
+    labels = [label for image in images for label in image]
+    image = [i for i, image in enumerate(images) for _ in image]
+    candidates = worked(labels, [0.0] * len(labels), image=image)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    rank, expected = [0] * len(labels), [0.0] * len(labels)
+    for here in range(len(images)):
+        rows = [row for row in order if image[row] == here]
+        positive = [row for row in rows if labels[row] > 0]
+        negative = [row for row in rows if labels[row] == 0]
+        for pool in (positive, negative):
+            for place, row in enumerate(pool):
+                rank[row] = place
+        taken = positive[: int(budget * fraction)]
+        for row in taken + negative[: budget - len(taken)]:
+            expected[row] = 1.0
+    weights = take_quota(candidates, torch.tensor(rank, dtype=torch.int64), budget, fraction)
+    assert weights.tolist() == expected
+    assert weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("budget", "fraction"), [(0, 0.5), (1, -0.1), (1, 1.1), (1, float("nan"))])
+def test_a_budget_out_of_range_is_refused(budget: int, fraction: float) -> None:
+    with pytest.raises(ValueError, match="batch_size_per_image|positive_fraction"):
+        check_budget(budget, fraction)

@@ -1,0 +1,325 @@
+"""Every option composes, is checked and can be built; what is wrong is said in one line."""
+
+import ast
+import json
+import subprocess
+import sys
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tiny import composed
+
+from frcnn.config import CONF, build, one_line
+from frcnn.errors import ConfigError
+from frcnn.rules import RULES, Rule, check_order, check_value
+
+ROOT = Path(CONF).parent
+SITES = ("rpn", "rcnn")
+# Values that an option cannot know.
+REQUIRED = {
+    "voc": ["data.root=x"],
+    "coco": [f"data.{s}_{k}=x" for s in ("train", "val") for k in ("images", "annotations")],
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (Path(CONF) / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    found = {str(file.parent.relative_to(CONF)) for file in Path(CONF).rglob("*/*.yaml")}
+    return sorted(g for g in found if not g.startswith(("hydra", "experiment", "sweep")))
+
+
+def rows(chosen: list[str]) -> list[list[str]]:
+    """Overrides that together choose every option of these groups at least once."""
+    columns = [[f"{group}={option}" for option in options(group)] for group in chosen]
+    found = [[choice for choice in row if choice] for row in zip_longest(*columns)]
+    return [
+        row + [v for c in row for v in REQUIRED.get(c.removeprefix("data="), [])] for row in found
+    ]
+
+
+PRESETS = [group for group in groups() if "/" not in group]
+OWN_SITES = [group for group in groups() if "/" in group]
+ROWS = rows(PRESETS) + rows(OWN_SITES)
+
+
+def test_options_are_found() -> None:
+    assert {"sampler", "loss", "box_loss", "data", "model"} < set(PRESETS)
+    assert {
+        f"{group}/{site}" for group in ("sampler", "loss", "box_loss") for site in SITES
+    } == set(OWN_SITES)
+    assert sum(len(options(group)) for group in groups()) > 30
+
+
+@pytest.mark.parametrize("overrides", ROWS, ids=lambda row: row[0])
+def test_every_option_composes_and_builds(overrides: list[str]) -> None:
+    config, choices = composed(*overrides)
+    for override in overrides:
+        group, _, option = override.partition("=")
+        assert "." in group or choices[group] == option
+    for site in SITES:
+        assert callable(build(config["sampler"][site]))
+        class_loss, box_loss = build(config["loss"][site]), build(config["box_loss"][site])
+        assert callable(class_loss.scores) and callable(class_loss.normalizer)
+        assert callable(box_loss) and callable(box_loss.normalizer)
+
+
+@pytest.mark.parametrize("group", ["sampler", "loss"])
+@pytest.mark.parametrize("site", SITES)
+def test_an_option_makes_what_its_file_is_called(group: str, site: str) -> None:
+    for option in options(f"{group}/{site}"):
+        target = OmegaConf.load(f"{CONF}/{group}/{site}/{option}.yaml").get("_target_")
+        if target:  # others say how they differ from one that has
+            name = target.rpartition(".")[2].lower()
+            assert option.replace("_", "").startswith(name) or name in option.replace("_", "")
+
+
+def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
+    for line in (["sampler/rpn=ohem", "sampler=all"], ["sampler=all", "sampler/rpn=ohem"]):
+        config, choices = composed(*line)
+        assert config["sampler"]["rpn"]["_target_"] == "samplers.OHEM"
+        assert config["sampler"]["rcnn"]["_target_"] == "samplers.All"
+        assert choices["sampler"] == "all" and choices["sampler/rpn"] == "ohem"
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes(experiment: str) -> None:
+    config, choices = composed(f"experiment={experiment}")
+    assert choices["experiment"] == experiment
+    assert config != composed()[0]
+
+
+@pytest.mark.parametrize("sweep", options("sweep"))
+def test_every_sweep_composes(sweep: str) -> None:
+    _, choices = composed(f"sweep={sweep}")
+    assert choices["sweep"] == sweep
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+def test_optimizer_moves_a_weight_down_its_gradient(option: str) -> None:
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = build(composed(f"optimizer={option}")[0]["optimizer"])([weight])
+    weight.square().sum().backward()
+    optimizer.step()
+    assert weight.item() < 2
+
+
+@pytest.mark.parametrize("option", options("schedule"))
+def test_schedule_warms_up_and_falls(option: str) -> None:
+    schedule = build(composed(f"schedule={option}")[0]["schedule"])
+    assert schedule(0, 1000) < 0.01 < schedule(999, 1000) + 0.01
+    assert schedule(100, 1000) > 0.9 > schedule(999, 1000)
+
+
+@pytest.mark.parametrize("option", options("augmentation"))
+def test_augmentation_keeps_what_a_target_has(option: str) -> None:
+    transform = build(composed(f"augmentation={option}")[0]["augmentation"])
+    target = {
+        "boxes": torch.tensor([[2.0, 3.0, 20.0, 30.0]]),
+        "labels": torch.tensor([1]),
+        "ignore": torch.zeros(0, 4),
+        "image_id": 0,
+        "seed": 1,
+    }
+    assert (transform is None) == (option == "none")
+    if transform is not None:
+        image, after = transform(torch.zeros(3, 48, 64, dtype=torch.uint8), dict(target))
+        assert image.dtype == torch.uint8 and after.keys() == target.keys()
+
+
+def leaves(prefix: str, node: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        found |= leaves(f"{path}.", value) if isinstance(value, dict) else {path: value}
+    return found
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "check_data"])
+def test_no_value_goes_unchecked(name: str) -> None:
+    """Whatever a key is, it is not a list of lists: a key without a rule would let it pass."""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        configs = [
+            OmegaConf.to_container(hydra.compose(name, row), resolve=False)
+            for row in (ROWS if name == "train" else [[]])
+        ]
+    for path, default in {
+        k: v for config in configs for k, v in leaves("", config).items()
+    }.items():
+        if path != "run_name":  # any text; made by an interpolation
+            with pytest.raises(ConfigError, match=rf"^{path}: expected .*, got \[\[3\]\]$"):
+                check_value(path, [[3]], default)
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("trainer.epochs", [1, 12], [0, 1.5, True, "3", None, [1]]),
+        ("trainer.max_steps", [None, 1], [0]),
+        ("trainer.clip_norm", [10, 0.1, None], [0, -1, "x"]),
+        ("trainer.precision", ["auto", "bf16"], ["half", 16, None]),
+        ("optimizer.lr", [0.02, 1], [0, -1, float("nan")]),
+        ("optimizer.betas", [[0.9, 0.999]], [0.9, [0.9], [0.9, 2]]),
+        ("sampler.rcnn.positive_fraction", [0, 0.25, 1, None], [3, -0.1, "a"]),
+        ("sampler.rpn.batch_size_per_image", [1], [0, -4, 2.5]),
+        ("loss.rcnn.per", ["sample", "positive", 100, 0.5], ["mean", 0, -1, None]),
+        ("model.min_size", [800, [480, 800]], [[], 0, "800", [480, "a"]]),
+        ("data.min_size", [96], [9.5]),
+        ("data.num_objects", [[1, 6]], [3, [1, 2, 3], [1.5, 2]]),
+        ("model.anchor_sizes", [None, [8, 16]], [32, [], [0]]),
+        ("data.classes", [None, ["RBC"]], ["RBC"]),
+        ("wandb.tags", [[], ["a"]], ["a", [1], None]),
+    ],
+)
+def test_values_of_a_rule(key: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        check_value(key, value, None)
+    for value in bad:
+        with pytest.raises(ConfigError, match=rf"^{key}: expected "):
+            check_value(key, value, None)
+
+
+def test_a_key_without_a_rule_is_like_its_default() -> None:
+    check_value("new", 2, 1)
+    check_value("new", "b", "a")
+    check_value("new", "path", "???")
+    for value, default in [
+        ("b", 1),
+        (1.5, 1),
+        (True, 1),
+        (1, True),
+        (1, "a"),
+        (None, "a"),
+        (5, "???"),
+    ]:
+        with pytest.raises(ConfigError):
+            check_value("new", value, default)
+
+
+def test_a_rule_says_what_it_allows() -> None:
+    assert str(Rule(float, low=0, high=1, optional=True)) == "a number between 0 and 1 or null"
+    assert str(RULES["per"]) == "one of sample, positive, a number above 0"
+    assert str(RULES["num_objects"]) == "a list of two, each an integer of at least 0"
+    assert str(RULES["min_size"]) == "an integer of at least 1 or a list of them"
+
+
+def test_thresholds_may_meet_and_not_cross() -> None:
+    model = {f"{s}_{k}_iou_thresh": 0.5 for s in ("rpn", "box") for k in ("bg", "fg")}
+    check_order(model)
+    for site in ("rpn", "box"):
+        with pytest.raises(ConfigError, match=f"model.{site}_bg_iou_thresh"):
+            check_order(model | {f"{site}_fg_iou_thresh": 0.4})
+
+
+def test_what_a_constructor_refuses_names_its_class() -> None:
+    with pytest.raises(ConfigError, match=r"^samplers.Random: .*batch_size_per_image"):
+        build({"_target_": "samplers.Random", "batch_size_per_image": 0, "positive_fraction": 0.5})
+
+
+def test_an_error_of_several_lines_becomes_one() -> None:
+    assert one_line("train", ValueError("a\n  b\n\tc")) == "a b c"
+
+
+# Command line -> what its one line must say.
+BAD = [
+    (["trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
+    (["+trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
+    (["++trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
+    (["+sampler.rcnn.foo=1"], ["sampler.rcnn.foo", "batch_size_per_image, positive_fraction"]),
+    (["sampler=ohem", "sampler.rcnn.rank=a"], ["sampler.rcnn.rank", "did you mean", "rank_by"]),
+    (["trainer.epochs=abc"], ["trainer.epochs", "an integer of at least 1", "'abc'"]),
+    (["trainer.epochs=null"], ["trainer.epochs", "an integer", "None"]),
+    (["trainer.epochs=[1,2]"], ["trainer.epochs", "an integer", "[1, 2]"]),
+    (["~trainer.epochs"], ["trainer.epochs is missing"]),
+    (["trainer=5"], ["trainer", "5"]),
+    (["sampler.rcnn.positive_fraction=3"], ["sampler.rcnn.positive_fraction", "between 0 and 1"]),
+    (["sampler.rcnn.batch_size_per_image=-4"], ["batch_size_per_image", "at least 1", "-4"]),
+    (["model.rpn_bg_iou_thresh=0.8"], ["model.rpn_bg_iou_thresh", "rpn_fg_iou_thresh=0.7", "0.8"]),
+    (["sampler=typo"], ["sampler/typo", "all ohem ohem_quota random"]),
+    (["sampler/rcnn=typo"], ["sampler/rcnn/typo", "Available options in 'sampler/rcnn'"]),
+    (["experiment=typo"], ["experiment/typo", "Available options", "quick"]),
+    (["experiment=null"], ["must be a string or a list"]),
+    (["data=voc"], ["data.root is required", "data.root=VALUE"]),
+    (["data=voc", "data.root=null"], ["data.root", "a text", "None"]),
+    (["wandb.mode=off"], ["wandb.mode", "offline, online, disabled", "'off'"]),
+    (["experiment=mine"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
+    (["experiment=mine", "trainer.paitence=2"], ["trainer.paitence", "trainer.patience"]),
+    (["-m", "sampler=random,ohem", "trainer.epohcs=1"], ["trainer.epohcs", "trainer.epochs"]),
+]
+SCRIPT = """
+import contextlib, io, json, sys
+from frcnn.train import main
+results = []
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["frcnn.train", *line]
+    error, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(error):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    results.append([code, error.getvalue()])
+print(json.dumps([results, "torch" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process, in which torch was never asked for, says to all of these."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "experiment").mkdir()
+    (folder / "experiment/mine.yaml").write_text("# @package _global_\ntrainer: {epohcs: 3}\n")
+    own = [
+        f"hydra.run.dir={folder}",
+        f"hydra.sweep.dir={folder}",
+        f"hydra.searchpath=[file://{folder}]",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps([line + own for line, _ in BAD])],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    results, torch_loaded = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "torch": torch_loaded,
+        **{str(line): r for (line, _), r in zip(BAD, results, strict=True)},
+    }
+
+
+def test_bad_command_lines_are_found_before_torch_is_loaded(answers: dict[str, Any]) -> None:
+    assert answers["torch"] is False
+
+
+@pytest.mark.parametrize(("line", "says"), BAD, ids=lambda v: " ".join(v))
+def test_bad_command_line_ends_in_one_line_and_code_2(
+    answers: dict[str, Any], line: list[str], says: list[str]
+) -> None:
+    code, error = answers[str(line)]
+    assert code == 2
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(part in error for part in says), error
+
+
+def imported(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+def test_only_entry_points_know_hydra_and_samplers_know_no_detector() -> None:
+    above = {"config.py", "train.py", "evaluate.py", "predict.py", "check_data.py"}
+    for file in (ROOT / "frcnn").rglob("*.py"):
+        allowed = file.parent.name == "frcnn" and file.name in above
+        assert allowed or not imported(file) & {"hydra", "omegaconf"}, file
+    for file in (ROOT / "samplers").rglob("*.py"):
+        assert not imported(file) & {"hydra", "omegaconf", "frcnn"}, file

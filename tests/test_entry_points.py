@@ -1,0 +1,398 @@
+"""Commands as a user types them: files, words and exit codes."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from PIL import Image
+from tiny import SMALL, call, command_line, lines, small_network
+
+from frcnn import check_data, checkpoint, evaluate, predict, train
+from frcnn.config import CONF
+from frcnn.data import shapes
+from frcnn.engine import Engine
+from frcnn.predict import find_images
+
+ROOT = Path(CONF).parent
+# A third of the training set, so that a run takes a fraction of a second.
+ONE_EPOCH = [*SMALL, "trainer.epochs=1", "data.train_images=4", "trainer.log_every=2"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def network() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands write below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    more = ["trainer.epochs=3", "trainer.num_pictures=0", "optimizer=adamw", "optimizer.lr=0.003"]
+    assert call(train.main, *SMALL, *more, f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_train_leaves_a_whole_folder(trained: Path) -> None:
+    files = {str(file.relative_to(trained)) for file in trained.rglob("*") if file.is_file()}
+    assert files == {
+        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "train.log",
+        "metrics.jsonl", "summary.json", "status.json", "checkpoints/last.pt",
+        "checkpoints/best.pt",
+    }  # fmt: skip
+    assert status(trained)["status"] == "COMPLETED" and status(trained)["error"] is None
+    assert "optimizer=adamw" in status(trained)["overrides"]
+    log = (trained / "train.log").read_text()
+    assert "sampler/rcnn=random" in log and "12 training and 4 validation images" in log
+    assert "epoch 3 step 18/18" in log and "after 18 steps" in log
+
+
+def test_an_interrupted_run_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "train_step", interrupted)
+    assert call(train.main, *ONE_EPOCH, f"hydra.run.dir={folder}") == 130
+    assert status(folder)["status"] == "INTERRUPTED"
+    assert not (folder / "traceback.txt").exists()
+
+
+def test_a_run_that_failed_leaves_its_traceback_until_it_succeeds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*ONE_EPOCH, f"hydra.run.dir={folder}"]
+    assert call(train.main, *line, "data.class_probabilities=[1]") == 1
+    error = [row for row in capsys.readouterr().err.splitlines() if row.startswith("error: ")]
+    assert len(error) == 1 and "needs 3 shares" in error[0]
+    assert status(folder)["status"] == "FAILED" and "needs 3 shares" in status(folder)["error"]
+    assert "Traceback" in (folder / "traceback.txt").read_text()
+    assert call(train.main, *line) == 0
+    assert status(folder)["status"] == "COMPLETED"
+    assert not (folder / "traceback.txt").exists()
+
+
+def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy(*_: Any) -> None:
+        raise json.JSONDecodeError("unexpected", "x", 0)
+
+    monkeypatch.setattr(Engine, "train_step", buggy)
+    with pytest.raises(json.JSONDecodeError):
+        call(train.main, *ONE_EPOCH, f"hydra.run.dir={folder}")
+    assert status(folder)["status"] == "FAILED"
+
+
+def test_what_needs_torch_to_be_found_is_one_line_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*ONE_EPOCH, f"hydra.run.dir={folder}"]
+    for bad, says in {
+        "trainer.precision=fp16": "fp16 needs a GPU",
+        "trainer.device=gpu": "device: 'gpu' cannot be used here",
+        "sampler.rcnn._target_=samplers.Rondom": "samplers.Rondom",
+        "model.name=fasterrcnn_vgg": "model.name",
+    }.items():
+        assert call(train.main, *line, bad) == 2
+        assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+# The third value is refused when its job begins; the others run.
+SWEEP = ["-m", *ONE_EPOCH, "sampler=random,ohem", "hydra.sweep.dir=sweep", "wandb.dir=wb"]
+
+
+def test_a_sweep_in_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, Any]] = []
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **options: started.append(options) or init(**options))
+    assert call(train.main, *SWEEP, "seed=0,1", "wandb.mode=offline") == 0
+    jobs = sorted(job for job in (folder / "sweep").iterdir() if job.is_dir())
+    assert [job.name.partition("_")[0] for job in jobs] == ["0", "1", "2", "3"]
+    for job, (sampler, seed) in zip(
+        jobs, [("random", 0), ("random", 1), ("ohem", 0), ("ohem", 1)], strict=True
+    ):
+        assert f"sampler-{sampler}" in job.name and job.name.endswith(f"seed-{seed}")
+        assert status(job)["status"] == "COMPLETED"
+        summary = json.loads((job / "summary.json").read_text())
+        assert (summary["choices"]["sampler"], summary["seed"]) == (sampler, seed)
+        assert lines(job)[-1]["epoch"] == 1 and (job / "train.log").read_text()
+    ids = {(job / "wandb_id.txt").read_text().strip() for job in jobs}
+    runs = list((folder / "wb/wandb").glob("offline-run-*"))
+    assert len(ids) == 4 and {run.name.rpartition("-")[2] for run in runs} == ids
+    assert [options["group"] for options in started] == ["sweep"] * 4
+    assert [options["name"] for options in started] == [job.name for job in jobs]
+    assert wandb.run is None
+
+
+def test_a_job_that_fails_leaves_its_word_and_the_others_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(train.main, *SWEEP, "trainer.max_steps=-1,1") == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: trainer.max_steps: expected an integer")
+    assert error.count("job failed: trainer.max_steps: expected") == 2
+    jobs = sorted(job for job in (folder / "sweep").iterdir() if job.is_dir())
+    assert [status(job)["status"] for job in jobs] == ["FAILED", "COMPLETED"] * 2
+    for job in jobs[::2]:
+        assert "trainer.max_steps: expected" in status(job)["error"]
+        assert "ConfigError" in (job / "traceback.txt").read_text()
+        assert "job failed" in (job / "train.log").read_text()
+    assert all((job / "summary.json").exists() for job in jobs[1::2])
+
+
+@pytest.fixture
+def stored(trained: Path) -> dict[str, Any]:
+    return json.loads((trained / "summary.json").read_text())
+
+
+def test_evaluate_finds_what_training_found(
+    trained: Path, folder: Path, stored: dict[str, Any]
+) -> None:
+    line = [
+        f"checkpoint={trained}/checkpoints/last.pt",
+        "workers=0",
+        "device=cpu",
+        "precision=fp32",
+    ]
+    line += ["evaluation.backend=pycocotools", "output=out"]
+    assert call(evaluate.main, *line) == 0
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    assert stored["AP"] > 0
+    for key in ("AP", "AP50", "AR100"):
+        assert metrics[key] == pytest.approx(stored[key], abs=1e-6)
+    loss = [r["val/loss"] for r in lines(trained) if "val/loss" in r][-1]
+    assert metrics["val_loss"] == pytest.approx(loss, rel=1e-5)
+    results = json.loads((folder / "out/results.json").read_text())
+    assert results and results[0].keys() == {"image_id", "category_id", "bbox", "score"}
+    assert {row["image_id"] for row in results} <= set(range(4))
+    assert {row["category_id"] for row in results} <= {"circle", "square", "triangle"}
+    assert set(os.listdir(folder)) == {"out"}  # and nothing else where the command was called
+
+
+def test_evaluate_on_the_training_split_and_beside_the_checkpoint(
+    trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = folder / "run/checkpoints/last.pt"
+    checkpoint.save(copy, checkpoint.load(trained / "checkpoints/last.pt"))
+    monkeypatch.chdir(copy.parent)
+    assert call(evaluate.main, "checkpoint=last.pt", "split=train", "workers=0", "device=cpu") == 0
+    results = json.loads((folder / "run/evaluation/results.json").read_text())
+    assert max(row["image_id"] for row in results) > 3
+
+
+def voc(folder: Path, classes: list[str]) -> None:
+    """A data set of one image with an object of each class."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(folder / "JPEGImages/a.jpg")
+    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>30</ymax></bndbox>"
+    objects = "".join(f"<object><name>{name}</name>{box}</object>" for name in classes)
+    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+    text = f"<annotation><filename>a.jpg</filename>{size}{objects}</annotation>"
+    (folder / "Annotations/a.xml").write_text(text)
+    for split in ("train", "val"):
+        (folder / f"ImageSets/Main/{split}.txt").write_text("a\n")
+
+
+def test_evaluate_refuses_other_classes_and_takes_other_data(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [f"checkpoint={trained}/checkpoints/best.pt", "data=voc", "workers=0", "output=out"]
+    voc(folder / "other", ["dog", "cat"])
+    assert call(evaluate.main, *line, "data.root=other") == 1
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1] == (
+        "error: the data has the classes cat, dog, the checkpoint circle, square, triangle"
+    )
+    voc(folder / "same", ["circle", "square", "triangle"])
+    assert call(evaluate.main, *line, "data.root=same") == 0
+    assert (folder / "out/metrics.json").exists()
+
+
+def test_evaluate_runs_nothing_that_a_checkpoint_names(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = checkpoint.load(trained / "checkpoints/last.pt")
+    trap = {"_target_": "frcnn.checkpoint.os.mkdir", "path": str(folder / "trap")}
+    for place in ({"x": trap}, trap, [trap]):
+        saved["config"]["sampler"]["rpn"]["positive_fraction"] = place
+        checkpoint.save(folder / "evil.pt", saved)
+        assert call(evaluate.main, "checkpoint=evil.pt", "workers=0") == 1
+        assert "frcnn.checkpoint.os.mkdir, which is not ours" in capsys.readouterr().err
+    assert not (folder / "trap").exists()
+
+
+def test_a_checkpoint_that_is_none_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "text.pt").write_text("x")
+    for name, says in {"none.pt": "no such checkpoint", "text.pt": "not a readable"}.items():
+        for main, more in ((evaluate.main, []), (predict.main, ["input=a.png"])):
+            Image.new("RGB", (8, 8)).save(folder / "a.png")
+            assert call(main, f"checkpoint={name}", *more) == 1
+            error = capsys.readouterr().err.splitlines()
+            assert len(error) == 1 and error[0].startswith(f"error: {name}: {says}")
+
+
+@pytest.fixture
+def pictures(folder: Path) -> Path:
+    """Two images with shapes, one that is none, and a text."""
+    data = shapes("val", val_images=2, width=64, height=48)
+    (folder / "in").mkdir()
+    for index, name in enumerate(["a.png", "b.jpg"]):
+        Image.fromarray(data[index][0].permute(1, 2, 0).numpy()).save(folder / "in" / name)
+    (folder / "in/broken.jpg").write_bytes(b"no image")
+    (folder / "in/notes.txt").write_text("x")
+    return folder / "in"
+
+
+def predicted(trained: Path, text: str, *more: str) -> int:
+    path = f"checkpoint={trained}/checkpoints/best.pt"
+    return call(predict.main, path, f"input={text}", "output=out", "device=cpu", *more)
+
+
+def test_predict_a_folder(
+    trained: Path, pictures: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predicted(trained, "in", "min_score=0.1") == 0
+    assert set(os.listdir("out")) == {"a.png_boxes.png", "b.jpg_boxes.png", "predictions.json"}
+    rows = json.loads(Path("out/predictions.json").read_text())
+    assert [row["file"] for row in rows] == ["in/a.png", "in/b.jpg"]
+    boxes = [box for row in rows for box in row["boxes"]]
+    assert boxes
+    for box in boxes:
+        x1, y1, x2, y2 = box["xyxy"]
+        assert 0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 48 and 0.1 <= box["score"] <= 1
+        assert box["class"] in ("circle", "square", "triangle")
+    shown = Image.open("out/a.png_boxes.png").convert("RGB")
+    assert shown.size == (640, 480)  # small images are enlarged
+    assert shown.tobytes() != Image.open("in/a.png").convert("RGB").resize((640, 480)).tobytes()
+    error = capsys.readouterr().err
+    assert "in/broken.jpg: cannot be read as an image" in error and "2 of 3 images" in error
+    assert set(os.listdir(folder)) == {"in", "out"}
+
+
+def test_predict_a_score_above_all_leaves_no_boxes(trained: Path, pictures: Path) -> None:
+    assert predicted(trained, "in/a.png", "min_score=1") == 0
+    (row,) = json.loads(Path("out/predictions.json").read_text())
+    assert row["boxes"] == [] and Path("out", row["picture"]).exists()
+
+
+def test_predict_what_cannot_be_read(
+    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predicted(trained, "in/broken.jpg") == 1
+    assert "error: in/broken.jpg: no image could be read" in capsys.readouterr().err
+    assert predicted(trained, "in/nothing*") == 1
+    assert "error: input=in/nothing*: no image there" in capsys.readouterr().err
+
+
+def test_images_of_a_file_a_folder_a_pattern(pictures: Path) -> None:
+    Image.new("RGB", (8, 8)).save("in/c[1].png")
+    assert [p.name for p in find_images("in")] == ["a.png", "b.jpg", "broken.jpg", "c[1].png"]
+    assert find_images("in/c[1].png") == [Path("in/c[1].png")]
+    assert find_images("in/*.png") == [Path("in/a.png"), Path("in/c[1].png")]
+    assert find_images("*/a.*") == [Path("in/a.png")]
+
+
+def test_a_photo_is_turned_as_its_camera_says(pictures: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save("in/turned.jpg", exif=exif)
+    assert predict._read(Path("in/turned.jpg")).shape == (3, 40, 20)
+
+
+def said(caplog: pytest.LogCaptureFixture, *arguments: str) -> str:
+    """What check_data says, also without its own handlers."""
+    records: list[str] = []
+    log = logging.getLogger("frcnn.check_data")
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    try:
+        assert call(check_data.main, *arguments) == 0
+    finally:
+        log.removeHandler(handler)
+    return "\n".join(records)
+
+
+def test_check_data_counts(caplog: pytest.LogCaptureFixture, folder: Path) -> None:
+    text = said(caplog, "data.train_images=5", "data.val_images=3")
+    for split, number in (("train", 5), ("val", 3)):
+        data = shapes(split, train_images=5, val_images=3)
+        counts = data.class_frequencies().tolist()
+        named = ", ".join(f"{n} {c}" for n, c in zip(data.class_names, counts, strict=True))
+        assert f"{split}: {number} images; objects: {named}\nno problems found" in text
+    assert os.listdir(folder) == []
+
+
+def test_check_data_names_what_is_wrong(caplog: pytest.LogCaptureFixture, folder: Path) -> None:
+    voc(folder / "data", ["dog"])
+    Image.new("RGB", (32, 48)).save(folder / "data/JPEGImages/a.jpg")
+    text = said(caplog, "data=voc", "data.root=data")
+    assert "images of another size than annotated" in text and "32x48" in text
+
+
+def test_check_data_finds_the_two_boxes_without_area_of_bccd(
+    caplog: pytest.LogCaptureFixture, bccd: Path
+) -> None:
+    text = said(caplog, "data=bccd", f"data.root={bccd}", "images=false")
+    assert "train: 292 images" in text and "val: 72 images" in text
+    found = [row.split() for row in text.splitlines() if "boxes without area" in row]
+    assert sum(int(row[1]) for row in found) == 2 and {row[0] for row in found} == {"dropped"}
+
+
+def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_python_m_train_with_the_real_network(folder: Path) -> None:
+    tiny = [v for v in ONE_EPOCH if "train_images" not in v]
+    done = python("-m", "frcnn.train", *tiny, "data.train_images=2", "data.val_images=1",
+                  "sampler=ohem", f"hydra.run.dir={folder}/run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert status(folder / "run")["status"] == "COMPLETED"
+    assert json.loads((folder / "run/summary.json").read_text())["steps"] == 1
+    saved = checkpoint.load(folder / "run/checkpoints/best.pt")
+    assert sum(v.numel() for v in saved["model"].values()) > 28e6
+    assert torch.isfinite(saved["model"]["roi_heads.box_head.fc6.weight"]).all()
+
+
+def test_help_lists_the_choices_without_torch() -> None:
+    done = python("-X", "importtime", "-m", "frcnn.train", "--help")
+    assert done.returncode == 0
+    assert "sampler/rcnn: all, ohem, ohem_quota, random" in done.stdout
+    assert "precision" in done.stdout and "python -m frcnn.train" in done.stdout
+    assert "torch" not in {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
+
+
+def test_hydra_full_error_shows_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from frcnn.errors import ConfigError
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with command_line("trainer.epochs=0", f"hydra.run.dir={folder}"), pytest.raises(ConfigError):
+        train.main()
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"

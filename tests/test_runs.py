@@ -1,0 +1,339 @@
+"""Whole runs, tiny: what they leave behind, and that they repeat and resume to the last bit."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import lines, small_network, tiny, without_times
+from torch import Tensor
+
+from frcnn import checkpoint
+from frcnn.assemble import dataset, detector
+from frcnn.engine import Engine
+from frcnn.errors import ConfigError, UserError
+from frcnn.model import Detector
+from frcnn.run import Run, run
+from frcnn.validation import baseline_samplers, detect, validation_loader
+from samplers import OHEM, Random
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+TERMS = ("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def network() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+def trained(folder: Path, *overrides: str) -> Path:
+    run(*tiny(*overrides), folder)
+    return folder
+
+
+def weights(folder: Path, name: str = "last.pt") -> dict[str, Tensor]:
+    return checkpoint.load(folder / "checkpoints" / name)["model"]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of 12 steps in two epochs."""
+    return trained(tmp_path_factory.mktemp("whole"))
+
+
+def test_metrics_file(whole: Path) -> None:
+    records = lines(whole)
+    training = [r for r in records if "train/loss" in r]
+    assert [r["step"] for r in training] == list(range(1, 13))
+    for record in training:
+        assert {f"train/{term}" for term in TERMS} | {"train/lr", "epoch"} < record.keys()
+        terms = sum(record[f"train/{term}"] for term in TERMS[1:])
+        assert record["train/loss"] == pytest.approx(terms)
+    assert training[0]["train/lr"] == 0.02 and training[6]["train/lr"] == pytest.approx(0.01)
+    validation = [r for r in records if "val/AP" in r]
+    assert [(r["step"], r["epoch"]) for r in validation] == [(6, 1), (12, 2)]
+    for record in validation:
+        assert {f"val/{k}" for k in (*METRICS, *TERMS)} < record.keys()
+    for site in ("rpn", "rcnn"):
+        looks = [r for r in records if f"sampling/{site}/positives_per_image" in r]
+        assert [r["step"] for r in looks] == [1, 5, 9]
+
+
+def test_summary(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    assert set(METRICS) | {"per_class", "choices", "seed", "steps", "seconds"} < summary.keys()
+    assert all(summary[k] is None or 0 <= summary[k] <= 1 for k in METRICS)
+    assert summary["per_class"].keys() == {"circle", "square", "triangle"}
+    assert summary["choices"]["sampler/rcnn"] == "random"
+    assert (summary["seed"], summary["steps"]) == (0, 12) and summary["seconds"] > 0
+    validation = [r for r in lines(whole) if "val/AP" in r]
+    assert summary["AP"] == validation[-1]["val/AP"]
+    assert summary["best"]["AP"] == max(r["val/AP"] for r in validation)
+
+
+def test_checkpoints_hold_what_is_needed_and_fit_a_new_network(whole: Path) -> None:
+    last, best = (checkpoint.load(whole / f"checkpoints/{name}.pt") for name in ("last", "best"))
+    assert last["step"] == 12 and last["class_names"] == ["circle", "square", "triangle"]
+    run_name = {"run_name": last["config"]["run_name"]}  # the time
+    assert last["config"] == tiny()[0] | run_name
+    assert last["choices"]["model"] == "fasterrcnn_resnet18_fpn"
+    assert "optimizer" in last and "optimizer" not in best
+    assert best["step"] == last["best"]["step"]
+    detector(last["config"], num_classes=4).load_state_dict(last["model"])
+
+
+def test_same_seed_same_weights_and_another_seed_others(whole: Path, tmp_path: Path) -> None:
+    again = trained(tmp_path / "again")
+    assert same(weights(again), weights(whole))
+    assert without_times(lines(again)) == without_times(lines(whole))
+    assert not same(
+        weights(trained(tmp_path / "other", "seed=1", "trainer.epochs=1")), weights(whole)
+    )
+
+
+@pytest.mark.parametrize(
+    "change", ["trainer.workers=2", "trainer.sampling_every=1", "wandb.tags=[a]"]
+)
+def test_what_must_not_change_a_result(whole: Path, tmp_path: Path, change: str) -> None:
+    assert same(weights(trained(tmp_path, change)), weights(whole))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C as step number ``step`` begins."""
+    train_step = Engine.train_step
+
+    def interrupted(self: Engine, group: Any) -> dict[str, float]:
+        if self.step == step:
+            raise KeyboardInterrupt
+        return train_step(self, group)
+
+    monkeypatch.setattr(Engine, "train_step", interrupted)
+
+
+@pytest.mark.parametrize("overrides", [[], ["sampler=ohem", "trainer.accumulate=2"]], ids=str)
+@pytest.mark.parametrize("late", [0, 2], ids=["at the end of an epoch", "in mid-epoch"])
+def test_a_resumed_run_is_the_undisturbed_one(
+    tmp_path: Path, overrides: list[str], late: int
+) -> None:
+    per_epoch = 3 if overrides else 6
+    straight = trained(tmp_path / "straight", *overrides)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, per_epoch + late)
+        trained(tmp_path / "stopped", *overrides)
+    assert checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["step"] == per_epoch
+    stopped = trained(tmp_path / "stopped", *overrides)
+    assert same(weights(stopped), weights(straight))
+    assert same(weights(stopped, "best.pt"), weights(straight, "best.pt"))
+    assert without_times(lines(stopped)) == without_times(lines(straight))
+    ours, theirs = (json.loads((f / "summary.json").read_text()) for f in (stopped, straight))
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+CONSTANT = ["schedule=multistep", "schedule.milestones=[]"]
+
+
+def test_more_steps_go_on_in_mid_epoch(tmp_path: Path) -> None:
+    straight = trained(tmp_path / "straight", *CONSTANT, "trainer.max_steps=10")
+    trained(tmp_path / "longer", *CONSTANT, "trainer.max_steps=8")
+    longer = trained(tmp_path / "longer", *CONSTANT, "trainer.max_steps=10")
+    assert same(weights(longer), weights(straight))
+
+
+def test_resume_from_elsewhere_and_not_at_all(whole: Path, tmp_path: Path) -> None:
+    path = whole / "checkpoints/last.pt"
+    moved = trained(tmp_path / "moved", f"resume={path}", "trainer.epochs=3")
+    assert [r["step"] for r in lines(moved) if "train/loss" in r] == list(range(13, 19))
+    assert (moved / "checkpoints/best.pt").exists()  # a run's folder is whole
+    anew = trained(moved, "resume=never", "trainer.epochs=1")
+    assert [r["step"] for r in lines(anew) if "train/loss" in r] == list(range(1, 7))
+
+
+def test_a_finished_run_started_again_stays_as_it_is(tmp_path: Path) -> None:
+    first = trained(tmp_path, "trainer.epochs=1")
+    before = weights(first), lines(first), json.loads((first / "summary.json").read_text())
+    trained(tmp_path, "trainer.epochs=1")
+    assert same(weights(first), before[0]) and lines(first) == before[1]
+    assert json.loads((first / "summary.json").read_text()) == before[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["sampler=ohem"], "sampler"),
+        (["seed=1"], "seed"),
+        (["data.clutter=1"], "data"),
+        (["trainer.batch_size=3"], "trainer.batch_size"),
+        (["trainer.accumulate=2"], "trainer.accumulate"),
+    ],
+    ids=str,
+)
+def test_a_run_made_of_other_parts_does_not_resume(
+    whole: Path, tmp_path: Path, change: list[str], named: str
+) -> None:
+    path = whole / "checkpoints/last.pt"
+    with pytest.raises(ConfigError, match=rf"trained with another {named}: .*resume=never"):
+        trained(tmp_path, f"resume={path}", *change)
+
+
+def test_resume_from_weights_alone_or_from_nothing(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"best\.pt: holds weights only; use last\.pt"):
+        trained(tmp_path, f"resume={whole / 'checkpoints/best.pt'}")
+    with pytest.raises(UserError, match=r"none\.pt: no such checkpoint"):
+        trained(tmp_path, f"resume={tmp_path / 'none.pt'}")
+
+
+def images_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Any]:
+    """(images, boxes) of every training batch, as the detector got them."""
+    seen: list[Any] = []
+    forward = Detector.forward
+
+    def watched(self: Detector, images: Any, targets: Any = None) -> Any:
+        if self.training:
+            seen.append(([i.clone() for i in images], [t["boxes"].clone() for t in targets]))
+        return forward(self, images, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "forward", watched)
+        trained(folder, *overrides)
+    return seen
+
+
+def test_two_samplers_see_the_same_images_augmented_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["augmentation=flip_color", "data.train_images=8"]
+    first = images_of(tmp_path / "a", monkeypatch, *common)
+    second = images_of(tmp_path / "b", monkeypatch, *common, "sampler=ohem", "sampler/rpn=ohem")
+    assert len(first) == len(second) == 8
+    for one, other in zip(first, second, strict=True):
+        assert all(
+            torch.equal(a, b) for a, b in zip(one[0] + one[1], other[0] + other[1], strict=True)
+        )
+
+
+def test_validation_draws_the_baseline_whatever_the_run_trains_with(whole: Path) -> None:
+    saved = checkpoint.load(whole / "checkpoints/last.pt")
+    losses = []
+    for sampler in ("random", "ohem", "ohem_quota"):
+        config, _ = tiny(f"sampler={sampler}")
+        model = detector(config, 4)
+        model.load_state_dict(saved["model"])
+        own = [site.sampler for site in model.sites]
+        loader = validation_loader(dataset(config["data"], "val"), 2, 0)
+        losses.append(detect(model, loader, torch.device("cpu"), torch.float32)[1])
+        assert [site.sampler for site in model.sites] == own
+    assert losses[0] == losses[1] == losses[2]
+    logged = [r for r in lines(whole) if "val/loss" in r][-1]
+    assert losses[0] == pytest.approx({term: logged[f"val/{term}"] for term in TERMS}, rel=1e-5)
+
+
+def test_samplers_come_back_after_a_validation_that_fails() -> None:
+    model = detector(tiny("sampler=ohem")[0], 4)
+    with pytest.raises(ZeroDivisionError), baseline_samplers(model):
+        assert all(isinstance(site.sampler, Random) for site in model.sites)
+        raise ZeroDivisionError
+    assert isinstance(model.sites[1].sampler, OHEM)
+
+
+def test_validation_visits_every_image_once_in_order() -> None:
+    loader = validation_loader(dataset(tiny("data.val_images=5")[0]["data"], "val"), 2, 0)
+    assert [[t["image_id"] for t in targets] for _, targets in loader] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("sampler", ["random", "ohem"])
+def test_a_run_that_diverges_says_so_and_keeps_the_batch(tmp_path: Path, sampler: str) -> None:
+    with pytest.raises(UserError, match=r"not finite at step \d+: .*learning rate 1e\+30"):
+        diverging = ["optimizer.lr=1e30", "trainer.clip_norm=null", *CONSTANT]
+        trained(tmp_path, *diverging, f"sampler={sampler}")
+    saved = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert len(saved["images"]) == len(saved["targets"]) == 2
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float | None]) -> None:
+    """Validations find these APs one after the other."""
+    found: Callable[..., dict[str, Any]] = Run._metrics
+    rest = iter(scores)
+    monkeypatch.setattr(Run, "_metrics", lambda self, d: found(self, d) | {"AP": next(rest)})
+
+
+def validated(folder: Path) -> list[int]:
+    return [r["epoch"] for r in lines(folder) if "val/AP" in r]
+
+
+SHORT = ["data.train_images=2", "trainer.epochs=6", "data.val_images=1"]
+
+
+def test_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9])
+    run(*tiny(*SHORT, "trainer.patience=2"), tmp_path)
+    assert validated(tmp_path) == [1, 2, 3, 4]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["best"] == {"AP": 0.3, "step": 2} and summary["AP"] == 0.3
+    assert checkpoint.load(tmp_path / "checkpoints/best.pt")["step"] == 2
+
+
+def test_patience_outlives_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(*SHORT, "trainer.patience=3")
+    scripted(monkeypatch, [0.5, 0.2, 0.2, 0.2, 0.2, 0.2])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 3)
+        run(*config, tmp_path)
+    run(*config, tmp_path)
+    assert validated(tmp_path) == [1, 2, 3, 4]
+    scripted(monkeypatch, [0.2])  # out of patience already: only the summary is made again
+    run(*config, tmp_path)
+    assert validated(tmp_path) == [1, 2, 3, 4]
+
+
+def test_no_metric_at_all_counts_as_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [None, 0.0, None])
+    assert run(*tiny(*SHORT, "trainer.epochs=3"), tmp_path) == 0.0
+    assert checkpoint.load(tmp_path / "checkpoints/best.pt")["step"] == 1
+
+
+def test_validation_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
+    trained(tmp_path, *SHORT, "trainer.eval_every=4")
+    assert validated(tmp_path) == [4, 6]
+
+
+def test_max_steps_ends_a_run_in_mid_epoch_with_a_validation(tmp_path: Path) -> None:
+    trained(tmp_path, "trainer.max_steps=8")
+    assert [(r["step"], r["epoch"]) for r in lines(tmp_path) if "val/AP" in r] == [(6, 1), (8, 2)]
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 8
+    rates = [r["train/lr"] for r in lines(tmp_path) if "train/lr" in r]
+    assert rates[4] == pytest.approx(0.01)  # half way through 8 steps, not 12
+
+
+def test_a_frozen_weight_stays_and_the_optimizer_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, choices = tiny("trainer.epochs=1")
+    job = Run(config, choices, tmp_path)
+    frozen = next(job.detector.backbone.parameters()).requires_grad_(False)
+    before = frozen.clone()
+    job.go()
+    assert torch.equal(frozen, before)
+    groups = checkpoint.load(tmp_path / "checkpoints/last.pt")["optimizer"]["param_groups"]
+    assert sum(len(g["params"]) for g in groups) == len(list(job.detector.parameters())) - 1
+
+
+def test_problems_of_the_data_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_problem(node: dict[str, Any], split: str) -> Any:
+        found = dataset(node, split)
+        found.problems.add("boxes without area", "a.xml object 3", dropped=True)
+        return found
+
+    monkeypatch.setattr("frcnn.run.dataset", with_problem)
+    Run(*tiny(), tmp_path)
+    assert "train data: dropped 1 boxes without area (first: a.xml object 3)" in caplog.text

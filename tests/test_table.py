@@ -1,0 +1,42 @@
+"""The tables of the README and of the studies are made from their committed CSV files."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.table import markdown, read, row
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = re.compile(r"<!-- (experiments/\S+\.csv) -->\n(.*?)<!-- end -->", re.S)
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("experiments/*/README.md")) + [ROOT / "README.md"]
+)
+def test_a_pages_tables_are_those_of_its_csv(page: Path) -> None:
+    places = PLACE.findall(page.read_text())
+    assert places, f"{page} shows no table"
+    for source, table in places:
+        assert table == markdown(read(ROOT / source))
+
+
+def test_a_row_tells_command_and_figures(tmp_path: Path) -> None:
+    classes = {"cat": {"AP": 0.5, "AP50": 0.9}}
+    figures = {"AP": 0.12345, "AP50": 0.5, "AP75": 0.25, "per_class": classes}
+    (tmp_path / "summary.json").write_text(
+        json.dumps({**figures, "seconds": 90, "steps": 7, "seed": 3})
+    )
+    overrides = ["sampler=ohem", "run_name=x", "data.root=/d"]
+    (tmp_path / "status.json").write_text(json.dumps({"overrides": overrides}))
+    made = row(tmp_path)
+    assert made["command"] == "python -m frcnn.train sampler=ohem"
+    assert (made["AP"], made["AP cat"], made["minutes"]) == ("0.1235", "0.5000", "1.5")
+    assert (
+        markdown([made])
+        .splitlines()[2]
+        .startswith(
+            "| `python -m frcnn.train sampler=ohem` | 12.3 | 50.0 | 25.0 | 50.0 | 1.5 | 7 | 3 |"
+        )
+    )

@@ -1,0 +1,141 @@
+"""Runs so small that a whole one takes a second: a stand-in backbone and a handful of images."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torchvision.models.detection import faster_rcnn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from frcnn.config import CONF, checked
+from frcnn.model import zoo
+
+# 12 training images of 64x48: 6 steps of 2 an epoch.
+SMALL = [
+    "data.train_images=12",
+    "data.val_images=4",
+    "data.width=64",
+    "data.height=48",
+    "data.min_size=48",
+    "data.max_size=64",
+    "data.num_objects=[1,2]",
+    "data.object_size=[14,30]",
+    "model.rpn_post_nms_top_n_train=50",
+    "model.rpn_post_nms_top_n_test=20",
+    "sampler.rpn.batch_size_per_image=32",
+    "sampler.rcnn.batch_size_per_image=16",
+    "schedule.warmup_steps=0",
+    "trainer.batch_size=2",
+    "trainer.epochs=2",
+    "trainer.precision=fp32",
+    "trainer.device=cpu",
+    "trainer.workers=0",
+    "trainer.log_every=1",
+    "trainer.sampling_every=4",
+    "evaluation.backend=pycocotools",
+    "wandb.mode=disabled",
+]
+
+
+class Stages(nn.Module):
+    """Four convolutions in the place of a ResNet's four layers."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        sizes = [(3, 8, 4), (8, 8, 2), (8, 8, 2), (8, 8, 2)]
+        for number, (before, after, stride) in enumerate(sizes, start=1):
+            layer = nn.Sequential(
+                nn.Conv2d(before, after, 3, stride, 1), norm(after), nn.ReLU(inplace=True)
+            )
+            self.add_module(f"layer{number}", layer)
+
+    def forward(self, image: Tensor) -> Tensor:
+        for layer in self.children():
+            image = layer(image)
+        return image
+
+
+def small_backbone(norm_layer: Callable[[int], nn.Module], **_: Any) -> BackboneWithFPN:
+    """In the place of ``resnet_fpn_backbone``: 4 levels and a pooled one, 16 channels."""
+    layers = {f"layer{number}": str(number - 1) for number in range(1, 5)}
+    return BackboneWithFPN(Stages(norm_layer), layers, [8] * 4, 16)
+
+
+class SmallHead(nn.Module):
+    """In the place of the box head's two layers of 1024."""
+
+    def __init__(self, in_channels: int, representation_size: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Flatten(), nn.Linear(in_channels, 32), nn.ReLU())
+        self.up = nn.Linear(32, representation_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.up(self.fc(features)).relu()
+
+
+@contextmanager
+def small_network() -> Iterator[None]:
+    """``model=fasterrcnn_resnet18_fpn`` is the stand-in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "resnet_fpn_backbone", small_backbone)
+        patch.setattr(faster_rcnn, "TwoMLPHead", SmallHead)
+        yield
+
+
+def composed(*overrides: str, name: str = "train") -> tuple[dict[str, Any], dict[str, str]]:
+    """Checked configuration and choices of a command line."""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        config = hydra.compose(name, list(overrides), return_hydra_config=True)
+        choices = {k: v for k, v in config.hydra.runtime.choices.items() if v and "hydra" not in k}
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        return checked(name, config, choices), choices
+
+
+def tiny(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """``composed`` of a tiny training run."""
+    return composed(*SMALL, *overrides)
+
+
+@contextmanager
+def command_line(*arguments: str) -> Iterator[None]:
+    """Arguments of an entry point called in this process, which keeps its log handlers."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["frcnn", *arguments])
+        try:
+            yield
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers, root.level = handlers, level
+
+
+def call(main: Callable[[], None], *arguments: str) -> int:
+    """Exit code of an entry point."""
+    with command_line(*arguments):
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+    return 0
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same without what a clock measured."""
+    clock = ("train/images_per_second", "train/seconds_per_step", "train/data_wait")
+    return [{k: v for k, v in record.items() if k not in clock} for record in records]
