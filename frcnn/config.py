@@ -31,11 +31,19 @@ RECIPES = ("experiment", "sweep")
 # What is said in one line; all else is a bug and shows where.
 KNOWN = (UserError, HydraException, OmegaConfBaseException)
 
-OmegaConf.register_new_resolver(
-    # `sampler/rcnn=ohem,seed=1` -> `sampler-rcnn-ohem_seed-1`: a folder's name without "=" and "/".
-    "label",
-    lambda text: re.sub(r"[^\w.-]+", "-", text.replace(",", "_")),
-)
+
+def label(text: str) -> str:
+    """A folder's name for overrides: `seed=1,sampler/rcnn=ohem` -> `seed-1_sampler-rcnn-ohem`.
+
+    What is chosen stands before how it is set: a name ends at 255 bytes, so the end is cut. The
+    job's number before it tells jobs apart.
+    """
+    parts = re.split(r",(?=[^,=]+=)", text)
+    parts.sort(key=lambda part: "." in part.partition("=")[0])
+    return re.sub(r"[^\w.-]+", "-", "_".join(parts))[:120]
+
+
+OmegaConf.register_new_resolver("label", label)
 
 
 def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], Any]) -> None:

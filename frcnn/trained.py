@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.models.detection._utils import overwrite_eps
 
 from frcnn import checkpoint
 from frcnn.assemble import detector
 from frcnn.device import choose_device, choose_precision
 from frcnn.errors import UserError
 from frcnn.model import Detector
+from frcnn.model.zoo import load_into
 
 # One name below a module of ours: a longer path could walk through a module's imports to anything.
 OWN = re.compile(r"(samplers|frcnn\.(losses|data|data\.transforms|schedules)|torch\.optim)\.\w+")
@@ -39,10 +41,13 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
     saved = checkpoint.load(Path(path))
     config = saved["config"]
     refuse_foreign_targets(config, path)
+    base, start = config["model"]["name"], config["model"]["weights"]
     config["model"] |= {"weights": None, "weights_backbone": None}
     place = choose_device(device)
     model = detector(config, len(saved["class_names"]) + 1)
-    model.load_state_dict(saved["model"])
+    load_into(model, saved["model"], path)
+    if base == "fasterrcnn_resnet50_fpn" and start in ("COCO_V1", "DEFAULT"):
+        overwrite_eps(model, 0.0)  # these weights were trained so, and torchvision sets it so
     return Trained(
         model.to(place).eval(),
         config,

@@ -46,7 +46,8 @@ class Candidates:
         gt_boxes: [G, 4] xyxy, pixels of the resized image.
         image: [N] index of the image in the batch, ascending.
         predict: rows [K] -> ``Prediction``, without gradient. Free at the RPN; at the RCNN head it
-            is an extra pass of the head, so only samplers that need it call it.
+            is an extra pass of the head, so only samplers that need it call it. Never for ignored
+            rows: they have no label to have a loss with.
         generators: one random generator an image (on the candidates' device), or None for
             torch's global one.
     """

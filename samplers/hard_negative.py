@@ -27,7 +27,7 @@ class HardNegative:
     """
 
     def __init__(self, ratio: float = 3.0, min_negatives: int = 0) -> None:
-        if ratio < 0:
+        if not ratio >= 0:
             raise ValueError(f"ratio must be at least 0, got {ratio}")
         if min_negatives < 0:
             raise ValueError(f"min_negatives must be at least 0, got {min_negatives}")
@@ -39,7 +39,7 @@ class HardNegative:
         rows = torch.where(candidates.negative)[0]
         images = candidates.num_images
         positives = count(candidates.image[candidates.positive], images)
-        quota = (self.ratio * positives).clamp(min=self.min_negatives)
+        quota = (self.ratio * positives).floor().clamp(min=self.min_negatives)
         image = candidates.image[rows]
         rank = rank_within(image, candidates.loss_of(rows, "class_loss"), images)
         weights = candidates.positive.float()

@@ -54,7 +54,7 @@ def worked(
 
 
 def part(labels: Sequence[int], classes: int, seed: int) -> dict[str, Tensor]:
-    """One image's candidates, that may overlap, with made-up predictions; depends on the seed alone."""
+    """One image's candidates with made-up predictions, a function of the arguments alone."""
     g = torch.Generator().manual_seed(seed)
     label, n = torch.tensor(labels, dtype=torch.int64), len(labels)
     objects = any(value > 0 for value in labels) * 3

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from tiny import composed
 
-from frcnn.config import CONF, build, one_line
+from frcnn.config import CONF, build, label, one_line
 from frcnn.errors import ConfigError
 from frcnn.rules import RULES, Rule, check_order, check_value
 
@@ -169,6 +169,7 @@ def test_no_value_goes_unchecked(name: str) -> None:
         ("optimizer.betas", [[0.9, 0.999]], [0.9, [0.9], [0.9, 2]]),
         ("sampler.rcnn.positive_fraction", [0, 0.25, 1, None], [3, -0.1, "a"]),
         ("sampler.rpn.batch_size_per_image", [1], [0, -4, 2.5]),
+        ("model.box_nms_thresh", [0, 0.5, 1], [-0.1, 1.1]),
         ("loss.rcnn.per", ["sample", "positive", 100, 0.5], ["mean", 0, -1, None]),
         ("model.min_size", [800, [480, 800]], [[], 0, "800", [480, "a"]]),
         ("data.min_size", [96], [9.5]),
@@ -227,11 +228,17 @@ def test_an_error_of_several_lines_becomes_one() -> None:
     assert one_line("train", ValueError("a\n  b\n\tc")) == "a b c"
 
 
+def test_a_job_s_folder_says_what_was_chosen_and_fits_a_file_system() -> None:
+    text = "data.num_objects=[1,2],sampler/rcnn=ohem,seed=1,trainer.epochs=3"
+    assert label(text) == "sampler-rcnn-ohem_seed-1_data.num_objects-1-2-_trainer.epochs-3"
+    assert label("seed=0") == "seed-0" and label("") == ""
+    assert len(label(text * 9)) == 120
+
+
 # Command line -> what its one line must say.
 BAD = [
     (["trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
     (["+trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
-    (["++trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
     (["+sampler.rcnn.foo=1"], ["sampler.rcnn.foo", "batch_size_per_image, positive_fraction"]),
     (["sampler=ohem", "sampler.rcnn.rank=a"], ["sampler.rcnn.rank", "did you mean", "rank_by"]),
     (["trainer.epochs=abc"], ["trainer.epochs", "an integer of at least 1", "'abc'"]),
@@ -242,12 +249,10 @@ BAD = [
     (["sampler.rcnn.positive_fraction=3"], ["sampler.rcnn.positive_fraction", "between 0 and 1"]),
     (["sampler.rcnn.batch_size_per_image=-4"], ["batch_size_per_image", "at least 1", "-4"]),
     (["model.rpn_bg_iou_thresh=0.8"], ["model.rpn_bg_iou_thresh", "rpn_fg_iou_thresh=0.7", "0.8"]),
-    (["sampler=typo"], ["sampler/typo", "all ohem ohem_quota random"]),
     (["sampler/rcnn=typo"], ["sampler/rcnn/typo", "Available options in 'sampler/rcnn'"]),
     (["experiment=typo"], ["experiment/typo", "Available options", "quick"]),
     (["experiment=null"], ["must be a string or a list"]),
     (["data=voc"], ["data.root is required", "data.root=VALUE"]),
-    (["data=voc", "data.root=null"], ["data.root", "a text", "None"]),
     (["wandb.mode=off"], ["wandb.mode", "offline, online, disabled", "'off'"]),
     (["experiment=mine"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
     (["experiment=mine", "trainer.paitence=2"], ["trainer.paitence", "trainer.patience"]),
@@ -255,14 +260,15 @@ BAD = [
 ]
 SCRIPT = """
 import contextlib, io, json, sys
-from frcnn.train import main
+from frcnn import train
+train.train = lambda *_: None  # what is let through shall not train for minutes
 results = []
 for line in json.loads(sys.argv[1]):
     sys.argv = ["frcnn.train", *line]
     error, code = io.StringIO(), 0
     with contextlib.redirect_stderr(error):
         try:
-            main()
+            train.main()
         except SystemExit as stop:
             code = stop.code
     results.append([code, error.getvalue()])

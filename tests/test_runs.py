@@ -63,7 +63,7 @@ def test_metrics_file(whole: Path) -> None:
         assert {f"val/{k}" for k in (*METRICS, *TERMS)} < record.keys()
     for site in ("rpn", "rcnn"):
         looks = [r for r in records if f"sampling/{site}/positives_per_image" in r]
-        assert [r["step"] for r in looks] == [1, 5, 9]
+        assert [r["step"] for r in looks] == [1, 4, 7, 10]
 
 
 def test_summary(whole: Path) -> None:
@@ -96,6 +96,12 @@ def test_same_seed_same_weights_and_another_seed_others(whole: Path, tmp_path: P
     assert not same(
         weights(trained(tmp_path / "other", "seed=1", "trainer.epochs=1")), weights(whole)
     )
+
+
+def test_the_seed_reaches_order_augmentation_and_weights(tmp_path: Path) -> None:
+    zero, one = (Run(*tiny(f"seed={seed}"), tmp_path) for seed in (0, 1))
+    assert [run.train_set.seed for run in (zero, one)] == [0, 1]
+    assert not same(zero.detector.state_dict(), one.detector.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """Runs so small that a whole one takes a second: a stand-in backbone and a handful of images."""
 
+import copy
 import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -39,7 +41,7 @@ SMALL = [
     "trainer.device=cpu",
     "trainer.workers=0",
     "trainer.log_every=1",
-    "trainer.sampling_every=4",
+    "trainer.sampling_every=3",
     "evaluation.backend=pycocotools",
     "wandb.mode=disabled",
 ]
@@ -101,8 +103,25 @@ def composed(*overrides: str, name: str = "train") -> tuple[dict[str, Any], dict
 
 
 def tiny(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """``composed`` of a tiny training run."""
-    return composed(*SMALL, *overrides)
+    """``composed`` of a tiny training run; composes once for every choice of options."""
+    keys = {override: override.partition("=")[0] for override in overrides}
+    groups = tuple(o for o, key in keys.items() if (Path(CONF) / key).is_dir())
+    config, choices = copy.deepcopy(_tiny(groups))
+    for override in (o for o in overrides if o not in groups):
+        *path, last = keys[override].split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        assert last in node, override
+        node[last] = OmegaConf.from_dotlist([f"x={override.partition('=')[2]}"]).x
+        if isinstance(node[last], ListConfig):
+            node[last] = list(node[last])
+    return config, choices
+
+
+@lru_cache
+def _tiny(groups: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    return composed(*SMALL, *groups)
 
 
 @contextmanager

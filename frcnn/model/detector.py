@@ -20,6 +20,13 @@ from frcnn.model.zoo import build_base
 from samplers import Random, Sampler
 
 ROI_ALIGN = ("fast", "torchvision")
+# torchvision's names for what the samplers say here.
+BUDGETS = {
+    f"{site}_{part}"
+    for site in ("rpn", "box")
+    for part in ("batch_size_per_image", "positive_fraction")
+}
+RESNET_LEVELS = 5  # strides 4 to 64
 
 
 class Detector(FasterRCNN):
@@ -95,21 +102,26 @@ def build_detector(
             ``..._resnet34_fpn``, ``..._resnet101_fpn``.
         weights: None, the name of torchvision's detector weights ("COCO_V1", "DEFAULT"), or a file.
         weights_backbone: None, or the name of torchvision's ImageNet weights; ignored with weights.
-            With either, BatchNorm is frozen and three backbone stages train, unless
-            ``trainable_backbone_layers`` says otherwise; without, everything trains.
-        anchor_sizes: side of the square anchor of each level in pixels; None = torchvision's.
+        trainable_backbone_layers: backbone stages that train, counted from the last; None = three
+            with named weights (whose BatchNorm is frozen, as in torchvision), else all.
+        anchor_sizes: side of the square anchor of each of the five levels of a ResNet-FPN in
+            pixels; None = torchvision's.
         roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".
         ignore_ioa: background that lies in an ignore area by more than this share is ignored.
         torchvision_options: further arguments of torchvision's ``FasterRCNN``: min_size, max_size,
             rpn_pre_nms_top_n_train, box_score_thresh, ...
 
     Raises:
-        UserError: weights that are not there or do not fit; ConfigError: an unknown name.
+        UserError: weights that are not there or do not fit; ConfigError: an unknown name, anchor
+            sizes that this network has no levels for, or a sampler's budget.
         ValueError: thresholds out of order.
     """
     if roi_align not in ROI_ALIGN:
         raise ConfigError(f"model.roi_align: {roi_align!r} is not one of {', '.join(ROI_ALIGN)}")
+    if BUDGETS & torchvision_options.keys():
+        raise ConfigError(f"the samplers hold the budgets: {', '.join(sorted(BUDGETS))} do nothing")
     if anchor_sizes is not None:
+        check_anchor_sizes(name, anchor_sizes)
         torchvision_options["rpn_anchor_generator"] = one_anchor_size_a_level(anchor_sizes)
     base = build_base(
         name, num_classes, weights, weights_backbone, trainable_backbone_layers, torchvision_options
@@ -135,6 +147,16 @@ def build_detector(
             base.roi_heads.box_coder,
         ),
     )
+
+
+def check_anchor_sizes(name: str, sizes: Sequence[float]) -> None:
+    """Raise ConfigError unless this network takes one anchor size at each of so many levels."""
+    if "resnet" not in name:
+        raise ConfigError(f"model.anchor_sizes: {name} has anchors of its own, choose null")
+    if len(sizes) != RESNET_LEVELS:
+        raise ConfigError(
+            f"model.anchor_sizes: expected {RESNET_LEVELS} sizes, one a level, got {len(sizes)}"
+        )
 
 
 def one_anchor_size_a_level(sizes: Sequence[float]) -> AnchorGenerator:

@@ -33,7 +33,8 @@ class Matcher:
         high: an object from this IoU on.
         low: background below this IoU; ignored in between.
         keep_best: the best candidates of an object are positive below ``high`` too, so that no
-            object goes without one (the RPN's rule).
+            object goes without one (the RPN's rule). Differs from torchvision for an object that
+            no candidate overlaps: there every candidate becomes positive, here none.
         ignore_ioa: background of which more than this share lies in an ignore area (crowd,
             difficult) is ignored.
 

@@ -90,7 +90,10 @@ class SamplingRoIHeads(RoIHeads):
     ) -> list[dict[str, Tensor]]:
         sizes = [len(boxes) for boxes in proposals]
         scores = self.site.class_loss.scores(logits)[:, 1:]
-        boxes = self.box_coder.decode(deltas.flatten(1), proposals)[:, 1:]
+        # Without any proposal the coder returns a flat tensor.
+        boxes = self.box_coder.decode(deltas.flatten(1), proposals).reshape(deltas.shape)
+        # Class-agnostic boxes serve every class; otherwise the first are the background's.
+        boxes = boxes[:, 1:] if boxes.shape[1] > 1 else boxes.expand(-1, scores.shape[1], -1)
         per_image = zip(boxes.split(sizes), scores.split(sizes), image_shapes, strict=True)
         return [self._strongest(*image) for image in per_image]
 

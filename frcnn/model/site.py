@@ -56,6 +56,10 @@ class Site:
         """
         candidates = Candidates(**vars(matched), predict=predict, generators=generators)
         weights = self.sampler(candidates)
+        if not (weights >= 0).all():
+            raise ValueError(
+                f"{type(self.sampler).__name__} at {self.name}: a weight is negative or NaN"
+            )
         if self.observer is not None:
             self.observer(self.name, candidates, weights)
         rows = torch.where(weights > 0)[0]

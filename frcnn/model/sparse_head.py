@@ -45,9 +45,7 @@ def at_anchors(head: RPNHead, levels: Sequence[Tensor], rows: Tensor) -> tuple[T
     return logits[here, anchor], deltas.unflatten(1, (anchors, 4))[here, anchor]
 
 
-def _neighbours(
-    shapes: Sequence[torch.Size], rows: Tensor, anchors: int
-) -> tuple[Tensor, Tensor]:
+def _neighbours(shapes: Sequence[torch.Size], rows: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
     """[K, 9] rows of the padded table around each anchor, in kernel order, and [K] its number."""
     images = shapes[0][0]
     height, width = (torch.tensor([s[d] for s in shapes], device=rows.device) for d in (2, 3))

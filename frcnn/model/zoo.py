@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +53,10 @@ def build_base(
     if weights is None:
         return _torchvision(name, num_classes, None, weights_backbone, trainable_layers, options)
     if Path(weights).suffix:
-        model = _torchvision(name, num_classes, None, None, trainable_layers, options)
+        model = _torchvision(name, num_classes, None, None, None, options)
         load_into(model, file_weights(weights), f"weights {weights}")
+        if trainable_layers is not None:
+            freeze_stages(model, name, trainable_layers)
         return model
     model = _torchvision(name, None, weights, None, trainable_layers, options)
     if num_classes != model.roi_heads.box_predictor.cls_score.out_features:
@@ -86,14 +87,16 @@ def _torchvision(
             )
         if weights is not None:
             raise ConfigError(f"model.weights: torchvision has no detector weights for {name}")
+        if trainable_layers is None:
+            trainable_layers = 5 if weights_backbone is None else 3
         backbone = resnet_fpn_backbone(
             backbone_name=_backbone_name(name),
             weights=_member(_backbone_weights(name), weights_backbone),
             norm_layer=nn.BatchNorm2d if weights_backbone is None else FrozenBatchNorm2d,
-            trainable_layers=trainable_layers or (5 if weights_backbone is None else 3),
+            trainable_layers=trainable_layers,
         )
         return FasterRCNN(backbone, num_classes, **options)
-    except URLError as error:
+    except OSError as error:  # no network, a timeout, a reset
         raise UserError(_where_to_put(name, weights, weights_backbone, error)) from error
 
 
@@ -114,13 +117,14 @@ def _member(
 
 
 def _where_to_put(
-    name: str, weights: str | None, weights_backbone: str | None, error: URLError
+    name: str, weights: str | None, weights_backbone: str | None, error: OSError
 ) -> str:
     kind = _backbone_weights(name) if weights is None else models.get_model_weights(name)
     file = Path(kind[weights or weights_backbone].url).name
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    reason = getattr(error, "reason", error)
     return (
-        f"weights {weights or weights_backbone} of {name} cannot be downloaded ({error.reason}): "
+        f"weights {weights or weights_backbone} of {name} cannot be downloaded ({reason}): "
         f"put the file {file} into {folder}, or choose model.weights=FILE or null"
     )
 
@@ -162,6 +166,20 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"{source}: does not fit this model ({first})") from error
+
+
+def freeze_stages(model: FasterRCNN, name: str, trainable: int) -> None:
+    """Let only the last ``trainable`` stages of a ResNet train, 0..5, as torchvision counts them.
+
+    Raises:
+        ConfigError: another backbone, whose stages torchvision freezes for named weights only.
+    """
+    if "resnet" not in name:
+        raise ConfigError("model.trainable_backbone_layers: with a weights file for ResNets only")
+    stages = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable]
+    train = (*stages, "bn1") if trainable == 5 else tuple(stages)
+    for key, parameter in model.backbone.body.named_parameters():
+        parameter.requires_grad_(key.startswith(train) if train else False)
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

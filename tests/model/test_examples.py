@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from small import batch, quick
 from torch import Tensor
 
 from frcnn.model import Detector
 from samplers import OHEM, All, Candidates, Random
-from small import batch, quick
 
 
 def draws(model: Detector, images: list, targets: list) -> dict[str, tuple[Candidates, Tensor]]:
@@ -18,7 +18,9 @@ def draws(model: Detector, images: list, targets: list) -> dict[str, tuple[Candi
     return seen
 
 
-@pytest.mark.parametrize("sampler", [Random(16, 0.5), OHEM(16), All()], ids=["random", "ohem", "all"])
+@pytest.mark.parametrize(
+    "sampler", [Random(16, 0.5), OHEM(16), All()], ids=["random", "ohem", "all"]
+)
 @pytest.mark.parametrize("objects", [(0, 3), (0,), (0, 0)], ids=str)
 def test_images_without_objects_train(sampler, objects: tuple[int, ...]) -> None:
     model = quick(rpn_sampler=sampler, rcnn_sampler=sampler)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from small import batch, gradients, quick
 from torch import Tensor, nn
 
 from frcnn.model import Detector
 from frcnn.model.modes import eval_mode, no_graph
 from samplers import OHEM, Candidates
-from small import batch, gradients, quick
+
 
 def with_a_restless_head(**options: Any) -> Detector:
     """A box head with all that a second pass could disturb: BatchNorm and dropout."""

@@ -50,12 +50,12 @@ def test_nothing_kept_is_a_loss_of_zero_with_a_gradient() -> None:
 
 
 def test_a_prediction_has_loss_and_box_of_the_label() -> None:
-    # Background likes class 1 best; every class has its own shift: class c moves c * 10 % right.
-    logits = torch.tensor([[0.0, 0, 0], [0, 3, 1], [0, 0, 0]])
+    # Background is seen as such, and as class 1 if an object; class c moves a box c * 10 % right.
+    logits = torch.tensor([[0.0, 0, 0], [4, 3, 1], [0, 0, 0]])
     deltas = torch.zeros(3, 3, 4)
     deltas[:, :, 0] = torch.tensor([0.0, 1.0, 2.0])
     shown = site().prediction(MATCHED, ROWS, logits, deltas)
-    background = math.log(1 + math.exp(3) + math.exp(1))
+    background = math.log(1 + math.exp(-1) + math.exp(-3))
     expected = [math.log(3), background, math.log(3)]
     assert shown.class_loss.tolist() == pytest.approx(expected, rel=1e-6)
     # Both objects lie where their class predicts: 20 % of 10 px, 10 % of 20 px. No box loss.

@@ -1,13 +1,13 @@
 """The RPN head at some anchors against the head everywhere."""
 
 import torch
+from small import batch, gradients, quick
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
 
 from frcnn.model import rpn
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
 from samplers import Random
-from small import batch, gradients, quick
 
 
 def dense(head: nn.Module, levels: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from small import batch, detector, gradients, quick, stock
 from torch import Tensor, nn
 from torchvision.models import detection
 
 from frcnn.model import build_detector
 from samplers import Candidates, Random
-from small import batch, detector, gradients, quick, stock
 
 # Small budgets, so that the quotas bind: 6 objects against 4 of 8 and 2 of 8.
 BUDGETS = {

@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from small import detector
 from torch import nn
 from torchvision.models import WeightsEnum, resnet18
 from torchvision.ops import FrozenBatchNorm2d
@@ -14,7 +15,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import build_detector
 from frcnn.model.zoo import file_weights
-from small import detector
 
 PREDICTOR = "roi_heads.box_predictor."
 
@@ -106,7 +106,10 @@ def test_a_file_of_another_network(tmp_path: Path) -> None:
     [
         ({"weights": "COCO_V1"}, "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"),
         ({"weights_backbone": "IMAGENET1K_V1"}, "resnet50-0676ba61.pth"),
-        ({"weights_backbone": "DEFAULT", "name": "fasterrcnn_resnet18_fpn"}, "resnet18-f37072fd.pth"),
+        (
+            {"weights_backbone": "DEFAULT", "name": "fasterrcnn_resnet18_fpn"},
+            "resnet18-f37072fd.pth",
+        ),
     ],
 )
 def test_no_network(
@@ -131,9 +134,14 @@ def test_no_network(
         ({"weights_backbone": "IMAGENET"}, ("model.weights_backbone", "IMAGENET1K_V1")),
         ({"weights": "DEFAULT", "name": "fasterrcnn_resnet18_fpn"}, ("model.weights", "resnet18")),
         ({"roi_align": "quick"}, ("model.roi_align", "torchvision")),
+        ({"anchor_sizes": [8, 16]}, ("model.anchor_sizes", "expected 5 sizes", "got 2")),
+        (
+            {"anchor_sizes": [8] * 5, "name": "fasterrcnn_mobilenet_v3_large_fpn"},
+            ("model.anchor_sizes", "mobilenet", "null"),
+        ),
     ],
 )
-def test_unknown_names_are_told_with_those_that_there_are(options: dict, words: tuple) -> None:
+def test_choices_that_there_are_not_are_told_in_one_line(options: dict, words: tuple) -> None:
     with torch.device("meta"), pytest.raises(ConfigError) as error:
         build_detector(4, **options)
     one_line(error.value, *words)

@@ -8,10 +8,10 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
+from small import batch, part, quick, stacked
 
 from frcnn.config import CONF, build
 from samplers import Prediction, Sampler
-from small import batch, part, quick, stacked
 
 OPTIONS = [
     (site, file.stem)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import part, stacked, worked
 
 from samplers import OHEM, Candidates
-from small import part, stacked, worked
 
 # Image 0: rows 0..6, image 1: rows 7 and 8.
 LABELS = [1, 1, 0, 2, 0, -1, 0, 0, 1]

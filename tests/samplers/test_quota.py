@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import worked
 
 from samplers.quota import check_budget, count, rank_within, take_quota
-from small import worked
 
 # Few distinct priorities, so that ties are the rule.
 ELEMENTS = st.lists(

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from small import worked
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from samplers import All, Candidates, Random
-from small import worked
 
 
 def kept(candidates: Candidates, budget: int, fraction: float) -> tuple[int, int]:
