@@ -153,7 +153,8 @@ def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
     """One line: the key, the likeliest meant one, and those that there are."""
     parent, _, key = path.rpartition(".")
     names = [str(name) for name in siblings if not str(name).startswith("_")]
-    close = difflib.get_close_matches(key, names, 1)
+    deeper = [f"{n}.{key}" for n in names if isinstance(siblings[n], dict) and key in siblings[n]]
+    close = deeper or difflib.get_close_matches(key, names, 1)
     meant = f"; did you mean {f'{parent}.' if parent else ''}{close[0]}?" if close else "."
     return f"unknown key {path}{meant} Known here: {', '.join(names)}"
 
@@ -176,5 +177,8 @@ def _siblings(name: str, path: str) -> Mapping[str, Any]:
             config = hydra.compose(name, groups)
         except HydraException:  # a sweep over options, or options of a folder of the user's
             config = hydra.compose(name)
-    parent = OmegaConf.select(config, path.rpartition(".")[0]) if "." in path else config
-    return parent if isinstance(parent, DictConfig) else config
+    plain = OmegaConf.to_container(config, resolve=False)
+    parent = plain
+    for part in path.split(".")[:-1]:
+        parent = parent.get(part) if isinstance(parent, dict) else None
+    return parent if isinstance(parent, dict) else plain

@@ -32,8 +32,9 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     backend = config["evaluation"]["backend"]
     metrics = measure(images.ground_truth(), detections, images.class_names, backend)
+    source = Path(config["checkpoint"]).resolve()
     output = Path(
-        config["output"] or Path(config["checkpoint"]).resolve().parents[1] / "evaluation"
+        config["output"] or source.parents[1] / "evaluation" / f"{source.stem}_{config['split']}"
     )
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**metrics, "val_loss": losses["loss"]}, indent=2)

@@ -25,7 +25,7 @@ def predict(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
 
     files = find_images(config["input"])
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
-    output = Path(config["output"])
+    output = Path(config["output"] or "predictions")
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for file in files:

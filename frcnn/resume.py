@@ -7,7 +7,8 @@ from frcnn import checkpoint
 from frcnn.errors import ConfigError, UserError
 
 # A run that resumes must be made of the same parts; how long and how often may change.
-SAME = ("seed", "model", "data", "augmentation", "sampler", "loss", "box_loss", "optimizer")
+PARTS = ("model", "data", "augmentation", "sampler", "loss", "box_loss", "optimizer", "schedule")
+SAME = ("seed", *PARTS)
 # The place in an epoch is counted in steps.
 SAME_STEPS = ("batch_size", "accumulate")
 

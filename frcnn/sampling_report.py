@@ -23,7 +23,7 @@ def sampling_report(
     Args:
         candidates: all candidates of a batch, N over its images.
         weights: [N] >= 0, what the sampler returned; 0 = not sampled.
-        loss: [N] class loss of each candidate before weighting, nats.
+        loss: [N] class + box loss of each candidate before weighting; 0 for ignored ones.
         num_images: images in the batch.
 
     Returns:

@@ -32,7 +32,8 @@ def detect(
 
     Returns:
         A detection dict an image ("image_id", "boxes" in pixels of the original image, "scores",
-        "labels"), on the CPU; and the mean loss terms with their sum as "loss".
+        "labels"), on the CPU; and the loss terms with their sum as "loss": means over batches,
+        weighted by their images, so that another batch size gives slightly other numbers.
     """
     detector.eval()
     detections: Detections = []

@@ -107,7 +107,7 @@ def test_what_needs_torch_to_be_found_is_one_line_too(
         "trainer.precision=fp16": "fp16 needs a GPU",
         "trainer.device=gpu": "device: 'gpu' cannot be used here",
         "sampler.rcnn._target_=samplers.Rondom": "samplers.Rondom",
-        "model.name=fasterrcnn_vgg": "model.name",
+        "model.name=fasterrcnn_vgg": "fasterrcnn_vgg",
     }.items():
         assert call(train.main, *line, bad) == 2
         assert says in capsys.readouterr().err.splitlines()[-1]

@@ -16,7 +16,7 @@ from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
 from frcnn.model.site import Site
-from frcnn.model.zoo import build_base
+from frcnn.model.zoo import NAMES, build_base
 from samplers import Random, Sampler
 
 ROI_ALIGN = ("fast", "torchvision")
@@ -118,6 +118,8 @@ def build_detector(
     """
     if roi_align not in ROI_ALIGN:
         raise ConfigError(f"model.roi_align: {roi_align!r} is not one of {', '.join(ROI_ALIGN)}")
+    if name not in NAMES:
+        raise ConfigError(f"model.name: {name!r} is not one of {', '.join(NAMES)}")
     if BUDGETS & torchvision_options.keys():
         raise ConfigError(f"the samplers hold the budgets: {', '.join(sorted(BUDGETS))} do nothing")
     if anchor_sizes is not None:

@@ -48,8 +48,6 @@ def build_base(
         weights: None, a name of torchvision's detector weights, or a file.
         options: arguments of ``FasterRCNN``.
     """
-    if name not in NAMES:
-        raise ConfigError(f"model.name: {name!r} is not one of {', '.join(NAMES)}")
     if weights is None:
         return _torchvision(name, num_classes, None, weights_backbone, trainable_layers, options)
     if Path(weights).suffix:
