@@ -20,7 +20,7 @@ def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
 
 
 def detector(config: dict[str, Any], num_classes: int) -> Detector:
-    """The detector of a configuration with its samplers and losses; C + 1 classes."""
+    """The detector of a configuration, with its samplers if it has any; C + 1 classes."""
     model = dict(config["model"])
     sizes = model["min_size"]
     # torchvision draws from a sequence but fails on a list.
@@ -29,6 +29,7 @@ def detector(config: dict[str, Any], num_classes: int) -> Detector:
         f"{site}_{part}": build(config[group][site])
         for site in ("rpn", "rcnn")
         for group, part in (("sampler", "sampler"), ("loss", "loss"), ("box_loss", "box_loss"))
+        if group in config
     }
     return build_detector(num_classes, **model, **sites)
 

@@ -1,4 +1,4 @@
-"""Command line and configuration files -> checked plain values. Hydra is used here only."""
+"""Command line and configuration files -> checked plain values, through Hydra."""
 
 import difflib
 import logging

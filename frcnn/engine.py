@@ -111,7 +111,7 @@ class Engine:
         for site in self.detector.sites:
             site.observer = self._observe if look else None
         terms: list[dict[str, float]] = [self._backward(batch, len(group)) for batch in group]
-        self._update()
+        self._update(group[-1])
         self.step += 1
         return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
 
@@ -130,10 +130,14 @@ class Engine:
         self.scaler.scale(total / parts).backward()
         return {"loss": sum(values.values()), **values}
 
-    def _update(self) -> None:
+    def _update(self, batch: Batch) -> None:
         if self.options.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.detector.parameters(), self.options.clip_norm)
+            parameters = self.detector.parameters()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
+            # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
+            if not self.scaler.is_enabled() and not norm.isfinite():
+                raise self._not_finite(batch, f"gradient norm {norm.item()}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -163,7 +167,7 @@ class Engine:
     def _report(self, epoch: int) -> None:
         record = self.window.record()
         rate = self.optimizer.param_groups[0]["lr"]
-        self.tracker.log({"step": self.step, "epoch": epoch, "train/lr": rate, **record})
+        self.tracker.log({"step": self.step, "epoch": epoch + 1, "train/lr": rate, **record})
         terms = " ".join(
             f"{name.removeprefix('train/').removeprefix('loss_')} {value:.3f}"
             for name, value in record.items()

@@ -33,11 +33,10 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     backend = config["evaluation"]["backend"]
     metrics = measure(images.ground_truth(), detections, images.class_names, backend)
     source = Path(config["checkpoint"]).resolve()
-    output = Path(
-        config["output"] or source.parents[1] / "evaluation" / f"{source.stem}_{config['split']}"
-    )
+    run = source.parents[1] if source.parent.name == "checkpoints" else source.parent
+    output = Path(config["output"] or run / "evaluation" / f"{source.stem}_{config['split']}")
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**metrics, "val_loss": losses["loss"]}, indent=2)
+    text = json.dumps({"checkpoint": str(source), **metrics, "loss": losses["loss"]}, indent=2)
     (output / "metrics.json").write_text(text + "\n")
     write_results(output / "results.json", detections, images.image_ids, images.category_ids)
     log.info("%d images\n%s\nwritten to %s", len(images), format_table(metrics), output)

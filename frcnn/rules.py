@@ -104,9 +104,11 @@ RULES = {
     "gamma": Rule(float, low=0),
     "milestones": Rule(float, low=0, high=1, lists=ANY, single=False),
     "betas": Rule(float, low=0, high=1, lists=TWO, single=False),
+    "budget.rpn": POSITIVE,
+    "budget.rcnn": POSITIVE,
     "batch_size_per_image": POSITIVE,
-    "positive_fraction": Rule(float, low=0, high=1, optional=True),
-    "nms_iou": Rule(float, low=0, high=1, optional=True),
+    "positive_fraction": SHARE,
+    "nms_iou": Rule(float, above=0, high=1, optional=True),
     "beta": SIZE,
     "ratio": Rule(float, low=0),
     "min_negatives": COUNT,
@@ -152,6 +154,8 @@ RULES = {
 def check_value(path: str, value: Any, default: Any) -> None:
     """Raise ConfigError unless the value suits the key's rule, or else its default's type."""
     rule = RULES.get(path) or RULES.get(path.rpartition(".")[2]) or _like(default)
+    if value is None and default is None:
+        return
     if rule is not None and not rule.allows(value):
         raise ConfigError(f"{path}: expected {rule}, got {value!r}")
 

@@ -200,7 +200,11 @@ class Run:
     def _wandb(self) -> dict[str, Any]:
         node = self.config["wandb"]
         tags = [f"{group}={option}" for group, option in sorted(self.choices.items())]
-        return node | {"name": node["name"] or self.folder.name, "tags": node["tags"] + tags}
+        made_of = [
+            self.choices[key] for key in ("data", "sampler/rpn", "sampler/rcnn", "loss/rcnn")
+        ]
+        name = " ".join([*made_of, f"seed {self.config['seed']}", self.folder.name])
+        return node | {"name": node["name"] or name, "tags": node["tags"] + tags}
 
     def _log_start(self) -> None:
         parts = ", ".join(f"{group}={option}" for group, option in sorted(self.choices.items()))

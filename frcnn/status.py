@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from frcnn.errors import ConfigError
+
 
 @contextmanager
 def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, with what was asked for."""
+    file = folder / "status.json"
+    before = file.read_text() if file.exists() else None
     write(folder, "RUNNING", overrides)
     (folder / "traceback.txt").unlink(missing_ok=True)
     try:
@@ -18,6 +22,10 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
         write(folder, "INTERRUPTED", overrides)
         raise
     except Exception as error:
+        if isinstance(error, ConfigError) and before is not None:
+            # A command that is refused says nothing of the run that the folder holds.
+            file.write_text(before)
+            raise
         write(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
         raise

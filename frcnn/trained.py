@@ -39,7 +39,8 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
             must not choose what code runs.
     """
     saved = checkpoint.load(Path(path))
-    config = saved["config"]
+    # Samplers, optimizer and the like are training's, and may be the user's own.
+    config = {part: saved["config"][part] for part in ("model", "data", "loss", "box_loss")}
     refuse_foreign_targets(config, path)
     base, start = config["model"]["name"], config["model"]["weights"]
     config["model"] |= {"weights": None, "weights_backbone": None}

@@ -53,7 +53,7 @@ def detect(
 
 @contextmanager
 def baseline_samplers(detector: Detector) -> Iterator[None]:
-    """Random sampling at both sites, whatever the run trains with.
+    """Random sampling of 256 anchors and 512 proposals, whatever the run trains with.
 
     A loss on the examples that a method picks cannot be compared between methods: OHEM's is high
     because it picks what is hard. The images' seeds make the draws the same at every validation.

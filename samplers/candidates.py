@@ -42,7 +42,8 @@ class Candidates:
         boxes: [N, 4] xyxy, pixels of the resized image.
         labels: [N] int64; -1 ignore, 0 background, 1..C object.
         ious: [N] IoU with the matched box, 0 in an image without objects.
-        gt: [N] row of ``gt_boxes`` that overlaps most (numbered over the batch), -1 = none.
+        gt: [N] row of ``gt_boxes`` that overlaps most (numbered over the batch), of negatives too;
+            -1 only in an image without objects.
         gt_boxes: [G, 4] xyxy, pixels of the resized image.
         image: [N] index of the image in the batch, ascending.
         predict: rows [K] -> ``Prediction``, without gradient. Free at the RPN; at the RCNN head it

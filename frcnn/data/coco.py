@@ -42,9 +42,9 @@ def coco(
             order. Annotations need image_id, category_id and bbox; area, iscrowd and id are used
             where given. Ids may be numbers or strings.
 
-    An image that is not in its folder or cannot be read is dropped and counted, in both splits;
-    so is, by its kind, every annotation that cannot be used. Crowds are ignored: neither object
-    nor background.
+    An image that is not in its folder is dropped and counted, in both splits; so is, by its kind,
+    every annotation that cannot be used. Files are opened here only where no size is stated:
+    `frcnn.check_data` opens them all. Crowds are ignored: neither object nor background.
 
     Raises:
         UserError: a file is missing or malformed, an image id is used twice, no image is there,

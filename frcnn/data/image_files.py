@@ -36,7 +36,10 @@ class ImageFiles:
             with Image.open(path) as picture:
                 pixels = np.array(_rgb(self._oriented(picture, index)))
         except _UNREADABLE as error:
-            raise UserError(f"{path}: cannot be read as an image ({error})") from error
+            raise UserError(
+                f"{path}: cannot be read as an image ({error}); "
+                "frcnn.check_data names all such files"
+            ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def _oriented(self, picture: Image.Image, index: int) -> Image.Image:

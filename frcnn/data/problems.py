@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, field
 
-EXAMPLES = 5
-
 
 @dataclass
 class _Found:
     dropped: bool
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
 
 class Problems:
@@ -28,8 +26,7 @@ class Problems:
         """
         found = self._found.setdefault(kind, _Found(dropped))
         found.count += 1
-        if len(found.examples) < EXAMPLES:
-            found.examples.append(where)
+        found.places.append(where)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -44,13 +41,11 @@ class Problems:
         return ", ".join(_line(*item) for item in self._found.items()) or "no problems found"
 
     def table(self) -> str:
-        """Several lines: the fate and count of each kind, then its first examples."""
+        """Several lines: the fate and count of each kind, then where."""
         lines: list[str] = []
         for kind, found in self._found.items():
             lines.append(f"{_fate(found):<8}{found.count:>7}  {kind}")
-            lines += [f"{'':<17}{example}" for example in found.examples]
-            if found.count > len(found.examples):
-                lines.append(f"{'':<17}... and {found.count - len(found.examples)} more")
+            lines += [f"{'':<17}{place}" for place in found.places]
         return "\n".join(lines) or "no problems found"
 
 
@@ -59,4 +54,4 @@ def _fate(found: _Found) -> str:
 
 
 def _line(kind: str, found: _Found) -> str:
-    return f"{_fate(found)} {found.count} {kind} (first: {found.examples[0]})"
+    return f"{_fate(found)} {found.count} {kind} (first: {found.places[0]})"

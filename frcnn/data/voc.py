@@ -35,7 +35,8 @@ def voc(
         classes: names in label order; objects of other classes are dropped and counted. None =
             all classes in the annotations of `train_split`, sorted, for both splits.
 
-    An image that is not in JPEGImages or cannot be read is dropped and counted, in both splits.
+    An image that is not in JPEGImages is dropped and counted, in both splits. Files are opened here
+    only where no size is stated: `frcnn.check_data` opens them all.
     `difficult` objects are ignored: neither object nor background.
 
     Raises:
@@ -83,7 +84,8 @@ def _read(root: Path, ids: list[str], class_names: list[str]) -> _Found:
     for id in ids:
         tree = _annotation(root, id)
         stated = _text(tree, "filename")
-        file = stated if stated in listing else by_stem.get(id)
+        # The id first: an XML copied from another image still names that one.
+        file = by_stem.get(id) or (stated if stated in listing else None)
         if file is None:
             found.problems.add("images missing in JPEGImages", id, dropped=True)
             continue

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import (
+    _validate_trainable_layers,
+    resnet_fpn_backbone,
+)
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -27,6 +31,7 @@ NAMES = (
     "fasterrcnn_mobilenet_v3_large_fpn",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
 )
+COCO_V1 = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
 PREDICTOR = "roi_heads.box_predictor."
 
 
@@ -53,6 +58,8 @@ def build_base(
     if Path(weights).suffix:
         model = _torchvision(name, num_classes, None, None, None, options)
         load_into(model, file_weights(weights), f"weights {weights}")
+        if Path(weights).name == Path(COCO_V1.url).name:
+            overwrite_eps(model, 0.0)  # trained so; torchvision does the same for the named weights
         if trainable_layers is not None:
             freeze_stages(model, name, trainable_layers)
         return model
@@ -85,8 +92,9 @@ def _torchvision(
             )
         if weights is not None:
             raise ConfigError(f"model.weights: torchvision has no detector weights for {name}")
-        if trainable_layers is None:
-            trainable_layers = 5 if weights_backbone is None else 3
+        # As torchvision's own builders: without weights nothing stays frozen at random values.
+        pretrained = weights_backbone is not None
+        trainable_layers = _validate_trainable_layers(pretrained, trainable_layers, 5, 3)
         backbone = resnet_fpn_backbone(
             backbone_name=_backbone_name(name),
             weights=_member(_backbone_weights(name), weights_backbone),
@@ -94,6 +102,8 @@ def _torchvision(
             trainable_layers=trainable_layers,
         )
         return FasterRCNN(backbone, num_classes, **options)
+    except ValueError as error:  # stages out of range
+        raise ConfigError(f"model: {error}") from error
     except OSError as error:  # no network, a timeout, a reset
         raise UserError(_where_to_put(name, weights, weights_backbone, error)) from error
 
