@@ -16,15 +16,16 @@ PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
 
 
 def row(folder: Path) -> dict[str, str]:
-    """One CSV row: the command, the figures as fractions, the classes' AP, minutes, steps, seed."""
+    """One CSV row: the command, the figures as fractions, the classes' AP, steps, seed."""
     summary = json.loads((folder / "summary.json").read_text())
-    overrides = json.loads((folder / "status.json").read_text())["overrides"]
-    shown = [text for text in overrides if not text.startswith(PRIVATE)]
+    status = json.loads((folder / "status.json").read_text())
+    if status["status"] != "COMPLETED":
+        raise SystemExit(f"{folder}: the run is {status['status']}")
+    shown = [text for text in status["overrides"] if not text.startswith(PRIVATE)]
     return {
         "command": " ".join(["python -m frcnn.train", *shown]),
         **{name: f"{summary[name]:.4f}" for name in FIGURES},
         **{f"AP {name}": f"{c['AP']:.4f}" for name, c in summary["per_class"].items()},
-        "minutes": f"{summary['seconds'] / 60:.1f}",
         "steps": str(summary["steps"]),
         "seed": str(summary["seed"]),
     }

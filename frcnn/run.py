@@ -200,9 +200,8 @@ class Run:
     def _wandb(self) -> dict[str, Any]:
         node = self.config["wandb"]
         tags = [f"{group}={option}" for group, option in sorted(self.choices.items())]
-        made_of = [
-            self.choices[key] for key in ("data", "sampler/rpn", "sampler/rcnn", "loss/rcnn")
-        ]
+        named = ("data", "sampler/rpn", "sampler/rcnn", "loss/rcnn")
+        made_of = [self.choices[key] for key in named if key in self.choices]
         name = " ".join([*made_of, f"seed {self.config['seed']}", self.folder.name])
         return node | {"name": node["name"] or name, "tags": node["tags"] + tags}
 

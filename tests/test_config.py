@@ -90,10 +90,13 @@ def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_composes(experiment: str) -> None:
-    config, choices = composed(f"experiment={experiment}")
+@pytest.mark.parametrize("sampler", options("sampler"))
+def test_every_experiment_goes_with_every_sampler(experiment: str, sampler: str) -> None:
+    config, choices = composed(f"experiment={experiment}", f"sampler={sampler}")
     assert choices["experiment"] == experiment
-    assert config != composed()[0]
+    rcnn = config["sampler"]["rcnn"]
+    assert rcnn.get("batch_size_per_image", config["budget"]["rcnn"]) == config["budget"]["rcnn"]
+    assert config != composed(f"sampler={sampler}")[0]
 
 
 @pytest.mark.parametrize("sweep", options("sweep"))

@@ -22,21 +22,25 @@ def test_a_pages_tables_are_those_of_its_csv(page: Path) -> None:
         assert table == markdown(read(ROOT / source))
 
 
+def test_a_run_that_did_not_end_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "status.json").write_text('{"status": "FAILED", "overrides": []}')
+    with pytest.raises(SystemExit, match="FAILED"):
+        row(tmp_path)
+
+
 def test_a_row_tells_command_and_figures(tmp_path: Path) -> None:
     classes = {"cat": {"AP": 0.5, "AP50": 0.9}}
     figures = {"AP": 0.12345, "AP50": 0.5, "AP75": 0.25, "per_class": classes}
-    (tmp_path / "summary.json").write_text(
-        json.dumps({**figures, "seconds": 90, "steps": 7, "seed": 3})
-    )
+    (tmp_path / "summary.json").write_text(json.dumps({**figures, "steps": 7, "seed": 3}))
     overrides = ["sampler=ohem", "run_name=x", "data.root=/d"]
-    (tmp_path / "status.json").write_text(json.dumps({"overrides": overrides}))
+    status = {"status": "COMPLETED", "overrides": overrides}
+    (tmp_path / "status.json").write_text(json.dumps(status))
     made = row(tmp_path)
     assert made["command"] == "python -m frcnn.train sampler=ohem"
-    assert (made["AP"], made["AP cat"], made["minutes"]) == ("0.1235", "0.5000", "1.5")
+    assert (made["AP"], made["AP cat"]) == ("0.1235", "0.5000")
     assert (
         markdown([made])
         .splitlines()[2]
-        .startswith(
-            "| `python -m frcnn.train sampler=ohem` | 12.3 | 50.0 | 25.0 | 50.0 | 1.5 | 7 | 3 |"
-        )
+        .startswith("| `python -m frcnn.train sampler=ohem` | 12.3 | 50.0 | 25.0 | 50.0 | 7 | 3 |")
     )
