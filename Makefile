@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# A process a core, each with one thread: torch's threads would fight over the cores.
+PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
@@ -25,10 +27,10 @@ lint: $(READY) ## ruff and mypy
 	$(PY) -m mypy
 
 test: $(READY) ## the tests that take minutes, not hours
-	$(PY) -m pytest -m 'not slow'
+	$(PARALLEL) -m 'not slow'
 
 test-all: $(READY) lint ## every test
-	$(PY) -m pytest
+	$(PARALLEL)
 
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -187,7 +187,13 @@ def test_values_of_a_rule(key: str, good: list[Any], bad: list[Any]) -> None:
         check_value(key, value, None)
     for value in bad:
         with pytest.raises(ConfigError, match=rf"^{key}: expected "):
-            check_value(key, value, None)
+            check_value(key, value, "${what stands in the option's file, not null}")
+
+
+def test_null_stands_where_it_is_the_default() -> None:
+    check_value("sampler.rcnn.positive_fraction", None, None)
+    with pytest.raises(ConfigError, match="between 0 and 1, got None"):
+        check_value("sampler.rcnn.positive_fraction", None, 0.25)
 
 
 def test_a_key_without_a_rule_is_like_its_default() -> None:

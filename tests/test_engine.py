@@ -140,7 +140,7 @@ def test_an_epoch_is_each_image_once_in_its_order(tmp_path: Path) -> None:
     assert sorted(bench.net.seen[:IMAGES]) == [(0, index) for index in range(IMAGES)]
     assert bench.order(0) != [(0, index) for _, index in bench.order(1)]
     assert [line["step"] for line in bench.records.lines] == [1, 2, 3, 4, 5, 6]
-    assert [line["epoch"] for line in bench.records.lines] == [0, 0, 0, 1, 1, 1]
+    assert [line["epoch"] for line in bench.records.lines] == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

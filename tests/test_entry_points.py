@@ -136,7 +136,11 @@ def test_a_sweep_in_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     runs = list((folder / "wb/wandb").glob("offline-run-*"))
     assert len(ids) == 4 and {run.name.rpartition("-")[2] for run in runs} == ids
     assert [options["group"] for options in started] == ["sweep"] * 4
-    assert [options["name"] for options in started] == [job.name for job in jobs]
+    made_of = [
+        f"shapes random {s} cross_entropy seed {n}" for s in ("random", "ohem") for n in "01"
+    ]
+    names = [f"{made} {job.name}" for made, job in zip(made_of, jobs, strict=True)]
+    assert [options["name"] for options in started] == names
     assert wandb.run is None
 
 
@@ -177,7 +181,7 @@ def test_evaluate_finds_what_training_found(
     for key in ("AP", "AP50", "AR100"):
         assert metrics[key] == pytest.approx(stored[key], abs=1e-6)
     loss = [r["val/loss"] for r in lines(trained) if "val/loss" in r][-1]
-    assert metrics["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     results = json.loads((folder / "out/results.json").read_text())
     assert results and results[0].keys() == {"image_id", "category_id", "bbox", "score"}
     assert {row["image_id"] for row in results} <= set(range(4))
@@ -192,7 +196,7 @@ def test_evaluate_on_the_training_split_and_beside_the_checkpoint(
     checkpoint.save(copy, checkpoint.load(trained / "checkpoints/last.pt"))
     monkeypatch.chdir(copy.parent)
     assert call(evaluate.main, "checkpoint=last.pt", "split=train", "workers=0", "device=cpu") == 0
-    results = json.loads((folder / "run/evaluation/results.json").read_text())
+    results = json.loads((folder / "run/evaluation/last_train/results.json").read_text())
     assert max(row["image_id"] for row in results) > 3
 
 
@@ -231,7 +235,7 @@ def test_evaluate_runs_nothing_that_a_checkpoint_names(
     saved = checkpoint.load(trained / "checkpoints/last.pt")
     trap = {"_target_": "frcnn.checkpoint.os.mkdir", "path": str(folder / "trap")}
     for place in ({"x": trap}, trap, [trap]):
-        saved["config"]["sampler"]["rpn"]["positive_fraction"] = place
+        saved["config"]["loss"]["rpn"]["per"] = place
         checkpoint.save(folder / "evil.pt", saved)
         assert call(evaluate.main, "checkpoint=evil.pt", "workers=0") == 1
         assert "frcnn.checkpoint.os.mkdir, which is not ours" in capsys.readouterr().err
