@@ -1,6 +1,6 @@
-"""Pictures with boxes, for people: the true ones, the predicted ones, both side by side."""
+"""Pictures with boxes, for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ PALETTE = (
     (240, 228, 66),
 )
 MIN_SIDE = 640  # pixels: below that a line of text hides small objects
-GAP = 8
 
 
 def class_colour(label: int) -> Colour:
@@ -61,26 +60,6 @@ def draw_boxes(
         texts = [f"{text} {float(scores[row]):.2f}" for text, row in zip(texts, order, strict=True)]
     _draw(picture, pixels, texts, [class_colour(label) for label in classes])
     return picture
-
-
-def side_by_side(
-    image: Tensor | Image.Image,
-    truth: Mapping[str, Any],
-    predicted: Mapping[str, Any],
-    class_names: Sequence[str],
-    min_score: float = 0.5,
-) -> Image.Image:
-    """The true boxes on the left, the predicted ones with at least ``min_score`` on the right.
-
-    ``truth`` has ``boxes`` [G, 4] and ``labels`` [G]; ``predicted`` also ``scores`` [D]; xyxy in
-    pixels of the image.
-    """
-    left = draw_boxes(image, truth["boxes"], truth["labels"], None, class_names)
-    found = predicted["boxes"], predicted["labels"], predicted["scores"]
-    right = draw_boxes(image, *found, class_names, min_score)
-    shown = len(_drawing_order(_as_boxes(found[0]), found[2], min_score))
-    titles = f"truth: {len(truth['boxes'])}", f"predicted: {shown} with score {min_score:g} or more"
-    return _joined([left, right], titles)
 
 
 def _enlarged(image: Tensor | Image.Image) -> tuple[Image.Image, float]:
@@ -172,18 +151,3 @@ def _text_colour(background: Colour) -> Colour:
     """Black or white, whichever reads better (Rec. 601 luma)."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
-
-
-def _joined(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one size in a row on white, each below its title."""
-    width, height = pictures[0].size
-    text_size = max(14, max(width, height) // 40)
-    font = ImageFont.load_default(size=text_size)
-    strip = round(1.6 * text_size)
-    joined = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + strip), "white")
-    draw = ImageDraw.Draw(joined)
-    for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-        x = column * (width + GAP)
-        joined.paste(picture, (x, strip))
-        draw.text((x + 4, strip / 2), title, fill="black", font=font, anchor="lm")
-    return joined

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frcnn.drawing import MIN_SIDE, PALETTE, class_colour, draw_boxes, side_by_side
+from frcnn.drawing import MIN_SIDE, PALETTE, class_colour, draw_boxes
 
 NAMES = ["cell", "plate"]
 GREY = 77
@@ -105,22 +105,3 @@ def test_broken_boxes_are_clipped_or_left_out():
 def test_palette_differs_and_repeats():
     assert len(set(PALETTE)) == len(PALETTE)
     assert class_colour(1) == class_colour(1 + len(PALETTE)) == PALETTE[0]
-
-
-def test_side_by_side_has_truth_left_and_predictions_right():
-    truth = {"boxes": torch.tensor([[100.0, 100, 200, 200]]), "labels": torch.tensor([1])}
-    predicted = {
-        "boxes": torch.tensor([[300.0, 300, 400, 400], [50.0, 50, 90, 90]]),
-        "labels": torch.tensor([2, 1]),
-        "scores": torch.tensor([0.8, 0.1]),
-    }
-    both = array(side_by_side(image(), truth, predicted, NAMES))
-    strip = both.shape[0] - 480
-    left, right = both[strip:, :640], both[strip:, -640:]
-    assert both.shape[1] > 1280 and 0 < strip < 60
-    expected = draw_boxes(image(), truth["boxes"], truth["labels"], None, NAMES)
-    assert (left == array(expected)).all()
-    assert (right[300:400, 300] == class_colour(2)).all()
-    assert not (right == class_colour(1)).all(axis=2).any()
-    # a title over each
-    assert both[:strip, :640].min() < 50 and both[:strip, -640:].min() < 50
