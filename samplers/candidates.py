@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass
@@ -47,10 +48,12 @@ class Candidates:
         gt_boxes: [G, 4] xyxy, pixels of the resized image.
         image: [N] index of the image in the batch, ascending.
         predict: rows [K] -> ``Prediction``, without gradient. Free at the RPN; at the RCNN head it
-            is an extra pass of the head, so only samplers that need it call it. Never for ignored
-            rows: they have no label to have a loss with.
+            is an extra pass of the head, so only samplers that need it call it. An ignored row has
+            the loss that it would have as background.
         generators: one random generator an image (on the candidates' device), or None for
             torch's global one.
+        sizes: candidates of each image, known to the host; read off ``image`` if not given (which
+            makes a GPU's host wait).
     """
 
     boxes: Tensor
@@ -61,6 +64,13 @@ class Candidates:
     image: Tensor
     predict: Callable[[Tensor], Prediction]
     generators: Sequence[torch.Generator] | None = None
+    sizes: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        self.finite = torch.ones((), dtype=torch.bool, device=self.labels.device)
+        if not self.sizes:
+            known = 1 if self.generators is None else len(self.generators)
+            self.sizes = self.image.bincount(minlength=known).tolist()
 
     @property
     def positive(self) -> Tensor:
@@ -75,20 +85,34 @@ class Candidates:
     @property
     def num_images(self) -> int:
         """I, images without any candidate at the end of the batch left out if unknown."""
-        if self.generators is not None:
-            return len(self.generators)
-        return int(self.image[-1]) + 1 if len(self.image) else 0
+        return len(self.sizes)
 
-    def loss_of(self, rows: Tensor, part: str = "loss") -> Tensor:
-        """[K] float32 losses of some candidates, "loss" or "class_loss" of their prediction.
+    def losses(self, part: str = "loss") -> Tensor:
+        """[N] float32 losses now, "loss" or "class_loss" of the prediction.
 
         Raises:
-            FloatingPointError: one is not finite; nothing can be ranked by it.
+            FloatingPointError: one is not finite; nothing can be ranked by it. On a GPU, where a
+                look at the numbers makes the host wait, the site raises it after the draw.
         """
+        rows = torch.arange(len(self.labels), device=self.labels.device)
         loss = getattr(self.predict(rows), part).float()
-        if not loss.isfinite().all():
-            raise FloatingPointError("the loss of a candidate is not finite")
+        self.finite = self.finite & (loss.isfinite() | (self.labels < 0)).all()
+        if loss.device.type == "cpu":
+            self.check_finite()
         return loss
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if a loss that was looked at is not finite."""
+        if not self.finite:
+            raise FloatingPointError("the loss of a candidate is not finite")
+
+    def by_image(self, values: Tensor, fill: float = 0) -> Tensor:
+        """[N] values of the candidates -> [I, M], a row an image, filled up to the longest."""
+        return pad_sequence(values.split(self.sizes), batch_first=True, padding_value=fill)
+
+    def stacked(self, table: Tensor) -> Tensor:
+        """[I, M], as ``by_image`` gives, -> [N]."""
+        return torch.cat([row[:size] for row, size in zip(table, self.sizes, strict=True)])
 
     def generator(self, image: int) -> torch.Generator | None:
         """The random generator of an image."""

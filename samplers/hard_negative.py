@@ -1,10 +1,9 @@
 """Hard negative mining (SSD, Liu et al., ECCV 2016, arXiv 1512.02325, sec. 2.2)."""
 
-import torch
 from torch import Tensor
 
 from samplers.candidates import Candidates
-from samplers.quota import count, rank_within
+from samplers.quota import top
 
 
 class HardNegative:
@@ -36,12 +35,9 @@ class HardNegative:
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
-        rows = torch.where(candidates.negative)[0]
-        images = candidates.num_images
-        positives = count(candidates.image[candidates.positive], images)
-        quota = (self.ratio * positives).floor().clamp(min=self.min_negatives)
-        image = candidates.image[rows]
-        rank = rank_within(image, candidates.loss_of(rows, "class_loss"), images)
-        weights = candidates.positive.float()
-        weights[rows[rank < quota[image]]] = 1
-        return weights
+        negative = candidates.negative
+        positives = candidates.by_image(candidates.positive).sum(1)
+        quota = (self.ratio * positives).floor().clamp(min=self.min_negatives).long()
+        loss = candidates.losses("class_loss")
+        hardest = top(candidates, loss, negative, quota, len(negative))
+        return (candidates.positive | hardest).float()

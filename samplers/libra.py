@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, quotas, rank_within, take_quota
+from samplers.quota import check_budget, highest, quotas, rank_within, take_quota, top
 from samplers.random import noise
 
 EDGES = ("negative_range", "max_overlap")
@@ -73,25 +73,24 @@ class IoUBalanced:
         urgency = torch.where(candidates.negative, self._tier(candidates, chance, negatives), 0)
         if balance_positives:
             urgency += instance_tier(candidates, chance, positives)
-        return take_quota(candidates, by_sign(candidates, urgency + chance), *budget)
+        return take_quota(candidates, urgency + chance, *budget)
 
     def _tier(self, candidates: Candidates, chance: Tensor, negatives: Tensor) -> Tensor:
         """[N] 2 for the balanced draw above the floor, 1 for the floor's share, 0 for the fill."""
-        image, images = candidates.image, candidates.num_images
         low = -1.0 if self.floor is None else self.floor
         above = candidates.negative & (candidates.ious > low)
-        wanted = (
-            (negatives * (1 - self.floor_fraction)).long() if self.floor is not None else negatives
-        )
-        share = wanted // self.num_bins
-        group = torch.where(
-            above, image * self.num_bins + self._bin(candidates), images * self.num_bins
-        )
-        in_bin = rank_within(group, chance, images * self.num_bins + 1)
-        balanced = above & (in_bin < share[image])
+        wanted = negatives
+        if self.floor is not None:
+            wanted = (negatives * (1 - self.floor_fraction)).long()
+        share = (wanted // self.num_bins)[:, None].expand(-1, self.num_bins)
+        bins = torch.arange(self.num_bins, device=chance.device)
+        inside = candidates.by_image(self._bin(candidates).masked_fill(~above, -1), -1)[:, None]
+        chances = candidates.by_image(chance)[:, None]
+        spread = torch.where(inside == bins[:, None], chances, -torch.inf)
+        most = self.batch_size_per_image
+        balanced = candidates.stacked(highest(spread, share, most).any(1))
         # The balanced first, then the rest above the floor at random, up to what is wanted there.
-        order = rank_within(torch.where(above, image, images), chance + balanced, images + 1)
-        drawn = above & (order < wanted[image])
+        drawn = top(candidates, chance + balanced, above, wanted, most)
         return torch.where(drawn, 2.0, torch.where(candidates.negative & ~above, 1.0, 0.0))
 
     def _bin(self, candidates: Candidates) -> Tensor:
@@ -132,7 +131,7 @@ class InstanceBalanced:
         budget = self.batch_size_per_image, self.positive_fraction
         chance = noise(candidates)
         tier = instance_tier(candidates, chance, quotas(candidates, *budget)[0])
-        return take_quota(candidates, by_sign(candidates, tier + chance), *budget)
+        return take_quota(candidates, tier + chance, *budget)
 
 
 class Libra(IoUBalanced):
@@ -150,16 +149,8 @@ def instance_tier(candidates: Candidates, chance: Tensor, positives: Tensor) -> 
         chance: [N] in [0, 1), the order of the draw.
         positives: [I] how many are drawn in each image.
     """
-    objects = len(candidates.gt_boxes)
-    gt = torch.where(candidates.positive, candidates.gt, objects)
-    rank = rank_within(gt, chance, objects + 1)
+    rank = rank_within(candidates.gt, chance, len(candidates.gt_boxes), candidates.positive)
     first = candidates.positive & (rank == 0)
-    covered = torch.zeros_like(positives).index_add_(0, candidates.image, first.long())
+    covered = candidates.by_image(first).sum(1)
     share = (positives // covered.clamp(min=1)).clamp(min=1)
     return (candidates.positive & (rank < share[candidates.image])).float()
-
-
-def by_sign(candidates: Candidates, priority: Tensor) -> Tensor:
-    """[N] rank by falling priority among the positives, or the negatives, of each image."""
-    pool = 3 * candidates.image + candidates.labels.clamp(max=1) + 1
-    return rank_within(pool, priority, 3 * candidates.num_images)

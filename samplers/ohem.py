@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, count, rank_within, take_quota
+from samplers.quota import check_budget, take_quota, top
 
 RANK_BY = ("loss", "class_loss")
 
@@ -55,55 +55,47 @@ class OHEM:
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
-        rows = torch.where(candidates.labels >= 0)[0]
-        loss = candidates.loss_of(rows, self.rank_by)
-        if self.nms_iou is not None and len(rows):
-            keep = self._without_copies(candidates, rows, loss)
-            rows, loss = rows[keep], loss[keep]
-        fraction = self.positive_fraction
-        if fraction is None:
-            rank = rank_within(candidates.image[rows], loss, candidates.num_images)
-            weights = torch.zeros_like(candidates.labels, dtype=torch.float32)
-            weights[rows[rank < self.batch_size_per_image]] = 1
-            return weights
-        return self._within_quota(candidates, rows, loss, fraction)
+        loss = candidates.losses(self.rank_by)
+        pools = [candidates.labels >= 0]
+        if self.positive_fraction is not None:
+            pools = [candidates.positive, candidates.negative]
+        if self.nms_iou is not None:
+            pools = [self._without_copies(candidates, loss, pool) for pool in pools]
+        if self.positive_fraction is not None:
+            labels = torch.where(pools[0] | pools[1], candidates.labels, -1)
+            mined = replace(candidates, labels=labels)
+            return take_quota(mined, loss, self.batch_size_per_image, self.positive_fraction)
+        return self._hardest(candidates, loss, pools[0], self.batch_size_per_image).float()
 
-    def _pools(self, candidates: Candidates, rows: Tensor) -> tuple[Tensor, int]:
-        """[K] the pool a candidate competes in (its image, or image and sign), and their number."""
-        image, images = candidates.image[rows], candidates.num_images
-        if self.positive_fraction is None:
-            return image, images
-        return 2 * image + candidates.positive[rows], 2 * images
+    def _hardest(self, candidates: Candidates, loss: Tensor, among: Tensor, number: int) -> Tensor:
+        """[N] bool: so many of highest loss in every image."""
+        quota = torch.full((candidates.num_images,), number, device=loss.device)
+        return top(candidates, loss, among, quota, number)
 
-    def _without_copies(self, candidates: Candidates, rows: Tensor, loss: Tensor) -> Tensor:
-        """Indices into ``rows`` of the hardest candidates that NMS among equal labels leaves.
+    def _without_copies(self, candidates: Candidates, loss: Tensor, pool: Tensor) -> Tensor:
+        """[N] bool: the hardest of a pool that NMS among equal labels of an image leaves.
 
-        Greedy NMS never looks at a lower loss, so the first B survivors of a pool need only its
-        hardest candidates: the window grows until each pool has B, instead of 250,000 anchors
-        being compared with each other.
+        Greedy NMS never looks at a lower loss, so the first B survivors of an image need only its
+        hardest candidates: the window grows until there are B, instead of 250,000 anchors being
+        compared with each other.
         """
-        pool, pools = self._pools(candidates, rows)
-        rank, sizes = rank_within(pool, loss, pools), count(pool, pools)
-        group = candidates.labels[rows] * candidates.num_images + candidates.image[rows]
-        # batched_nms sets the groups side by side: float32 has no room for many of them, and
-        # anchors that begin left of the image would reach into the group before.
-        boxes = candidates.boxes[rows].double()
-        boxes -= boxes.min()
-        window = 8 * self.batch_size_per_image
+        sizes = candidates.by_image(pool).sum(1)
+        window = 2 * self.batch_size_per_image
         while True:
-            inside = torch.where(rank < window)[0]
-            found = batched_nms(boxes[inside], loss[inside].double(), group[inside], self.nms_iou)
-            keep = inside[found]
-            survivors = count(pool[keep], pools)
+            inside = self._hardest(candidates, loss, pool, window)
+            left = self._suppressed(candidates, loss, torch.where(inside)[0])
+            survivors = candidates.by_image(left).sum(1)
             if ((survivors >= self.batch_size_per_image) | (sizes <= window)).all():
-                return keep.sort().values
-            window *= 4
+                return left
+            window *= 2
 
-    def _within_quota(
-        self, candidates: Candidates, rows: Tensor, loss: Tensor, fraction: float
-    ) -> Tensor:
-        pool, pools = self._pools(candidates, rows)
-        rank, labels = torch.zeros_like(candidates.labels), torch.full_like(candidates.labels, -1)
-        rank[rows], labels[rows] = rank_within(pool, loss, pools), candidates.labels[rows]
-        mined = replace(candidates, labels=labels)
-        return take_quota(mined, rank, self.batch_size_per_image, fraction)
+    def _suppressed(self, candidates: Candidates, loss: Tensor, rows: Tensor) -> Tensor:
+        """[N] bool: what NMS among the rows of one label and image leaves of them."""
+        left = torch.zeros_like(candidates.labels, dtype=torch.bool)
+        group = candidates.labels[rows] * candidates.num_images + candidates.image[rows]
+        # Not batched_nms: it sets groups side by side, which float32 has no room for, and anchors
+        # that begin left of the image would reach into the group before.
+        for one in group.unique():
+            here = rows[group == one]
+            left[here[nms(candidates.boxes[here].float(), loss[here], self.nms_iou)]] = True
+        return left

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, count, take_quota
+from samplers.quota import check_budget, take_quota
 
 
 class Random:
@@ -28,32 +28,34 @@ class Random:
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
-        rank = random_rank(candidates)
-        return take_quota(candidates, rank, self.batch_size_per_image, self.positive_fraction)
+        order = shuffled(candidates)
+        return take_quota(candidates, order, self.batch_size_per_image, self.positive_fraction)
 
 
-def random_rank(candidates: Candidates) -> Tensor:
-    """[N] int64: a random order of the positives and one of the negatives of every image.
+def shuffled(candidates: Candidates) -> Tensor:
+    """[N] float priorities, a random order of the positives and of the negatives of every image.
 
-    The permutations are drawn image by image, positives first, as torchvision does, so that the
-    same seed gives the same picks. Ignored candidates have rank 0.
+    On a CPU these are the permutations that torchvision draws, image by image, positives first, so
+    that the same seed gives the same picks. On a GPU their lengths would have to be waited for.
     """
-    rank = torch.zeros_like(candidates.labels)
-    for image in range(candidates.num_images):
-        here = candidates.image == image
-        for kind in (candidates.positive, candidates.negative):
-            rows = torch.where(here & kind)[0]
-            generator = candidates.generator(image)
-            order = torch.randperm(len(rows), generator=generator, device=rank.device)
-            rank[rows[order]] = torch.arange(len(rows), device=rank.device)
-    return rank
+    if candidates.labels.device.type != "cpu":
+        return noise(candidates)
+    priority = torch.zeros(len(candidates.labels))
+    first = 0
+    for image, labels in enumerate(candidates.labels.split(candidates.sizes)):
+        for kind in (labels > 0, labels == 0):
+            rows = first + torch.where(kind)[0]
+            order = torch.randperm(len(rows), generator=candidates.generator(image))
+            priority[rows[order]] = -torch.arange(len(rows), dtype=torch.float32)
+        first += len(labels)
+    return priority
 
 
 def noise(candidates: Candidates) -> Tensor:
     """[N] uniform in [0, 1), drawn image by image, so that an image's draw is its own."""
-    sizes = count(candidates.image, candidates.num_images).tolist()
+    device = candidates.labels.device
     drawn = [
-        torch.rand(size, generator=candidates.generator(image), device=candidates.image.device)
-        for image, size in enumerate(sizes)
+        torch.rand(size, generator=candidates.generator(image), device=device)
+        for image, size in enumerate(candidates.sizes)
     ]
-    return torch.cat(drawn) if drawn else candidates.ious.new_zeros(0)
+    return torch.cat(drawn)

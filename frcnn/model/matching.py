@@ -3,14 +3,18 @@
 Shape letters: N candidates, G objects, J ignore areas, of one image or of a whole batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
 IGNORE, BACKGROUND = -1, 0
+PAIRS = 1 << 22  # pairs of a box and an object that are compared at once: about 150 MB
 
 
 @dataclass
@@ -23,6 +27,7 @@ class Matched:
     gt: Tensor
     gt_boxes: Tensor
     image: Tensor
+    sizes: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -54,42 +59,63 @@ class Matcher:
     def __call__(
         self, boxes: Tensor, objects: Tensor, labels: Tensor, ignore: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Match [N, 4] boxes to [G, 4] objects with [G] labels, given [J, 4] ignore areas.
+        """Match [..., N, 4] boxes to [..., G, 4] objects with [..., G] labels, image by image.
+
+        Objects of label 0 and [..., J, 4] ignore areas without area are filling. The table of IoUs
+        is made ``PAIRS`` entries at a time, so that memory does not grow with N * G.
 
         Returns:
-            [N] labels, [N] IoU with the object that overlaps most, [N] its row (-1 = no objects).
+            [..., N] labels, IoU with the object that overlaps most, and its row (-1 = no objects).
         """
-        if len(objects):
-            found, ious, gt = self._match(boxes, objects, labels)
-        else:
-            found = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
-            ious, gt = boxes.new_zeros(len(boxes)), torch.full_like(found, -1)
-        if len(ignore):
-            covered = share_inside(boxes, ignore).amax(1) > self.ignore_ioa
-            found[covered & (found == BACKGROUND)] = IGNORE
-        return found, ious, gt
+        if not labels.shape[-1]:  # nothing to take a maximum of: one filling object
+            objects, labels = F.pad(objects, (0, 0, 0, 1)), F.pad(labels, (0, 1))
+        pairs = max(1, labels.numel() + ignore[..., 0].numel())
+        chunks = boxes.split(max(1, PAIRS // pairs), dim=-2)
+        only = [overlaps(objects, labels, boxes)] if len(chunks) == 1 else None
 
-    def _match(
-        self, boxes: Tensor, objects: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        overlaps = box_iou(objects, boxes)
-        ious, gt = overlaps.max(0)
-        positive = ious >= self.high
-        if self.keep_best:
+        def tables() -> Iterable[Tensor]:
+            return only or (overlaps(objects, labels, chunk) for chunk in chunks)
+
+        best = None
+        if self.keep_best and boxes.shape[-2]:
             # An object that overlaps no candidate at all has no best one.
-            best = overlaps.amax(1, keepdim=True).clamp(min=torch.finfo(overlaps.dtype).tiny)
-            positive |= (overlaps == best).any(0)
+            best = torch.stack([table.amax(-1) for table in tables()]).amax(0)
+            best = best.clamp(min=torch.finfo(best.dtype).tiny)
+        found = [
+            self._label(table, best, labels, chunk, ignore)
+            for table, chunk in zip(tables(), chunks, strict=True)
+        ]
+        label, ious, gt = (torch.cat(column, -1) for column in zip(*found, strict=True))
+        return label, ious, gt
+
+    def _label(
+        self, overlaps: Tensor, best: Tensor | None, labels: Tensor, boxes: Tensor, ignore: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is returned of [..., G, N] overlaps and the [..., G] best of each object."""
+        ious, gt = overlaps.max(-2)
+        positive = ious >= self.high
+        if best is not None:
+            positive |= (overlaps == best[..., None]).any(-2)
         found = torch.full_like(gt, IGNORE).masked_fill(ious < self.low, BACKGROUND)
-        return torch.where(positive, labels[gt], found), ious, gt
+        found = torch.where(positive, labels.gather(-1, gt), found)
+        if ignore.shape[-2]:
+            covered = share_inside(boxes, ignore).amax(-1) > self.ignore_ioa
+            found = found.masked_fill(covered & (found == BACKGROUND), IGNORE)
+        return found, ious.clamp(min=0), gt.masked_fill(ious < 0, -1)
+
+
+def overlaps(objects: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+    """[..., G, N] IoU of every object with every box, -1 where the object is filling."""
+    return box_iou(objects, boxes).masked_fill(labels[..., None] == 0, -1)
 
 
 def share_inside(boxes: Tensor, areas: Tensor) -> Tensor:
-    """[N, J] share of every box that lies in every area (intersection over the box's own area)."""
-    top_left = torch.max(boxes[:, None, :2], areas[:, :2])
-    bottom_right = torch.min(boxes[:, None, 2:], areas[:, 2:])
-    inside = (bottom_right - top_left).clamp(min=0).prod(2)
-    own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return inside / own.clamp(min=torch.finfo(own.dtype).tiny)[:, None]
+    """[..., N, J] share of every box in every area (intersection over the box's own area)."""
+    top_left = torch.max(boxes[..., None, :2], areas[..., None, :, :2])
+    bottom_right = torch.min(boxes[..., None, 2:], areas[..., None, :, 2:])
+    inside = (bottom_right - top_left).clamp(min=0).prod(-1)
+    own = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    return inside / own.clamp(min=torch.finfo(own.dtype).tiny)[..., None]
 
 
 def match_batch(
@@ -103,18 +129,17 @@ def match_batch(
     Args:
         boxes: [N_i, 4] an image.
         targets: an image's "boxes" [G_i, 4] and, where it has any, "ignore" areas [J_i, 4].
-        labels: [G_i] the label of each object at this site.
+        labels: [G_i] the label of each object at this site, above 0.
     """
     objects = [target["boxes"].to(boxes[0].dtype) for target in targets]
-    found = [
-        matcher(here, there, label, target.get("ignore", there[:0]))
-        for here, there, label, target in zip(boxes, objects, labels, targets, strict=True)
-    ]
-    first = 0
-    for (_, _, gt), there in zip(found, objects, strict=True):
-        gt[gt >= 0] += first
-        first += len(there)
-    sizes = torch.tensor([len(here) for here in boxes])
-    image = torch.arange(len(boxes)).repeat_interleave(sizes).to(boxes[0].device)
-    label, ious, gt = (torch.cat(column) for column in zip(*found, strict=True))
-    return Matched(torch.cat(list(boxes)), label, ious, gt, torch.cat(objects), image)
+    ignore = [t.get("ignore", there[:0]) for t, there in zip(targets, objects, strict=True)]
+    padded = (pad_sequence(list(x), True) for x in (boxes, objects, labels, ignore))
+    sizes = [len(here) for here in boxes]
+    label, ious, gt = (
+        [row[:size] for row, size in zip(table, sizes, strict=True)] for table in matcher(*padded)
+    )
+    before = [0, *accumulate(map(len, objects))][:-1]
+    gt = [torch.where(row >= 0, row + first, -1) for row, first in zip(gt, before, strict=True)]
+    image = [torch.full_like(row, index) for index, row in enumerate(gt)]
+    columns = (torch.cat(list(x)) for x in (boxes, label, ious, gt, objects, image))
+    return Matched(*columns, sizes)

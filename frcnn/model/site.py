@@ -56,6 +56,7 @@ class Site:
         """
         candidates = Candidates(**vars(matched), predict=predict, generators=generators)
         weights = self.sampler(candidates)
+        candidates.check_finite()
         if not (weights >= 0).all():
             raise ValueError(
                 f"{type(self.sampler).__name__} at {self.name}: a weight is negative or NaN"
@@ -88,15 +89,17 @@ class Site:
         class_loss = self.class_loss(samples)
         box_loss = torch.zeros_like(class_loss)
         box_loss[samples.positive] = self.box_loss(samples)
-        best = self.class_loss.scores(logits)[:, 1:].argmax(1) + 1
-        shown = torch.where(samples.labels > 0, samples.labels, best)
+        shown = samples.labels
+        if deltas.shape[1] > 1:
+            best = self.class_loss.scores(logits)[:, 1:].argmax(1) + 1
+            shown = torch.where(shown > 0, shown, best)
         boxes = self.box_coder.decode_single(of_class(deltas, shown), matched.boxes[rows])
         return Prediction(logits, boxes, class_loss + box_loss, class_loss)
 
     def _samples(
         self, matched: Matched, rows: Tensor, weights: Tensor, logits: Tensor, deltas: Tensor
     ) -> Samples:
-        labels = matched.labels[rows]
+        labels = matched.labels[rows].clamp(min=0)  # a preview may ask for ignored rows
         positive = torch.where(labels > 0)[0]
         objects = rows[positive]
         return Samples(

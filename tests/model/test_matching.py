@@ -116,6 +116,22 @@ def test_equal_to_torchvisions(seed: int, matcher: Matcher) -> None:
     assert ious.tolist() == quality.amax(0).tolist()
 
 
+@pytest.mark.parametrize("matcher", [RPN, HEAD])
+def test_chunks_change_nothing(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    boxes = [boxes_on_a_grid(n, g) for n in (80, 1, 33)]
+    targets = [
+        {"boxes": boxes_on_a_grid(n, g), "ignore": boxes_on_a_grid(j, g)}
+        for n, j in ((6, 2), (1, 0), (0, 3))
+    ]
+    labels = [torch.ones(len(target["boxes"]), dtype=torch.int64) for target in targets]
+    whole = match_batch(matcher, boxes, targets, labels)
+    monkeypatch.setattr("frcnn.model.matching.PAIRS", 100)
+    pieces = match_batch(matcher, boxes, targets, labels)
+    for name in ("labels", "ious", "gt"):
+        assert getattr(pieces, name).tolist() == getattr(whole, name).tolist()
+
+
 @pytest.mark.parametrize(("high", "low"), [(0.3, 0.5), (1.2, 0.5), (0.5, -0.1)])
 def test_thresholds_out_of_order_are_refused(high: float, low: float) -> None:
     with pytest.raises(ValueError, match="low <= high"):

@@ -1,16 +1,19 @@
 """Ranks and quotas against loops that a reader can check."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import worked
 
-from samplers.quota import check_budget, count, rank_within, take_quota
+from samplers.quota import check_budget, count, highest, rank_within, take_quota
 
 # Few distinct priorities, so that ties are the rule.
 ELEMENTS = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.5, 2.0])), max_size=30
+    st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.booleans()),
+    max_size=30,
 )
 # Images of labels; an image may be empty.
 IMAGES = st.lists(st.lists(st.sampled_from([-1, 0, 0, 1, 2]), max_size=12), min_size=1, max_size=4)
@@ -18,15 +21,34 @@ IMAGES = st.lists(st.lists(st.sampled_from([-1, 0, 0, 1, 2]), max_size=12), min_
 
 @settings(deadline=None)
 @given(ELEMENTS)
-def test_a_rank_counts_who_is_ahead_in_the_group(elements: list[tuple[int, float]]) -> None:
-    group = torch.tensor([g for g, _ in elements], dtype=torch.int64)
-    priority = torch.tensor([p for _, p in elements])
+def test_a_rank_counts_who_is_ahead_in_the_group(
+    elements: list[tuple[int, float, bool]],
+) -> None:
+    group = torch.tensor([g for g, _, _ in elements], dtype=torch.int64)
+    priority = torch.tensor([p for _, p, _ in elements])
+    among = torch.tensor([m for _, _, m in elements], dtype=torch.bool)
     # Ahead: a higher priority, or the same and earlier.
     expected = [
-        sum(h == g and (q > p or (q == p and j < i)) for j, (h, q) in enumerate(elements))
-        for i, (g, p) in enumerate(elements)
+        sum(m and h == g and (q > p or (q == p and j < i)) for j, (h, q, m) in enumerate(elements))
+        for i, (g, p, _) in enumerate(elements)
     ]
-    assert rank_within(group, priority, 4).tolist() == expected
+    rank = rank_within(group, priority, 4, among)
+    assert rank[among].tolist() == torch.tensor(expected)[among].tolist()
+
+
+@settings(deadline=None)
+@given(ELEMENTS, st.integers(0, 30), st.integers(0, 30), st.integers(0, 5))
+def test_the_highest_of_a_row(
+    elements: list[tuple[int, float, bool]], first: int, second: int, spare: int
+) -> None:
+    row = [priority if there else -math.inf for _, priority, there in elements]
+    table = torch.tensor([row, row[::-1]]).reshape(2, -1)
+    picked = highest(table, torch.tensor([first, second]), max(first, second) + spare)
+    for here, values, quota in zip(picked.tolist(), table.tolist(), (first, second), strict=True):
+        # The stable sort keeps the order of equal values.
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        expected = [i for i in order if values[i] > -math.inf][:quota]
+        assert [i for i, is_picked in enumerate(here) if is_picked] == sorted(expected)
 
 
 def test_count_keeps_empty_groups() -> None:
@@ -53,7 +75,7 @@ def test_a_quota_is_filled_image_by_image(
         taken = positive[: int(budget * fraction)]
         for row in taken + negative[: budget - len(taken)]:
             expected[row] = 1.0
-    weights = take_quota(candidates, torch.tensor(rank, dtype=torch.int64), budget, fraction)
+    weights = take_quota(candidates, -torch.tensor(rank, dtype=torch.float32), budget, fraction)
     assert weights.tolist() == expected
     assert weights.dtype == torch.float32
 
