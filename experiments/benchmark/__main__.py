@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark import samplers, step
+from experiments.benchmark import data, evaluation, matching, samplers, step
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import markdown, store
 from frcnn.device import choose_device
 
 # Each part with its share of the time.
 PARTS = {
-    "step": (step.measure, 0.4),
-    "samplers": (samplers.measure, 0.6),
+    "step": (step.measure, 0.2),
+    "samplers": (samplers.measure, 0.5),
+    "matching": (matching.measure, 0.08),
+    "evaluation": (evaluation.measure, 0.05),
+    "data": (data.measure, 0.17),
 }
 
 
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--minutes", type=float, default=8, help="what `all` may take")
+    parser.add_argument("--data-root", type=Path, help="BCCD's folder, else data/bccd or shapes")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks"), metavar="DIR")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -44,7 +48,8 @@ def run(name: str, device: torch.device, options: argparse.Namespace) -> dict[st
     """One part's result; its tables are printed."""
     measure, share = PARTS[name]
     began = time.perf_counter()
-    result = measure(device, 60 * options.minutes * share)
+    more = {"root": options.data_root or data.default_root()} if name == "data" else {}
+    result = measure(device, 60 * options.minutes * share, **more)
     took = time.perf_counter() - began
     print(f"\n## {name}: {took:.0f} s\n")
     print("\n\n".join(markdown(content) for content in result["tables"]), flush=True)

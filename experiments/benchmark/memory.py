@@ -23,8 +23,16 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
     """What ``function`` returns in a fresh process; function and arguments must pickle."""
     # Forked from a server that has run nothing: no threads, no memory of ours.
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args).result()
+        method = multiprocessing.get_start_method()
+        return pool.submit(_usual, method, function, *args).result()
+
+
+def _usual(method: str, function: Callable[..., Any], *args: Any) -> Any:
+    """``function`` in a process whose own children start as those of any program."""
+    multiprocessing.set_start_method(method, force=True)
+    return function(*args)
 
 
 def rise(action: Callable[[], object]) -> int:

@@ -21,14 +21,14 @@ from samplers import Sampler
 
 BASELINE = "sampler=random"
 # So many variants share a turn of the baseline: what is compared runs within a minute.
-TOGETHER = 5
+TOGETHER = 7
 STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30
 CLASSES = {"rpn": 1, "rcnn": 80}
 # Candidates an image: anchors of 1333x800, proposals.
 NUMBER = {"rpn": 200_000, "rcnn": 2_000}
 GROWTH = {
-    "candidates an image": (2_000, 8_000, 32_000, 128_000),
+    "candidates an image": (1_000, 4_000, 16_000, 64_000),
     "images": (2, 4, 8, 16, 32),
     "objects an image": (10, 30, 100, 300, 1_000),
 }
@@ -46,8 +46,10 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
             "Same weights and batch; `sampler/rpn` has random sampling at the RCNN head.",
         )
     ]
-    tables += [_alone(site, device, seconds * CALLS / len(NUMBER)) for site in NUMBER]
-    tables.append(_growth(device, seconds * (1 - STEPS - CALLS)))
+    found = {site: site_samplers(site) for site in NUMBER}
+    share = seconds * CALLS / len(found)
+    tables += [_alone(site, calls, device, share) for site, calls in found.items()]
+    tables.append(_growth(found["rcnn"], device, seconds * (1 - STEPS - CALLS)))
     return {"tables": tables, "seconds": raw}
 
 
@@ -135,28 +137,29 @@ def _matcher(site: str) -> Matcher:
     return Matcher(0.7, 0.3, keep_best=True) if site == "rpn" else Matcher(0.5, 0.5)
 
 
-def _alone(site: str, device: torch.device, seconds: float) -> dict[str, Any]:
+def _alone(
+    site: str, found: dict[str, Sampler], device: torch.device, seconds: float
+) -> dict[str, Any]:
     """Calls of every sampler of a site, beyond what the prediction costs."""
     images, number = 8, NUMBER[site]
     made = scenes.candidates(_matcher(site), images, number, OBJECTS, CLASSES[site], device)
-    calls = {name: partial(call, made) for name, call in site_samplers(site).items()}
-    found = interleaved(calls, seconds, wait=setting.waiter(device))
+    calls = {name: partial(call, made) for name, call in found.items()}
+    times = interleaved(calls, seconds, wait=setting.waiter(device))
     return table(
         f"Call of a sampler/{site}: {images} images x {number:,} candidates x {OBJECTS} objects",
         [
             {
                 "sampler": name,
-                "times random": ratio(values, found["random"]),
+                "times random": ratio(values, times["random"]),
                 "ms": spread([1000 * value for value in values]),
             }
-            for name, values in found.items()
+            for name, values in times.items()
         ],
         "The prediction is an index into numbers made before: only the choice is timed.",
     )
 
 
-def _growth(device: torch.device, seconds: float) -> dict[str, Any]:
-    found = site_samplers("rcnn")
+def _growth(found: dict[str, Sampler], device: torch.device, seconds: float) -> dict[str, Any]:
     share = seconds / len(found) / len(GROWTH)
     rows = [
         {"sampler": name, **{_heading(what): _slope(call, what, device, share) for what in GROWTH}}

@@ -40,19 +40,19 @@ def interleaved(
         call()
     wait()
     found: dict[str, list[float]] = {name: [] for name in calls}
-    rounds, started = 0, clock()
-    while rounds < MIN_ROUNDS or _room(clock() - began, clock() - started, rounds, seconds):
+    done, started = 0, clock()
+    while done < MIN_ROUNDS or _room(clock() - began, clock() - started, done, seconds):
         for name, call in calls.items():
             start = clock()
             call()
             wait()
             found[name].append(clock() - start)
-        rounds += 1
+        done += 1
     return found
 
 
-def _room(spent: float, in_rounds: float, rounds: int, budget: float) -> bool:
-    return spent + in_rounds / rounds <= budget
+def _room(spent: float, in_rounds: float, done: int, budget: float) -> bool:
+    return spent + in_rounds / done <= budget
 
 
 def spread(values: Sequence[float]) -> Spread:
