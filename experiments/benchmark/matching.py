@@ -9,7 +9,7 @@ import torch
 from experiments.benchmark import memory, scenes, setting
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.timing import interleaved, slope, spread
-from frcnn.model.matching import Matcher, match_batch
+from frcnn.model.matching import match_batch
 
 # (objects, anchors) of one image.
 Size = tuple[int, int]
@@ -64,11 +64,10 @@ def _growth(
 def matching(size: Size, device: torch.device) -> partial:
     """The matching of one image's anchors at the RPN, ready to be called."""
     objects, anchors = size
-    here, there = scenes.image(anchors, objects, torch.Generator().manual_seed(0))
+    here, there = scenes.image("rpn", anchors, objects, torch.Generator().manual_seed(0))
     labels = torch.ones(objects, dtype=torch.int64, device=device)
-    matcher = Matcher(0.7, 0.3, keep_best=True)
     target = {"boxes": there.to(device)}
-    return partial(match_batch, matcher, [here.to(device)], [target], [labels])
+    return partial(match_batch, scenes.MATCHERS["rpn"], [here.to(device)], [target], [labels])
 
 
 def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:

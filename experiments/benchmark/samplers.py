@@ -15,7 +15,6 @@ from frcnn import assemble
 from frcnn.config import KNOWN, build, one_line
 from frcnn.device import keep_freed_memory
 from frcnn.engine import Batch
-from frcnn.model.matching import Matcher
 from frcnn.model.site import Site
 from samplers import Sampler
 
@@ -24,7 +23,6 @@ BASELINE = "sampler=random"
 TOGETHER = 7
 STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30
-CLASSES = {"rpn": 1, "rcnn": 80}
 # Candidates an image: anchors of 1333x800, proposals.
 NUMBER = {"rpn": 200_000, "rcnn": 2_000}
 GROWTH = {
@@ -132,17 +130,12 @@ def site_samplers(site: str) -> dict[str, Sampler]:
     return {name: build(node) for name, node in nodes.items()}
 
 
-def _matcher(site: str) -> Matcher:
-    """Thresholds of torchvision's Faster R-CNN."""
-    return Matcher(0.7, 0.3, keep_best=True) if site == "rpn" else Matcher(0.5, 0.5)
-
-
 def _alone(
     site: str, found: dict[str, Sampler], device: torch.device, seconds: float
 ) -> dict[str, Any]:
     """Calls of every sampler of a site, beyond what the prediction costs."""
     images, number = 8, NUMBER[site]
-    made = scenes.candidates(_matcher(site), images, number, OBJECTS, CLASSES[site], device)
+    made = scenes.candidates(site, images, number, OBJECTS, device)
     calls = {name: partial(call, made) for name, call in found.items()}
     times = interleaved(calls, seconds, wait=setting.waiter(device))
     return table(
@@ -160,33 +153,22 @@ def _alone(
 
 
 def _growth(found: dict[str, Sampler], device: torch.device, seconds: float) -> dict[str, Any]:
-    share = seconds / len(found) / len(GROWTH)
-    rows = [
-        {"sampler": name, **{_heading(what): _slope(call, what, device, share) for what in GROWTH}}
-        for name, call in found.items()
-    ]
-    return table(
-        "Growth of a sampler's call: exponent p of time ~ size^p",
-        rows,
-        f"About {_usual()}, one of them growing at a time, at RCNN thresholds.",
-    )
-
-
-def _heading(what: str) -> str:
-    return f"{what}, {GROWTH[what][0]:,} to {GROWTH[what][-1]:,}"
-
-
-def _usual() -> str:
-    return f"2 images x {NUMBER['rcnn']:,} candidates x {OBJECTS} objects"
-
-
-def _slope(call: Sampler, what: str, device: torch.device, seconds: float) -> float:
-    """Log-log slope of the median times over the sizes of ``GROWTH``."""
+    """Log-log slopes of the median times over the sizes of ``GROWTH``, at the RCNN head."""
+    rows: dict[str, Row] = {name: {"sampler": name} for name in found}
     usual = {"images": 2, "candidates an image": NUMBER["rcnn"], "objects an image": OBJECTS}
-    calls = {}
-    for size in GROWTH[what]:
-        images, number, objects = (usual | {what: size}).values()
-        made = scenes.candidates(_matcher("rcnn"), images, number, objects, CLASSES["rcnn"], device)
-        calls[str(size)] = partial(call, made)
-    found = interleaved(calls, seconds, wait=setting.waiter(device))
-    return slope(GROWTH[what], [spread(values)["median"] for values in found.values()])
+    for what, sizes in GROWTH.items():
+        made = [
+            scenes.candidates("rcnn", *(usual | {what: size}).values(), device) for size in sizes
+        ]
+        for name, call in found.items():
+            calls = {str(size): partial(call, m) for size, m in zip(sizes, made, strict=True)}
+            share = seconds / len(found) / len(GROWTH)
+            times = interleaved(calls, share, wait=setting.waiter(device))
+            medians = [spread(values)["median"] for values in times.values()]
+            rows[name][f"{what}, {sizes[0]:,} to {sizes[-1]:,}"] = slope(sizes, medians)
+    around = ", ".join(f"{value:,} {what}" for what, value in usual.items())
+    return table(
+        "Growth of a sampler's call at RCNN: exponent p of time ~ size^p",
+        list(rows.values()),
+        f"One grows at a time, the others stay: {around}.",
+    )

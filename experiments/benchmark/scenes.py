@@ -10,7 +10,11 @@ from frcnn.model.matching import Matcher, match_batch
 from samplers import Candidates, Prediction
 
 WIDTH, HEIGHT = 1333, 800
-NEAR = 0.25  # share of the candidates that lie about an object, as trained proposals do
+# Thresholds of torchvision's Faster R-CNN.
+MATCHERS = {"rpn": Matcher(0.7, 0.3, keep_best=True), "rcnn": Matcher(0.5, 0.5)}
+CLASSES = {"rpn": 1, "rcnn": 80}
+# Share of the candidates that lie about an object: anchors lie anywhere, proposals look for them.
+NEAR = {"rpn": 0.01, "rcnn": 0.25}
 
 
 def boxes(count: int, generator: torch.Generator) -> Tensor:
@@ -27,23 +31,28 @@ def near(objects: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return chosen + (torch.rand(count, 4, generator=generator) - 0.5) * sides / 2
 
 
-def image(number: int, objects: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """[N, 4] candidates and [G, 4] objects of one image."""
+def image(
+    site: str, number: int, objects: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """[N, 4] candidates of a site and [G, 4] objects of one image."""
     there = boxes(objects, generator)
-    close = int(NEAR * number) if objects else 0
+    close = int(NEAR[site] * number)
     return torch.cat([near(there, close, generator), boxes(number - close, generator)]), there
 
 
 def candidates(
-    matcher: Matcher, images: int, number: int, objects: int, classes: int, device: torch.device
+    site: str, images: int, number: int, objects: int, device: torch.device
 ) -> Candidates:
     """Matched candidates of a batch, whose ``predict`` is an index into numbers made before."""
-    g = torch.Generator().manual_seed(0)
-    drawn = [image(number, objects, g) for _ in range(images)]
+    g, classes = torch.Generator().manual_seed(0), CLASSES[site]
+    drawn = [image(site, number, objects, g) for _ in range(images)]
     labels = [torch.randint(1, classes + 1, (objects,), generator=g) for _ in drawn]
     targets = [{"boxes": there.to(device)} for _, there in drawn]
     matched = match_batch(
-        matcher, [here.to(device) for here, _ in drawn], targets, [k.to(device) for k in labels]
+        MATCHERS[site],
+        [here.to(device) for here, _ in drawn],
+        targets,
+        [label.to(device) for label in labels],
     )
     total = images * number
     logits = torch.randn(total, classes + 1, generator=g).to(device)
