@@ -21,6 +21,9 @@ train: $(READY) ## train on the embedded shapes with OHEM, a few minutes on two 
 sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes
 	$(PY) -m frcnn.train -m experiment=quick sampler=random,ohem seed=0,1
 
+bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/
+	$(PY) -m experiments.benchmark all
+
 lint: $(READY) ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -35,4 +38,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep lint test test-all clean
+.PHONY: help setup train sweep bench lint test test-all clean

@@ -1,0 +1,66 @@
+"""``python -m experiments.benchmark [step|samplers|matching|evaluation|data|all]``.
+
+Writes DIR/<device>.json, and DIR/<device>.md from it.
+"""
+
+import argparse
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.benchmark import data, evaluation, matching, samplers, step
+from experiments.benchmark.machine import machine, now
+from experiments.benchmark.report import markdown, store
+from frcnn.device import choose_device
+
+# Each part with its share of the time.
+PARTS = {
+    "step": (step.measure, 0.2),
+    "samplers": (samplers.measure, 0.5),
+    "matching": (matching.measure, 0.08),
+    "evaluation": (evaluation.measure, 0.05),
+    "data": (data.measure, 0.17),
+}
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
+    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--minutes", type=float, default=8, help="what `all` may take")
+    parser.add_argument("--data-root", type=Path, help="BCCD's folder, else data/bccd or shapes")
+    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks"), metavar="DIR")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    device = choose_device(options.device)
+    file = options.out / f"{label(device)}.json"
+    for name in PARTS if options.part == "all" else [options.part]:
+        store(file, machine(device), {name: run(name, device, options)})
+    print(f"{file} and {file.with_suffix('.md')}")
+
+
+def run(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """One part's result; its tables are printed."""
+    measure, share = PARTS[name]
+    began = time.perf_counter()
+    more = {"root": options.data_root or data.default_root()} if name == "data" else {}
+    result = measure(device, 60 * options.minutes * share, **more)
+    took = time.perf_counter() - began
+    print(f"\n## {name}: {took:.0f} s\n")
+    print("\n\n".join(markdown(content) for content in result["tables"]), flush=True)
+    return {**now(), "took": took, **result}
+
+
+def label(device: torch.device) -> str:
+    """cpu, or the name of the GPU as a file's name."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    main()

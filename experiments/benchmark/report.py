@@ -1,0 +1,91 @@
+"""Results as a JSON file, and the Markdown page that is made from it alone.
+
+A part's result is ``{"tables": [table, ...], ...}``; a table has a title, notes and rows. A row
+maps column to value: text, a number, or a spread ``{"median", "q1", "q3"}``. A row with
+"not measured" says why in place of figures.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+WHY = "not measured"
+INTRODUCTION = (
+    "Made by `python -m experiments.benchmark`. `2.00 (1.90 to 2.10)` is the median with the "
+    "quartiles; a ratio is that of the rounds' own ratios, and what is compared took turns, round "
+    "by round."
+)
+
+Row = dict[str, Any]
+
+
+def table(title: str, rows: Sequence[Row], *notes: str) -> dict[str, Any]:
+    """A table of a part."""
+    return {"title": title, "notes": list(notes), "rows": list(rows)}
+
+
+def store(file: Path, machine: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Write ``file`` (JSON) and its page beside it (.md).
+
+    Parts measured before on the same machine and not now stay as they are.
+    """
+    kept: dict[str, Any] = {}
+    if file.exists():
+        before = json.loads(file.read_text())
+        kept = before["parts"] if before["machine"] == dict(machine) else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    results = {"machine": dict(machine), "parts": kept | dict(parts)}
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    file.with_suffix(".md").write_text(page(results))
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The Markdown page of a result file's content."""
+    lines = ["# Benchmark", "", INTRODUCTION, ""]
+    lines += [f"- {key}: {_shown(value)}" for key, value in results["machine"].items()]
+    for name, part in results["parts"].items():
+        lines += ["", f"## {name}", "", f"commit {part['commit']}, {part['date']}"]
+        for content in part["tables"]:
+            lines += ["", markdown(content)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """One table with its title above and its notes below."""
+    columns = _columns(content["rows"])
+    lines = [f"**{content['title']}**", "", _line(columns), "|" + "---|" * len(columns)]
+    for row in content["rows"]:
+        cells = [_shown(row.get(column, "")) for column in columns]
+        if WHY in row:
+            cells[1] = f"{WHY}: {row[WHY]}"
+        lines.append(_line(cells))
+    for note in content["notes"]:
+        lines += ["", note]
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """In the order in which the rows name them, at least two."""
+    found = list(dict.fromkeys(key for row in rows for key in row if key != WHY))
+    return found if len(found) > 1 else [*found, ""]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        low, high = _number(value["q1"]), _number(value["q3"])
+        return f"{_number(value['median'])} ({low} to {high})"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return _number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _number(value: float) -> str:
+    """Three significant digits, whole numbers in full."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")

@@ -1,0 +1,127 @@
+"""What is measured: network, images and options, all from the project's own conf/."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from experiments.benchmark.timing import nothing
+from frcnn import assemble
+from frcnn.config import CONF, checked
+from frcnn.data import collate
+from frcnn.device import choose_precision
+from frcnn.engine import Batch
+from frcnn.model import Detector
+from frcnn.model.detector import one_anchor_size_a_level
+
+# Keys of conf/model that torchvision's FasterRCNN does not have.
+OURS = (
+    "name", "weights", "weights_backbone", "trainable_backbone_layers", "anchor_sizes",
+    "roi_align", "ignore_ioa",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and what it is trained on; ``anchors`` as ``model.anchor_sizes``."""
+
+    model: str
+    width: int
+    height: int
+    batch: int
+    anchors: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.width}x{self.height}, batch {self.batch}"
+
+    def overrides(self) -> list[str]:
+        """The command line of such a training run on embedded images."""
+        anchors = "null" if self.anchors is None else list(self.anchors)
+        return [
+            "data=shapes",
+            f"model={self.model}",
+            f"data.train_images={self.batch}",
+            f"data.width={self.width}",
+            f"data.height={self.height}",
+            f"data.min_size={self.height}",
+            f"data.max_size={self.width}",
+            f"data.anchor_sizes={anchors}",
+            "data.num_objects=[1,14]",  # seven an image, as in COCO
+            f"data.object_size=[{self.height // 7},{self.height * 2 // 5}]",
+            f"trainer.batch_size={self.batch}",
+        ]
+
+
+ON_CPU = Workload("fasterrcnn_resnet18_fpn", 256, 192, 4, (16, 32, 64, 128, 256))
+ON_CUDA = (
+    Workload("fasterrcnn_resnet50_fpn", 1333, 800, 8),
+    Workload("fasterrcnn_resnet50_fpn", 1333, 800, 16),
+)
+NO_CUDA = "no CUDA GPU here"
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    """The checked configuration of a training command line."""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        config = hydra.compose("train", list(overrides), return_hydra_config=True)
+        chosen = config.hydra.runtime.choices.items()
+        choices = {k: v for k, v in chosen if v and not k.startswith("hydra/")}
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        return checked("train", config, choices)
+
+
+def options(group: str) -> list[str]:
+    """The names of a group's options, ``random`` and ``cross_entropy`` among them."""
+    return sorted(file.stem for file in Path(CONF, group).glob("*.yaml"))
+
+
+def batch_of(config: dict[str, Any]) -> tuple[Batch, int]:
+    """The first training batch of a configuration, and the number of classes with background."""
+    images = assemble.dataset(config["data"], "train")
+    return collate([images[i] for i in range(config["trainer"]["batch_size"])]), images.num_classes
+
+
+def ours(config: dict[str, Any], num_classes: int, device: torch.device) -> Detector:
+    """The project's detector, laid out as a run lays it out."""
+    torch.manual_seed(config["seed"])
+    model = assemble.detector(config, num_classes).to(device)
+    if config["trainer"]["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
+    return model.train()
+
+
+def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> FasterRCNN:
+    """torchvision's own detector of the same shape and budgets, as it comes."""
+    node = config["model"]
+    backbone = resnet_fpn_backbone(
+        backbone_name=node["name"].removeprefix("fasterrcnn_").removesuffix("_fpn"),
+        weights=None,
+        norm_layer=torch.nn.BatchNorm2d,
+        trainable_layers=5,
+    )
+    options = {key: value for key, value in node.items() if key not in OURS}
+    if node["anchor_sizes"] is not None:
+        options["rpn_anchor_generator"] = one_anchor_size_a_level(node["anchor_sizes"])
+    return FasterRCNN(backbone, num_classes, **options).to(device).train()
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the hardware does; emulated, a step takes minutes."""
+    return choose_precision("auto", device) == torch.bfloat16
+
+
+def no_bf16(device: torch.device) -> str:
+    """Why a bf16 row was not measured."""
+    return f"this {'CPU' if device.type == 'cpu' else 'GPU'} does not compute in bf16"
+
+
+def waiter(device: torch.device) -> Callable[[], object]:
+    """What returns when the device has done its work."""
+    return torch.cuda.synchronize if device.type == "cuda" else nothing

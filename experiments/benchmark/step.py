@@ -1,0 +1,141 @@
+"""Our training step against stock torchvision's own, and against the machine's limit."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from experiments.benchmark import memory, setting
+from experiments.benchmark.limit import Replay, recorded
+from experiments.benchmark.report import WHY, Row, table
+from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
+from experiments.benchmark.timing import interleaved, ratio, spread
+from experiments.benchmark.training import Training
+from frcnn.device import keep_freed_memory
+
+BUILDERS = {"stock torchvision": setting.stock, "ours": setting.ours}
+
+
+def measure(device: torch.device, seconds: float) -> dict[str, Any]:
+    """Tables of time, memory and distance from the limit for each workload of the device."""
+    if device.type == "cpu":
+        parts = [_compared(ON_CPU, ("fp32", "bf16"), device, seconds)]
+        parts.append({"tables": [_without_cuda()], "seconds": {}})
+    else:
+        share = seconds / len(ON_CUDA)
+        parts = [_compared(workload, ("bf16",), device, share) for workload in ON_CUDA]
+    return {
+        "tables": [content for part in parts for content in part["tables"]],
+        "seconds": {name: s for part in parts for name, s in part["seconds"].items()},
+    }
+
+
+def _without_cuda() -> dict[str, Any]:
+    rows = [{"step": f"{workload}, bf16", WHY: setting.NO_CUDA} for workload in ON_CUDA]
+    return table("Training step on a GPU", rows)
+
+
+def _compared(
+    workload: Workload, wanted: tuple[str, ...], device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Stock and ours at each precision the hardware has, with ours' limit, in turns."""
+    precisions = [p for p in wanted if p != "bf16" or setting.computes_bf16(device)]
+    config = setting.compose(*workload.overrides())
+    trainings, batch = same_weights(config, device)
+    if device.type == "cpu":
+        keep_freed_memory()  # for both: it is a property of the process
+    calls: dict[str, Any] = {
+        f"{who}, {precision}": partial(trainings[who].step, batch, precision)
+        for precision in precisions
+        for who in BUILDERS
+    }
+    limits = {p: recorded(calls[f"ours, {p}"]) for p in precisions}
+    calls |= {f"limit, {precision}": limit for precision, limit in limits.items()}
+    found = interleaved(calls, seconds, wait=setting.waiter(device))
+    # Its memory would count as the next workload's.
+    del trainings, calls
+    rows = _step_rows(workload, wanted, found, device)
+    return {
+        "tables": [
+            table(
+                f"Training step: {workload}",
+                rows,
+                "Stock torchvision gains from memory that the C library keeps, as ours does: "
+                "both ran in one process. Peak memory is of a first step in a process of its own.",
+            ),
+            table(f"Distance from the limit: {workload}", _limit_rows(found, limits)),
+        ],
+        "seconds": {f"{workload}: {name}": values for name, values in found.items()},
+    }
+
+
+def same_weights(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Training], Any]:
+    """Stock and ours with equal weights, each name of ``BUILDERS`` -> training, and a batch."""
+    batch, classes = setting.batch_of(config)
+    models = {who: build(config, classes, device) for who, build in BUILDERS.items()}
+    stock, ours = models.values()
+    stock.load_state_dict(ours.state_dict())
+    ours.load_state_dict(stock.state_dict())
+    return {who: Training(model, config, device) for who, model in models.items()}, batch
+
+
+def _step_rows(
+    workload: Workload, wanted: tuple[str, ...], found: dict[str, list[float]], device: torch.device
+) -> list[Row]:
+    first = next(iter(found))
+    rows: list[Row] = []
+    for precision in wanted:
+        for who in BUILDERS:
+            name = f"{who}, {precision}"
+            if name not in found:
+                rows.append({"step": name, WHY: setting.no_bf16(device)})
+                continue
+            rows.append(
+                {
+                    "step": name,
+                    f"times as fast as {first}": ratio(found[first], found[name]),
+                    "seconds": spread(found[name]),
+                    "rounds": len(found[name]),
+                    "peak memory, MB": _peak(workload, who, precision, device),
+                }
+            )
+    return rows
+
+
+def _limit_rows(found: dict[str, list[float]], limits: dict[str, Replay]) -> list[Row]:
+    rows = []
+    for precision, limit in limits.items():
+        ours, alone = found[f"ours, {precision}"], found[f"limit, {precision}"]
+        flops = limit.flops()
+        rows.append(
+            {
+                "step": f"ours, {precision}",
+                "step / limit": ratio(ours, alone),
+                "products alone, seconds": spread(alone),
+                "products": len(limit.calls),
+                "GFLOP": flops / 1e9,
+                "GFLOP/s alone": flops / 1e9 / spread(alone)["median"],
+            }
+        )
+    return rows
+
+
+def _peak(workload: Workload, who: str, precision: str, device: torch.device) -> int | str:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return round(_first_step(workload, who, precision, str(device)) / memory.MB)
+    if not memory.can_measure():
+        return f"{WHY}: {memory.NO_PROC}"
+    return round(memory.in_child(_first_step, workload, who, precision, "cpu") / memory.MB)
+
+
+def _first_step(workload: Workload, who: str, precision: str, device_name: str) -> int:
+    """Bytes above what the process held with network and batch made."""
+    device = torch.device(device_name)
+    config = setting.compose(*workload.overrides())
+    batch, classes = setting.batch_of(config)
+    if who == "ours" and device.type == "cpu":
+        keep_freed_memory()
+    training = Training(BUILDERS[who](config, classes, device), config, device)
+    peak = memory.cuda_rise if device.type == "cuda" else memory.rise
+    return peak(lambda: training.step(batch, precision))

@@ -1,0 +1,39 @@
+"""One training step, the same code for torchvision's detector and for ours."""
+
+from typing import Any
+
+import torch
+from torchvision.models.detection import FasterRCNN
+
+from frcnn.assemble import prepare
+from frcnn.config import build
+from frcnn.device import DTYPES, autocast
+from frcnn.engine import Batch
+
+
+class Training:
+    """A network and its optimizer, as ``frcnn.engine.Engine`` drives them.
+
+    The learning rate is 0: the arithmetic is that of training, and every step of every candidate
+    sees the same weights.
+    """
+
+    def __init__(self, model: FasterRCNN, config: dict[str, Any], device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.clip_norm = config["trainer"]["clip_norm"]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = build(config["optimizer"] | {"lr": 0.0})(trained)
+
+    def step(self, batch: Batch, precision: str) -> dict[str, float]:
+        """Forward, losses, backward, clipping and update; returns the losses."""
+        images, targets = prepare(*batch, self.device)
+        with autocast(self.device, DTYPES[precision]):
+            losses = self.model(images, targets)
+        values = torch.stack(list(losses.values())).tolist()
+        sum(losses.values()).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        if not norm.isfinite():
+            raise FloatingPointError(f"gradient norm {norm.item()}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return dict(zip(losses, values, strict=True))
