@@ -125,7 +125,15 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Engine, "train_step", interrupted)
 
 
-@pytest.mark.parametrize("overrides", [[], ["sampler=ohem", "trainer.accumulate=2"]], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["sampler=ohem", "trainer.accumulate=2"],
+        ["loss=ghm_c", "box_loss=ghm_r", "trainer.accumulate=2"],
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("late", [0, 2], ids=["at the end of an epoch", "in mid-epoch"])
 def test_a_resumed_run_is_the_undisturbed_one(
     tmp_path: Path, overrides: list[str], late: int

@@ -45,7 +45,7 @@ class BalancedL1:
         b = math.exp(self.gamma / self.alpha) - 1
         inner = error.clamp(max=self.beta)
         curved = (inner + self.beta / b) * (b * inner / self.beta).log1p() - inner
-        straight = self.gamma * (error - self.beta).clamp(min=0)
+        straight = self.gamma * (error - inner)
         return (self.alpha * curved + straight).sum(1)
 
     def normalizer(self, samples: Samples) -> float | Tensor:

@@ -43,7 +43,7 @@ class GradientDensity:
     def __call__(self, norms: Tensor, weights: Tensor, *, learn: bool) -> Tensor:
         """Norms in [0, 1] and how often each counts, of one shape -> beta of that shape.
 
-        ``learn``: let the moving shares move.
+        ``learn``: let the moving shares move, unless gradients are off (a preview, validation).
         """
         norms, weights = norms.detach(), weights.detach()
         total = weights.sum()
@@ -52,7 +52,7 @@ class GradientDensity:
         bins = (norms * self.num_bins).long().clamp(0, self.num_bins - 1)
         now = torch.bincount(bins.flatten(), weights.flatten(), self.num_bins) / total
         shares = now if self.shares is None else self.shares.to(now).lerp(now, 1 - self.momentum)
-        if learn:
+        if learn and torch.is_grad_enabled():
             self.shares = shares
         width = (now > 0).sum() if self.nonempty_bins else self.num_bins
         return (1 / (shares * width))[bins].to(norms.dtype)
