@@ -34,6 +34,22 @@ def detector(config: dict[str, Any], num_classes: int) -> Detector:
     return build_detector(num_classes, **model, **sites)
 
 
+def fill_from_data(losses: dict[str, dict[str, Any]], train_set: DetectionDataset) -> None:
+    """Write the training set's numbers where a loss node, by site, says "data".
+
+    ``class_counts`` are the objects of each class (the RPN has one class, "object");
+    ``class_frequencies`` the shares of images that show it. With the numbers in its configuration
+    a checkpoint's detector can be built without the data.
+    """
+    counts = train_set.class_frequencies().tolist()
+    numbers = {
+        "rpn": {"class_counts": [sum(counts)]},
+        "rcnn": {"class_counts": counts, "class_frequencies": train_set.image_shares().tolist()},
+    }
+    for site, node in losses.items():
+        node |= {key: value for key, value in numbers[site].items() if node.get(key) == "data"}
+
+
 def prepare(
     images: list[Tensor], targets: list[dict[str, Any]], device: torch.device
 ) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -69,7 +69,7 @@ class Rule:
 
 COUNT, POSITIVE, SHARE = Rule(int, low=0), Rule(int, low=1), Rule(float, low=0, high=1)
 SIZE = Rule(float, above=0)
-PER = Rule(float, above=0, options=("sample", "positive"))
+PER = Rule(float, above=0, options=("sample", "positive", "coordinate", "guided"))
 
 # By the whole key, or by its last part wherever it stands.
 RULES = {
@@ -119,6 +119,22 @@ RULES = {
     "floor_fraction": SHARE,
     "rank_by": Rule(str, options=("loss", "class_loss")),
     "per": PER,
+    "guided_scale": SIZE,
+    "prior": Rule(float, low=0, high=1, optional=True),
+    "class_weights": Rule(
+        float, low=0, options=("batch", "data", "effective"), lists=SOME, optional=True
+    ),
+    "class_counts": Rule(int, low=0, options=("data",), lists=SOME, optional=True),
+    "class_frequencies": Rule(float, low=0, high=1, options=("data",), lists=SOME),
+    "effective_beta": SHARE,
+    "alpha": Rule(float, low=0, optional=True),
+    "loss.rpn.beta": Rule(float),
+    "loss.rcnn.beta": Rule(float),
+    "rare_below": SHARE,
+    "mu": SIZE,
+    "weight": SIZE,
+    "k": Rule(float, low=0),
+    "bias": SHARE,
     "model.weights": Rule(str, optional=True),
     "model.weights_backbone": Rule(str, optional=True),
     "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),

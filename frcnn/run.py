@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from frcnn import checkpoint
-from frcnn.assemble import dataset, detector
+from frcnn.assemble import dataset, detector, fill_from_data
 from frcnn.config import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
 from frcnn.device import choose_device, choose_precision, keep_freed_memory
@@ -42,6 +42,7 @@ class Run:
         self.train_set, self.val_set = (self._dataset(split) for split in ("train", "val"))
         self.train_set.transform = build(config["augmentation"])
         self.train_set.seed = config["seed"]
+        fill_from_data(config["loss"], self.train_set)
         torch.manual_seed(config["seed"])
         self.detector = detector(config, self.train_set.num_classes).to(self.device)
         if trainer["channels_last"]:
@@ -174,6 +175,7 @@ class Run:
     def _save(self, name: str, engine: Engine, *, resume: bool) -> None:
         content = {
             "model": self.detector.state_dict(),
+            "losses": self.detector.loss_states(),
             "config": self.config,
             "choices": self.choices,
             "class_names": list(self.val_set.class_names),
@@ -190,6 +192,7 @@ class Run:
 
     def _restore(self, engine: Engine, saved: dict[str, Any]) -> None:
         self.detector.load_state_dict(saved["model"])
+        self.detector.load_loss_states(saved.get("losses", {}))
         engine.optimizer.load_state_dict(saved["optimizer"])
         engine.scaler.load_state_dict(saved["scaler"])
         engine.step, self.seconds = saved["step"], saved["seconds"]

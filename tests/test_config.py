@@ -14,7 +14,9 @@ import torch
 from omegaconf import OmegaConf
 from tiny import composed
 
+from frcnn.assemble import fill_from_data
 from frcnn.config import CONF, build, label, one_line
+from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.rules import RULES, Rule, check_order, check_value
 
@@ -61,6 +63,7 @@ def test_options_are_found() -> None:
 @pytest.mark.parametrize("overrides", ROWS, ids=lambda row: row[0])
 def test_every_option_composes_and_builds(overrides: list[str]) -> None:
     config, choices = composed(*overrides)
+    fill_from_data(config["loss"], shapes("train"))
     for override in overrides:
         group, _, option = override.partition("=")
         assert "." in group or choices[group] == option
@@ -215,7 +218,7 @@ def test_a_key_without_a_rule_is_like_its_default() -> None:
 
 def test_a_rule_says_what_it_allows() -> None:
     assert str(Rule(float, low=0, high=1, optional=True)) == "a number between 0 and 1 or null"
-    assert str(RULES["per"]) == "one of sample, positive, a number above 0"
+    assert str(RULES["per"]) == "one of sample, positive, coordinate, guided, a number above 0"
     assert str(RULES["num_objects"]) == "a list of two, each an integer of at least 0"
     assert str(RULES["min_size"]) == "an integer of at least 1 or a list of them"
 

@@ -11,7 +11,7 @@ from tiny import lines, small_network, tiny, without_times
 from torch import Tensor
 
 from frcnn import checkpoint
-from frcnn.assemble import dataset, detector
+from frcnn.assemble import dataset, detector, fill_from_data
 from frcnn.engine import Engine
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
@@ -82,7 +82,9 @@ def test_checkpoints_hold_what_is_needed_and_fit_a_new_network(whole: Path) -> N
     last, best = (checkpoint.load(whole / f"checkpoints/{name}.pt") for name in ("last", "best"))
     assert last["step"] == 12 and last["class_names"] == ["circle", "square", "triangle"]
     run_name = {"run_name": last["config"]["run_name"]}  # the time
-    assert last["config"] == tiny()[0] | run_name
+    config = tiny()[0]
+    fill_from_data(config["loss"], dataset(config["data"], "train"))
+    assert last["config"] == config | run_name
     assert last["choices"]["model"] == "fasterrcnn_resnet18_fpn"
     assert "optimizer" in last and "optimizer" not in best
     assert best["step"] == last["best"]["step"]
@@ -123,7 +125,15 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Engine, "train_step", interrupted)
 
 
-@pytest.mark.parametrize("overrides", [[], ["sampler=ohem", "trainer.accumulate=2"]], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["sampler=ohem", "trainer.accumulate=2"],
+        ["loss=ghm_c", "box_loss=ghm_r", "trainer.accumulate=2"],
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("late", [0, 2], ids=["at the end of an epoch", "in mid-epoch"])
 def test_a_resumed_run_is_the_undisturbed_one(
     tmp_path: Path, overrides: list[str], late: int

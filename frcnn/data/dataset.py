@@ -99,6 +99,13 @@ class DetectionDataset(Dataset):
         """int64 [C]: objects of each class, ignored ones not counted."""
         return np.bincount(self.labels[~self.ignore] - 1, minlength=len(self.class_names))
 
+    def image_shares(self) -> np.ndarray:
+        """float64 [C]: share of the images that show a class, ignored objects not counted."""
+        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        shown = np.zeros((len(self), len(self.class_names)), dtype=bool)
+        shown[image[~self.ignore], self.labels[~self.ignore] - 1] = True
+        return shown.mean(axis=0)
+
     def aspect_ratios(self) -> np.ndarray:
         """float64 [I]: width / height."""
         return self.widths / self.heights

@@ -1,7 +1,32 @@
 """Losses of the two sites: unreduced values, their normalizer and their inference activation."""
 
+from frcnn.losses.balanced_l1 import BalancedL1
+from frcnn.losses.carl import CARL
+from frcnn.losses.class_weights import ClassWeights
 from frcnn.losses.cross_entropy import CrossEntropy
+from frcnn.losses.equalization import Equalization
+from frcnn.losses.focal import Focal, FocalSigmoid, FocalStar
+from frcnn.losses.ghm import GHMC, GHMR
+from frcnn.losses.giou import GIoU
+from frcnn.losses.l1 import L1
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
 from frcnn.losses.smooth_l1 import SmoothL1
 
-__all__ = ["BoxLoss", "ClassLoss", "CrossEntropy", "Samples", "SmoothL1"]
+__all__ = [
+    "CARL",
+    "GHMC",
+    "GHMR",
+    "L1",
+    "BalancedL1",
+    "BoxLoss",
+    "ClassLoss",
+    "ClassWeights",
+    "CrossEntropy",
+    "Equalization",
+    "Focal",
+    "FocalSigmoid",
+    "FocalStar",
+    "GIoU",
+    "Samples",
+    "SmoothL1",
+]

@@ -3,32 +3,58 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.samples import Per, Samples, check_per, divisor
+from frcnn.losses.activation import softmax_bias, softmax_scores
+from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per, divisor
 
 
 class CrossEntropy:
-    """``-log softmax(logits)[label]``.
+    """``-alpha_y log softmax(logits)[y]`` with y the label.
 
     At the RPN the logits are ``[0, x]``, whose softmax cross entropy is the binary cross entropy
     of ``sigmoid(x)``.
 
     Args:
-        per: the loss is a mean over kept "sample"s (torchvision), over "positive"s, or is divided
-            by a constant.
+        per: the loss is a mean over kept "sample"s (torchvision), over "positive"s, "guided" by
+            the box loss, or divided by a constant.
+        guided_scale: class term over box term with ``per="guided"``, > 0.
+        class_weights, class_counts, effective_beta, keep_scale: see ``ClassWeights``.
+        prior: share of objects that the untrained head predicts, in (0, 1); None = as it is.
+
+    Raises:
+        ValueError: an argument out of range, or counts that are needed and missing.
     """
 
-    def __init__(self, per: Per = "sample") -> None:
-        check_per(per)
+    def __init__(
+        self,
+        per: Per = "sample",
+        guided_scale: float = 1.0,
+        class_weights: Scheme = None,
+        class_counts: Counts = None,
+        effective_beta: float = 0.999,
+        keep_scale: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        check_per(per, CLASS_PER)
         self.per = per
+        self.guided_scale = guided_scale
+        self.alpha = ClassWeights(class_weights, class_counts, effective_beta, keep_scale)
+        self.prior = prior
 
     def __call__(self, samples: Samples) -> Tensor:
-        """[K] unweighted losses."""
-        return F.cross_entropy(samples.logits, samples.labels, reduction="none")
+        """[K] losses before the samples' weights."""
+        loss = F.cross_entropy(samples.logits, samples.labels, reduction="none")
+        return self.alpha(samples) * loss
 
-    def normalizer(self, samples: Samples) -> float:
+    def normalizer(self, samples: Samples) -> float | Tensor:
         """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per)
+        return divisor(samples, self.per, self.guided_scale)
 
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
-        return logits.softmax(-1)
+        return softmax_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``; ValueError if the class weights are of other classes."""
+        self.alpha.check(columns)
+        return softmax_bias(self.prior, columns)

@@ -3,17 +3,23 @@
 Shape letters: K kept samples of the batch, P positives among them, C foreground classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
-Per = Literal["sample", "positive"] | float
+Per = Literal["sample", "positive", "coordinate", "guided"] | float
+CLASS_PER = ("sample", "positive", "guided")
+BOX_PER = ("sample", "positive", "coordinate")
 
 
 @dataclass
 class Samples:
-    """Kept samples, with gradient where the network made the value; float32 throughout.
+    """Kept samples, with gradient where the network made the value.
+
+    Losses compute in float32 at least: half precision handed in is widened here, once for all.
 
     Attributes:
         logits: [K, C+1] class logits, column 0 = background (at the RPN ``[0, x]``).
@@ -23,6 +29,11 @@ class Samples:
         positive: [P] rows of the positives among the K.
         deltas: [P, 4] predicted box deltas of the labelled class.
         targets: [P, 4] encoded deltas of the matched objects.
+        objects: [P, 4] the matched objects, xyxy in pixels of the resized image.
+        decode: [P, 4] deltas of the positives -> [P, 4] boxes xyxy in pixels, with gradient.
+        scores: [K, C+1] logits -> [K, C+1] scores in [0, 1]: the class loss's activation.
+        class_sum: weighted sum of the class losses, detached; 0 until it is known.
+        box_term: normalized box term of the same samples, detached; 0 until it is known.
     """
 
     logits: Tensor
@@ -32,10 +43,25 @@ class Samples:
     positive: Tensor
     deltas: Tensor
     targets: Tensor
+    objects: Tensor
+    decode: Callable[[Tensor], Tensor]
+    scores: Callable[[Tensor], Tensor]
+    class_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    box_term: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                setattr(self, entry.name, widened(value))
 
 
 class ClassLoss(Protocol):
-    """A classification loss: unreduced values, normalizer, and the scores inference must use."""
+    """A classification loss: unreduced values, normalizer, and the scores inference must use.
+
+    A loss that its definition forbids at a site says so in an attribute ``unfit``: site -> reason.
+    One with a state of its own has ``state_dict()`` and ``load_state_dict()``.
+    """
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] unweighted losses."""
@@ -46,26 +72,65 @@ class ClassLoss(Protocol):
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] scores in [0, 1]."""
 
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] bias that the site's last layer starts with, for C+1 ``columns``; None = as it is.
+
+        Raises:
+            ValueError: the loss holds numbers for other classes than these.
+        """
+
 
 class BoxLoss(Protocol):
-    """A box regression loss over the positives."""
+    """A box regression loss over the positives; ``unfit`` and a state as for a class loss."""
 
     def __call__(self, samples: Samples) -> Tensor:
-        """[P] losses, summed over the four coordinates."""
+        """[P] losses, one a box."""
 
     def normalizer(self, samples: Samples) -> float | Tensor:
         """Scalar > 0 that the sum is divided by."""
 
 
-def check_per(per: Per) -> None:
-    """Raise ValueError unless ``per`` is "sample", "positive" or a constant above 0."""
-    if per in ("sample", "positive") or (not isinstance(per, str) and per > 0):
+def widened(values: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def check_per(per: Per, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``per`` is one of the words allowed or a constant above 0."""
+    if per in allowed or (not isinstance(per, str) and per > 0):
         return
-    raise ValueError(f"per must be sample, positive or a number above 0, got {per!r}")
+    raise ValueError(f"per must be {', '.join(allowed)} or a number above 0, got {per!r}")
 
 
-def divisor(samples: Samples, per: Per) -> float:
-    """What the loss is divided by: kept samples or positives, at least 1, or a constant."""
+def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> float | Tensor:
+    """What a loss is divided by.
+
+    Args:
+        per: kept "sample"s, "positive"s or their four "coordinate"s, at least 1; a constant; or
+            "guided", see ``guided_divisor``.
+        guided_scale: for "guided" alone.
+    """
     if not isinstance(per, str):
         return float(per)
-    return float(max(1, len(samples.labels if per == "sample" else samples.positive)))
+    if per == "guided":
+        return guided_divisor(samples, guided_scale)
+    coordinates = 4 if per == "coordinate" else 1
+    count = len(samples.labels) if per == "sample" else coordinates * len(samples.positive)
+    return float(max(1, count))
+
+
+def guided_divisor(samples: Samples, scale: float) -> Tensor:
+    """Guided loss scaling (Sampling-Free, arXiv 1909.04868).
+
+    The divisor that makes the class term ``scale`` times the box term in value; its direction
+    stays that of the class loss. Without positives, or with boxes already perfect, there is no
+    box term to be guided by: the class loss is then a mean over samples, so that batches of
+    background alone still teach. (Released code multiplies by the ratio as it is, hence by 0.)
+
+    Returns:
+        0-d tensor > 0, without gradient.
+    """
+    wanted = scale * samples.box_term
+    ratio = samples.class_sum / wanted
+    mean = torch.full_like(ratio, max(1, len(samples.labels)))
+    return torch.where(ratio.isfinite() & (ratio > 0), ratio, mean)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.samples import Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
 
 
 class SmoothL1:
@@ -12,7 +12,7 @@ class SmoothL1:
     Args:
         beta: where it turns linear, > 0. torchvision uses 1/9 at both sites; the paper 1.
         per: the loss is a sum over positives divided by the number of kept "sample"s
-            (torchvision), of "positive"s, or by a constant.
+            (torchvision), of "positive"s, of their four "coordinate"s each, or by a constant.
 
     Raises:
         ValueError: an argument out of range.
@@ -21,7 +21,7 @@ class SmoothL1:
     def __init__(self, beta: float = 1 / 9, per: Per = "sample") -> None:
         if not beta > 0:
             raise ValueError(f"beta must be above 0, got {beta}")
-        check_per(per)
+        check_per(per, BOX_PER)
         self.beta = beta
         self.per = per
 
@@ -30,6 +30,6 @@ class SmoothL1:
         loss = F.smooth_l1_loss(samples.deltas, samples.targets, beta=self.beta, reduction="none")
         return loss.sum(1)
 
-    def normalizer(self, samples: Samples) -> float:
+    def normalizer(self, samples: Samples) -> float | Tensor:
         """Scalar > 0 that the sum is divided by."""
         return divisor(samples, self.per)

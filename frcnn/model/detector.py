@@ -1,6 +1,6 @@
 """Builds a torchvision Faster R-CNN whose two sites run through samplers and losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +52,27 @@ class Detector(FasterRCNN):
     def sites(self) -> tuple[Site, Site]:
         """The RPN's and the RCNN head's."""
         return self.rpn.site, self.roi_heads.site
+
+    def loss_states(self) -> dict[str, dict[str, Any]]:
+        """The states of the losses that have one, by site and part.
+
+        They are no part of ``state_dict``, whose names are torchvision's.
+        """
+        return {
+            name: loss.state_dict()
+            for name, loss in self._losses().items()
+            if hasattr(loss, "state_dict")
+        }
+
+    def load_loss_states(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Go on from ``loss_states``."""
+        losses = self._losses()
+        for name, state in states.items():
+            losses[name].load_state_dict(state)
+
+    def _losses(self) -> dict[str, Any]:
+        parts = ("class_loss", "box_loss")
+        return {f"{site.name}.{part}": getattr(site, part) for site in self.sites for part in parts}
 
     def eager_outputs(self, losses: dict[str, Tensor], detections: list[dict[str, Tensor]]) -> Any:
         """What ``forward`` returns (torchvision's hook)."""
@@ -113,7 +134,8 @@ def build_detector(
 
     Raises:
         UserError: weights that are not there or do not fit; ConfigError: an unknown name, anchor
-            sizes that this network has no levels for, or a sampler's budget.
+            sizes that this network has no levels for, a sampler's budget, or a loss that cannot
+            serve at its site or holds numbers for other classes.
         ValueError: thresholds out of order.
     """
     if roi_align not in ROI_ALIGN:
@@ -125,8 +147,18 @@ def build_detector(
     if anchor_sizes is not None:
         check_anchor_sizes(name, anchor_sizes)
         torchvision_options["rpn_anchor_generator"] = one_anchor_size_a_level(anchor_sizes)
+    rpn_loss, rcnn_loss = rpn_loss or CrossEntropy(), rcnn_loss or CrossEntropy()
+    rpn_box_loss, rcnn_box_loss = rpn_box_loss or SmoothL1(), rcnn_box_loss or SmoothL1()
+    check_fit("rpn", rpn_loss, rpn_box_loss)
+    check_fit("rcnn", rcnn_loss, rcnn_box_loss)
     base = build_base(
-        name, num_classes, weights, weights_backbone, trainable_backbone_layers, torchvision_options
+        name,
+        num_classes,
+        weights,
+        weights_backbone,
+        trainable_backbone_layers,
+        torchvision_options,
+        biases=(initial_bias("rpn", rpn_loss, 2), initial_bias("rcnn", rcnn_loss, num_classes)),
     )
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign
@@ -136,19 +168,35 @@ def build_detector(
             "rpn",
             Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, keep_best=True, ignore_ioa=ignore_ioa),
             rpn_sampler or Random(256, 0.5),
-            rpn_loss or CrossEntropy(),
-            rpn_box_loss or SmoothL1(),
+            rpn_loss,
+            rpn_box_loss,
             base.rpn.box_coder,
         ),
         Site(
             "rcnn",
             Matcher(box_fg_iou_thresh, box_bg_iou_thresh, ignore_ioa=ignore_ioa),
             rcnn_sampler or Random(512, 0.25),
-            rcnn_loss or CrossEntropy(),
-            rcnn_box_loss or SmoothL1(),
+            rcnn_loss,
+            rcnn_box_loss,
             base.roi_heads.box_coder,
         ),
     )
+
+
+def check_fit(site: str, *losses: ClassLoss | BoxLoss) -> None:
+    """Raise ConfigError if the definition of a loss forbids it at this site."""
+    for loss in losses:
+        reason = getattr(loss, "unfit", {}).get(site)
+        if reason is not None:
+            raise ConfigError(f"{type(loss).__name__} cannot serve at the {site}: {reason}")
+
+
+def initial_bias(site: str, loss: ClassLoss, columns: int) -> Tensor | None:
+    """The bias that a site's last layer starts with; ConfigError if the loss does not fit it."""
+    try:
+        return loss.initial_bias(columns)
+    except ValueError as error:
+        raise ConfigError(f"{type(loss).__name__} at the {site}: {error}") from error
 
 
 def check_anchor_sizes(name: str, sizes: Sequence[float]) -> None:

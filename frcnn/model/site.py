@@ -75,11 +75,11 @@ class Site:
         ``sum(w * l) / normalizer`` over the kept, ``sum / normalizer`` over their positives.
         """
         samples = self._samples(matched, rows, weights, logits, deltas)
-        class_term = (weights * self.class_loss(samples)).sum() / self.class_loss.normalizer(
-            samples
-        )
         box_term = self.box_loss(samples).sum() / self.box_loss.normalizer(samples)
-        return class_term, box_term
+        class_sum = (weights * self.class_loss(samples)).sum()
+        # A class loss may be normalized by how large both are.
+        samples.class_sum, samples.box_term = class_sum.detach(), box_term.detach()
+        return class_sum / self.class_loss.normalizer(samples), box_term
 
     def prediction(
         self, matched: Matched, rows: Tensor, logits: Tensor, deltas: Tensor
@@ -101,7 +101,8 @@ class Site:
     ) -> Samples:
         labels = matched.labels[rows].clamp(min=0)  # a preview may ask for ignored rows
         positive = torch.where(labels > 0)[0]
-        objects = rows[positive]
+        candidates = rows[positive]
+        boxes, objects = matched.boxes[candidates], matched.gt_boxes[matched.gt[candidates]]
         return Samples(
             logits=logits,
             labels=labels,
@@ -109,9 +110,10 @@ class Site:
             ious=matched.ious[rows],
             positive=positive,
             deltas=of_class(deltas[positive], labels[positive]),
-            targets=self.box_coder.encode_single(
-                matched.gt_boxes[matched.gt[objects]], matched.boxes[objects]
-            ),
+            targets=self.box_coder.encode_single(objects, boxes),
+            objects=objects,
+            decode=lambda given: self.box_coder.decode_single(given, boxes),
+            scores=self.class_loss.scores,
         )
 
 

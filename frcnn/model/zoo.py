@@ -42,6 +42,7 @@ def build_base(
     weights_backbone: str | None,
     trainable_layers: int | None,
     options: dict[str, Any],
+    biases: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> FasterRCNN:
     """A torchvision Faster R-CNN with its starting weights.
 
@@ -52,11 +53,17 @@ def build_base(
     Args:
         weights: None, a name of torchvision's detector weights, or a file.
         options: arguments of ``FasterRCNN``.
+        biases: what the class logits of RPN ([2], of ``[0, x]``) and box predictor ([C+1]) start
+            with where no weights are loaded into them; None = as torchvision has it.
     """
+    rpn_bias, rcnn_bias = biases
     if weights is None:
-        return _torchvision(name, num_classes, None, weights_backbone, trainable_layers, options)
+        model = _torchvision(name, num_classes, None, weights_backbone, trainable_layers, options)
+        set_biases(model, rpn_bias, rcnn_bias)
+        return model
     if Path(weights).suffix:
         model = _torchvision(name, num_classes, None, None, None, options)
+        set_biases(model, None, rcnn_bias)  # kept if the file's predictor is for other classes
         load_into(model, file_weights(weights), f"weights {weights}")
         if Path(weights).name == Path(COCO_V1.url).name:
             overwrite_eps(model, 0.0)  # trained so; torchvision does the same for the named weights
@@ -68,7 +75,17 @@ def build_base(
         log.info("weights %s: the box predictor starts afresh for %d classes", weights, num_classes)
         features = model.roi_heads.box_predictor.cls_score.in_features
         model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes)
+        set_biases(model, None, rcnn_bias)
     return model
+
+
+@torch.no_grad()
+def set_biases(model: FasterRCNN, rpn: Tensor | None, rcnn: Tensor | None) -> None:
+    """Start the class logits of both sites at [2] and [C+1] biases; None leaves them."""
+    if rpn is not None:
+        model.rpn.head.cls_logits.bias.fill_(rpn[1] - rpn[0])
+    if rcnn is not None:
+        model.roi_heads.box_predictor.cls_score.bias.copy_(rcnn)
 
 
 def _torchvision(

@@ -127,5 +127,6 @@ def test_ground_truth_is_what_pycocotools_scores_as_perfect(capsys):
 
 def test_counts_and_shapes(data):
     assert data.class_frequencies().tolist() == [1, 2]  # the crowd is not counted
+    assert data.image_shares().tolist() == pytest.approx([1 / 3, 2 / 3])
     assert data.aspect_ratios().tolist() == [2, 2, 2]
     assert data.num_classes == 3

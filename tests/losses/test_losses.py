@@ -5,19 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from small import samples
 
-from frcnn.losses import CrossEntropy, Samples, SmoothL1
+from frcnn.losses import CrossEntropy, SmoothL1
 from frcnn.model.rpn import two_columns
-
-
-def samples(logits: Tensor, labels: list[int], deltas: Tensor | None = None) -> Samples:
-    """Kept samples of weight 1 whose regression targets are 0."""
-    label = torch.tensor(labels, dtype=torch.int64)
-    positive = torch.where(label > 0)[0]
-    deltas = torch.zeros(len(positive), 4) if deltas is None else deltas
-    ones = torch.ones(len(labels))
-    return Samples(logits, label, ones, ones, positive, deltas, torch.zeros_like(deltas))
 
 
 def test_cross_entropy_by_hand() -> None:

@@ -1,11 +1,15 @@
 """What a user of ``build_detector`` may ask for, and what is refused."""
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
-from small import batch, detector
+from small import batch, detector, quick
 from torch import nn
 
 from frcnn.errors import ConfigError
+from frcnn.losses import GHMC, GHMR, CrossEntropy, Equalization, FocalSigmoid, SmoothL1
 from frcnn.model.zoo import freeze_stages
 
 
@@ -47,3 +51,61 @@ def test_frozen_stages(trainable: int, stages: set[str]) -> None:
     assert all(p.requires_grad for p in model.backbone.fpn.parameters())
     with pytest.raises(ConfigError, match="ResNets only"):
         freeze_stages(model, "fasterrcnn_mobilenet_v3_large_fpn", trainable)
+
+
+def test_the_last_layers_start_at_the_prior_of_their_loss() -> None:
+    plain = detector()
+    assert plain.rpn.head.cls_logits.bias.abs().max() == 0
+    model = detector(rpn_loss=FocalSigmoid(prior=0.01), rcnn_loss=CrossEntropy(prior=0.1))
+    expected = pytest.approx([-math.log(99)] * 3)
+    assert model.rpn.head.cls_logits.bias.tolist() == expected
+    # Of four columns three are objects: softmax of [ln 27, 0, 0, 0] is 0.9 and 1/30 each.
+    bias = model.roi_heads.box_predictor.cls_score.bias
+    assert bias.tolist() == pytest.approx([math.log(27), 0, 0, 0], abs=1e-6)
+    images, _ = batch(1)
+    assert model.eval()(images)  # and both sites still run
+
+
+def test_loaded_weights_keep_their_bias_and_a_fresh_predictor_gets_the_prior(
+    tmp_path: Path,
+) -> None:
+    source = detector(num_classes=4)
+    torch.nn.init.constant_(source.rpn.head.cls_logits.bias, 0.5)
+    torch.nn.init.constant_(source.roi_heads.box_predictor.cls_score.bias, 0.25)
+    file = str(tmp_path / "weights.pt")
+    torch.save(source.state_dict(), file)
+    losses = {"rpn_loss": FocalSigmoid(), "rcnn_loss": FocalSigmoid(prior=0.5)}
+    same = detector(num_classes=4, weights=file, **losses)
+    assert set(same.rpn.head.cls_logits.bias.tolist()) == {0.5}
+    assert set(same.roi_heads.box_predictor.cls_score.bias.tolist()) == {0.25}
+    other = detector(num_classes=3, weights=file, **losses)
+    assert set(other.rpn.head.cls_logits.bias.tolist()) == {0.5}
+    assert other.roi_heads.box_predictor.cls_score.bias.tolist() == [0, 0, 0]
+
+
+def test_a_loss_that_does_not_fit_is_refused_in_one_line() -> None:
+    rare = Equalization([0.1, 0.2, 0.3])
+    with pytest.raises(ConfigError, match="^Equalization cannot serve at the rpn: .*one class$"):
+        detector(rpn_loss=rare)
+    with pytest.raises(ConfigError, match="^CrossEntropy at the rcnn: .* 2 weights, but 4 classes"):
+        detector(rcnn_loss=CrossEntropy(class_weights=[1.0, 2.0]))
+    detector(rcnn_loss=rare)
+
+
+def test_states_of_losses_travel_beside_the_weights() -> None:
+    def fresh():
+        return quick(rpn_loss=GHMC(), rcnn_box_loss=GHMR(), rpn_box_loss=SmoothL1())
+
+    model = fresh()
+    model(*batch(3, 2))
+    states = model.loss_states()
+    assert states.keys() == {"rpn.class_loss", "rcnn.box_loss"}
+    assert not any("shares" in key for key in model.state_dict())
+    other = fresh()
+    other.load_loss_states(states)
+    shares = [m.sites[0].class_loss.state_dict()["shares"] for m in (model, other)]
+    assert torch.equal(*shares) and shares[0].sum().item() == pytest.approx(1)
+    before = shares[0].clone()
+    with torch.inference_mode():
+        model.eval()(*batch(3, 2))
+    assert torch.equal(model.sites[0].class_loss.state_dict()["shares"], before)

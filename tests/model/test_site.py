@@ -42,6 +42,40 @@ def test_weighted_sum_over_the_normalizer() -> None:
     assert box_term.item() == pytest.approx(1)
 
 
+def test_guided_scaling_takes_its_size_from_the_box_term_and_its_direction_from_the_loss() -> None:
+    here = site()
+    here.class_loss = CrossEntropy("guided", guided_scale=2.0)
+    logits = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, 3]], requires_grad=True)
+    deltas = torch.zeros(3, 3, 4, requires_grad=True)
+    weights = torch.tensor([1.0, 4.0, 1.0])
+    class_term, box_term = here.losses(MATCHED, ROWS, weights, logits, deltas)
+    assert box_term.item() == pytest.approx(2 / 3)
+    assert class_term.item() == pytest.approx(4 / 3)
+    (found,) = torch.autograd.grad(class_term, logits, retain_graph=True)
+    plain, _ = site().losses(MATCHED, ROWS, weights, logits, deltas)
+    (expected,) = torch.autograd.grad(plain, logits)
+    torch.testing.assert_close(found, expected * (class_term / plain).item())
+    # The boxes learn from their own term alone.
+    assert torch.autograd.grad(class_term, deltas, allow_unused=True) == (None,)
+
+
+def test_without_a_box_term_the_guided_loss_is_a_mean_over_samples() -> None:
+    here = site()
+    here.class_loss = CrossEntropy("guided")
+    background = ROWS[1:2]
+    logits = torch.zeros(1, 3, requires_grad=True)
+    class_term, box_term = here.losses(
+        MATCHED, background, torch.ones(1), logits, torch.zeros(1, 3, 4)
+    )
+    assert (class_term.item(), box_term.item()) == (pytest.approx(math.log(3)), 0)
+    class_term.backward()
+    assert logits.grad[0, 0] < 0  # a batch of background still teaches
+    # Nor is a perfect class loss a division by zero.
+    certain = torch.tensor([[-300.0, -300, 300], [300, 0, 0], [-300, 300, -300]])
+    weights, deltas = torch.ones(3), torch.zeros(3, 3, 4)
+    assert here.losses(MATCHED, ROWS, weights, certain, deltas)[0].item() == 0
+
+
 def test_nothing_kept_is_a_loss_of_zero_with_a_gradient() -> None:
     logits, deltas = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3, 4, requires_grad=True)
     terms = site().losses(MATCHED, ROWS[:0], torch.zeros(0), logits, deltas)

@@ -1,0 +1,62 @@
+"""The two ways to read class logits, and the starting bias of each.
+
+Shape letters: K samples, C foreground classes; column 0 of the logits is the background's.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from frcnn.losses.samples import Samples, widened
+
+
+def softmax_scores(logits: Tensor) -> Tensor:
+    """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
+    return widened(logits).softmax(-1)
+
+
+def sigmoid_scores(logits: Tensor) -> Tensor:
+    """[K, C+1] logits -> [K, C+1] scores in [0, 1]: each class by itself, column 0 unread.
+
+    Background gets what the likeliest class leaves.
+    """
+    classes = widened(logits)[:, 1:].sigmoid()
+    return torch.cat([1 - classes.amax(1, keepdim=True), classes], 1)
+
+
+def binary(samples: Samples) -> tuple[Tensor, Tensor]:
+    """The C binary problems of every sample: [K, C] logits and their [K, C] targets, 0 or 1.
+
+    At the RPN, where the logits are ``[0, x]``, this is x against "object or not".
+    """
+    logits = samples.logits[:, 1:]
+    classes = torch.arange(1, logits.shape[1] + 1, device=logits.device)
+    return logits, (samples.labels[:, None] == classes).to(logits.dtype)
+
+
+def softmax_bias(prior: float | None, columns: int) -> Tensor | None:
+    """[C+1] bias with which zero features give objects a probability of ``prior`` in all."""
+    if prior is None:
+        return None
+    bias = torch.zeros(columns)
+    bias[0] = math.log(columns - 1) - _log_odds(prior)
+    return bias
+
+
+def sigmoid_bias(prior: float | None, columns: int) -> Tensor | None:
+    """[C+1] bias with which zero features give every class the probability ``prior``.
+
+    RetinaNet, arXiv 1708.02002, sec. 4.1: ``-log((1 - pi) / pi)``.
+    """
+    if prior is None:
+        return None
+    bias = torch.full((columns,), _log_odds(prior))
+    bias[0] = 0
+    return bias
+
+
+def _log_odds(prior: float) -> float:
+    if not 0 < prior < 1:
+        raise ValueError(f"prior must be above 0 and below 1, got {prior}")
+    return math.log(prior / (1 - prior))

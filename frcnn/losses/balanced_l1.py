@@ -1,0 +1,53 @@
+"""Balanced L1 on encoded box deltas (Libra R-CNN, arXiv 1904.02701, sec. 3.3)."""
+
+import math
+
+from torch import Tensor
+
+from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+
+
+class BalancedL1:
+    """The integral of a gradient that small errors share in more, summed over the four deltas.
+
+    ``dL/d|d| = alpha ln(b |d| / beta + 1)`` below ``beta``, ``gamma`` above with
+    ``alpha ln(b + 1) = gamma``, so that both meet. Hence for |d| < beta
+
+        L = alpha ((|d| + beta / b) ln(b |d| / beta + 1) - |d|),
+
+    which is the paper's at its beta of 1. Differs from released code at another beta: there the
+    loss keeps the factors of beta = 1, and its gradient is no longer the above.
+
+    Args:
+        alpha: the smaller, the more gradient small errors have; > 0.
+        gamma: gradient of errors of ``beta`` and more, > 0.
+        beta: where the gradient stops growing, > 0.
+        per: as for ``SmoothL1``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0, per: Per = "sample"
+    ) -> None:
+        if not (alpha > 0 and gamma > 0 and beta > 0):
+            raise ValueError(f"alpha, gamma, beta must be above 0: {alpha}, {gamma}, {beta}")
+        check_per(per, BOX_PER)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
+        self.per = per
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[P] losses of the positives."""
+        error = (samples.deltas - samples.targets).abs()
+        b = math.exp(self.gamma / self.alpha) - 1
+        inner = error.clamp(max=self.beta)
+        curved = (inner + self.beta / b) * (b * inner / self.beta).log1p() - inner
+        straight = self.gamma * (error - inner)
+        return (self.alpha * curved + straight).sum(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the sum is divided by."""
+        return divisor(samples, self.per)

@@ -1,0 +1,79 @@
+"""CARL, the classification-aware regression loss of PISA (Cao et al., arXiv 1904.04821).
+
+Shape letters: P positives.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frcnn.losses.samples import BOX_PER, BoxLoss, Per, Samples, check_per, divisor
+
+
+class CARL:
+    """``c_i L_i`` with ``c = v / mean(v)`` and ``v = ((1 - b) p + b)^k``.
+
+    p is the score of the object's class, with gradient: a badly placed box pushes its score down.
+    The weights c average 1.
+
+    Args:
+        base: the box loss L, of which the values count; what divides them is CARL's own ``per``.
+        k, bias: b in [0, 1] is the least weight's root; k >= 0 how much the score matters.
+        added: beside L, as in released code, which gives the boxes about twice the gradient.
+            False: in L's place, as the paper's text says, with c scaled so that the sum stays
+            that of L. The scale is a constant there: with its gradient, a sum that cannot change
+            would leave the scores none.
+        per: as for ``SmoothL1``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        base: BoxLoss,
+        k: float = 1.0,
+        bias: float = 0.2,
+        added: bool = True,
+        per: Per = "sample",
+    ) -> None:
+        if not (k >= 0 and 0 <= bias <= 1):
+            raise ValueError(f"k must be at least 0 and bias in [0, 1]: {k}, {bias}")
+        check_per(per, BOX_PER)
+        self.base = base
+        self.k = k
+        self.bias = bias
+        self.added = added
+        self.per = per
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[P] losses of the positives."""
+        loss = self.base(samples)
+        weighted = self._weights(samples) * loss
+        if self.added:
+            return loss + weighted
+        tiny = torch.finfo(loss.dtype).tiny
+        scale = (loss.sum() / weighted.sum().clamp(min=tiny)).detach()
+        return scale * weighted
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the sum is divided by."""
+        return divisor(samples, self.per)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base loss's, where it has one."""
+        return self.base.state_dict() if hasattr(self.base, "state_dict") else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        if state:
+            self.base.load_state_dict(state)  # type: ignore[attr-defined]
+
+    def _weights(self, samples: Samples) -> Tensor:
+        """[P] c, with gradient."""
+        labels = samples.labels[samples.positive]
+        scores = samples.scores(samples.logits[samples.positive])
+        score = scores.gather(1, labels[:, None])[:, 0]
+        value = ((1 - self.bias) * score + self.bias) ** self.k
+        return value / value.mean().clamp(min=torch.finfo(value.dtype).tiny)

@@ -1,0 +1,81 @@
+"""Equalization loss v1 (Tan et al., arXiv 2003.05176).
+
+Shape letters: K samples, C foreground classes.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from frcnn.losses.activation import binary, sigmoid_bias, sigmoid_scores
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per, divisor
+
+log = logging.getLogger(__name__)
+
+
+class Equalization:
+    """Sigmoid cross entropy that spares rare classes the objects of other classes.
+
+    ``sum_j w_j BCE_j`` with ``w_j = 1 - E T_j (1 - y_j)``: E is 1 for an object and 0 for
+    background, T_j is 1 for a rare class. So a rare class is pushed down by background, and not
+    by the objects of the others. Differs from released code: the samples' weights are honoured.
+
+    Args:
+        class_frequencies: [C] shares of the training images that show each class, in [0, 1].
+        rare_below: lambda; a class with a lower frequency is rare. The paper's 1.76e-3 is of LVIS
+            v0.5: on small or balanced data no class is below it, and the loss is the plain
+            sigmoid one.
+        per, guided_scale: as for ``CrossEntropy``; the paper divides by "sample"s.
+        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+
+    Raises:
+        ValueError: an argument out of range, or no frequencies.
+    """
+
+    unfit = {"rpn": "it compares rare and common classes, and the RPN knows one class"}
+
+    def __init__(
+        self,
+        class_frequencies: Sequence[float] | Literal["data"] | None,
+        rare_below: float = 0.00176,
+        per: Per = "sample",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.001,
+    ) -> None:
+        if class_frequencies is None or isinstance(class_frequencies, str):
+            raise ValueError("needs class_frequencies: the share of images that show each class")
+        check_per(per, CLASS_PER)
+        self.rare = torch.tensor([share < rare_below for share in class_frequencies])
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
+        masked, classes = int(self.rare.sum()), len(self.rare)
+        log.info("equalization: %d of %d classes are below %g", masked, classes, rare_below)
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights."""
+        logits, targets = binary(samples)
+        foreign = (samples.labels > 0)[:, None] & (targets == 0)
+        spared = foreign & self.rare.to(logits.device)
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return loss.masked_fill(spared, 0).sum(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
+        return sigmoid_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``; ValueError if the frequencies are of other classes."""
+        if len(self.rare) != columns - 1:
+            raise ValueError(
+                f"class_frequencies has {len(self.rare)} values, but {columns - 1} classes"
+            )
+        return sigmoid_bias(self.prior, columns)

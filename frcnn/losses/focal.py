@@ -1,0 +1,207 @@
+"""Focal loss in its three forms (RetinaNet, arXiv 1708.02002).
+
+Shape letters: K samples, C foreground classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from frcnn.losses.activation import (
+    binary,
+    sigmoid_bias,
+    sigmoid_scores,
+    softmax_bias,
+    softmax_scores,
+)
+from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per, divisor
+
+
+class Focal:
+    """Over a softmax, background a class: ``-alpha_y (1 - q)^gamma log q``, q = softmax[y].
+
+    Equation 5 with the probability of the label in place of p_t; the paper has the sigmoid form
+    only. At the RPN, whose logits are ``[0, x]``, both are the same.
+
+    Args:
+        gamma: how fast the loss of an example that is right vanishes, >= 0; 0 = cross entropy.
+        per, guided_scale, class_weights, class_counts, effective_beta, keep_scale, prior: as for
+            ``CrossEntropy``.
+
+    Raises:
+        ValueError: an argument out of range, or counts that are needed and missing.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        per: Per = "sample",
+        guided_scale: float = 1.0,
+        class_weights: Scheme = None,
+        class_counts: Counts = None,
+        effective_beta: float = 0.999,
+        keep_scale: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        check_gamma(gamma, zero=True)
+        check_per(per, CLASS_PER)
+        self.gamma = gamma
+        self.per = per
+        self.guided_scale = guided_scale
+        self.alpha = ClassWeights(class_weights, class_counts, effective_beta, keep_scale)
+        self.prior = prior
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights."""
+        log_q = -F.cross_entropy(samples.logits, samples.labels, reduction="none")
+        return self.alpha(samples) * power(-log_q.expm1(), self.gamma) * -log_q
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
+        return softmax_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``; ValueError if the class weights are of other classes."""
+        self.alpha.check(columns)
+        return softmax_bias(self.prior, columns)
+
+
+class FocalSigmoid:
+    """RetinaNet's: ``-alpha_t (1 - p_t)^gamma log p_t`` (eq. 5), summed over C binary problems.
+
+    p_t is sigmoid(x) for the class of the label, 1 - sigmoid(x) for every other; of background
+    all are others. Meant for all candidates: with a sampler before it, negatives are thinned out
+    twice.
+
+    Args:
+        gamma: how fast the loss of an example that is right vanishes, >= 0.
+        alpha: weight of the label's class in [0, 1], the others' is 1 - alpha; None = 1 for both.
+        per: as for ``CrossEntropy``; the paper divides by "positive"s.
+        guided_scale: class term over box term with ``per="guided"``, > 0.
+        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float | None = 0.25,
+        per: Per = "positive",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        check_gamma(gamma, zero=True)
+        check_alpha(alpha)
+        check_per(per, CLASS_PER)
+        self.gamma = gamma
+        self.alpha = alpha
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights."""
+        logits, targets = binary(samples)
+        right = signed(logits, targets)
+        loss = power((-right).sigmoid(), self.gamma) * -F.logsigmoid(right)
+        return (alpha_t(targets, self.alpha) * loss).sum(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
+        return sigmoid_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``."""
+        return sigmoid_bias(self.prior, columns)
+
+
+class FocalStar:
+    """FL* (appendix A): ``-alpha_t log sigmoid(gamma x_t + beta) / gamma``, x_t = x or -x.
+
+    Inference reads sigmoid(x): gamma and beta shape the loss alone.
+
+    Args:
+        gamma: steepness, > 0.
+        beta: shift; above 0 an example counts as right sooner.
+        alpha, per, guided_scale, prior: as for ``FocalSigmoid``; the appendix has no alpha.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        beta: float = 1.0,
+        alpha: float | None = None,
+        per: Per = "positive",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        check_gamma(gamma, zero=False)
+        check_alpha(alpha)
+        check_per(per, CLASS_PER)
+        self.gamma = gamma
+        self.beta = beta
+        self.alpha = alpha
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights."""
+        logits, targets = binary(samples)
+        shifted = self.gamma * signed(logits, targets) + self.beta
+        return (alpha_t(targets, self.alpha) * -F.logsigmoid(shifted) / self.gamma).sum(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
+        return sigmoid_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``."""
+        return sigmoid_bias(self.prior, columns)
+
+
+def signed(logits: Tensor, targets: Tensor) -> Tensor:
+    """x_t: the logit where the target is 1, its negative where it is 0."""
+    return torch.where(targets > 0, logits, -logits)
+
+
+def alpha_t(targets: Tensor, alpha: float | None) -> Tensor:
+    """alpha where the target is 1, 1 - alpha where it is 0; 1 without alpha."""
+    if alpha is None:
+        return torch.ones_like(targets)
+    return alpha * targets + (1 - alpha) * (1 - targets)
+
+
+def power(wrong: Tensor, gamma: float) -> Tensor:
+    """``wrong^gamma`` for values in [0, 1]; below gamma 1 its slope at 0 would be infinite."""
+    return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma
+
+
+def check_gamma(gamma: float, *, zero: bool) -> None:
+    """Raise ValueError unless gamma is above 0, or 0 where that is allowed."""
+    if not (gamma > 0 or (zero and gamma == 0)):
+        raise ValueError(f"gamma must be {'at least' if zero else 'above'} 0, got {gamma}")
+
+
+def check_alpha(alpha: float | None) -> None:
+    """Raise ValueError unless alpha is None or in [0, 1]."""
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1] or null, got {alpha}")

@@ -1,0 +1,185 @@
+"""Gradient harmonizing, GHM-C and GHM-R (Li et al., arXiv 1811.05181).
+
+Shape letters: K samples, P positives, C foreground classes, M bins.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from frcnn.losses.activation import binary, sigmoid_bias, sigmoid_scores
+from frcnn.losses.samples import BOX_PER, CLASS_PER, Per, Samples, check_per, divisor
+
+
+class GradientDensity:
+    """Gradient norms -> ``beta_i = N / GD(g_i)`` in the paper's unit region form.
+
+    With R_j of the N norms in bin j of M, GD = S_j M and S_j <- m S_j + (1 - m) R_j. Kept here are
+    shares, S_j / N, so that batches of another N mix with it. Differs from released code: the
+    first batch starts S (there it starts at 0 and the first weights are 1 / (1 - m) too large),
+    bins that become empty decay too, and a norm of 1 is in the last bin in every precision.
+
+    Args:
+        num_bins: M, >= 1.
+        momentum: m, in [0, 1).
+        nonempty_bins: GD = S_j times the bins that are not empty now (released code) instead of M.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, num_bins: int, momentum: float, nonempty_bins: bool) -> None:
+        if num_bins < 1 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"num_bins must be at least 1 and momentum in [0, 1): {num_bins}, {momentum}"
+            )
+        self.num_bins = num_bins
+        self.momentum = momentum
+        self.nonempty_bins = nonempty_bins
+        self.shares: Tensor | None = None
+
+    def __call__(self, norms: Tensor, weights: Tensor, *, learn: bool) -> Tensor:
+        """Norms in [0, 1] and how often each counts, of one shape -> beta of that shape.
+
+        ``learn``: let the moving shares move, unless gradients are off (a preview, validation).
+        """
+        norms, weights = norms.detach(), weights.detach()
+        total = weights.sum()
+        if not len(norms) or not total > 0:
+            return torch.ones_like(norms)
+        bins = (norms * self.num_bins).long().clamp(0, self.num_bins - 1)
+        now = torch.bincount(bins.flatten(), weights.flatten(), self.num_bins) / total
+        shares = now if self.shares is None else self.shares.to(now).lerp(now, 1 - self.momentum)
+        if learn and torch.is_grad_enabled():
+            self.shares = shares
+        width = (now > 0).sum() if self.nonempty_bins else self.num_bins
+        return (1 / (shares * width))[bins].to(norms.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moving shares."""
+        return {"shares": self.shares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.shares = state["shares"]
+
+
+class GHMC:
+    """GHM-C: binary cross entropies weighted against the density of their gradient norms.
+
+    ``g = |sigmoid(x) - y|`` for each sample and class. The loss of a sample is the mean over the
+    C classes of ``beta BCE``, so that its mean over samples is the paper's over all N = K C. The
+    samples' weights count in the densities as so many examples. Differs from released code: there
+    they are a mask.
+
+    Its authors report gains at the RPN's classifier and none at the head's, whose examples a
+    sampler has chosen already (libuyu/GHM_Detection#15).
+
+    Args:
+        num_bins, momentum, nonempty_bins: see ``GradientDensity``.
+        per, guided_scale: as for ``CrossEntropy``.
+        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        num_bins: int = 30,
+        momentum: float = 0.75,
+        nonempty_bins: bool = False,
+        per: Per = "sample",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        check_per(per, CLASS_PER)
+        self.density = GradientDensity(num_bins, momentum, nonempty_bins)
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights; the densities learn where there is a gradient."""
+        logits, targets = binary(samples)
+        norms = (logits.sigmoid() - targets).abs()
+        weights = samples.weights[:, None].to(norms.dtype).expand_as(norms)
+        beta = self.density(norms, weights, learn=logits.requires_grad)
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (beta * loss).mean(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
+        return sigmoid_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``."""
+        return sigmoid_bias(self.prior, columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moving densities."""
+        return self.density.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.density.load_state_dict(state)
+
+
+class GHMR:
+    """GHM-R: ``ASL1(d) = sqrt(d^2 + mu^2) - mu`` weighted against its gradients' density.
+
+    The norm is ``|d| / sqrt(d^2 + mu^2)``, the examples are the 4 P deltas, and the loss of a
+    positive is the mean over its four.
+
+    Args:
+        mu: errors below it are squared, above it absolute; > 0.
+        num_bins, momentum, nonempty_bins: see ``GradientDensity``.
+        weight: factor, > 0; the paper has none, released code 10.
+        per: as for ``SmoothL1``; the paper divides by "positive"s.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        mu: float = 0.02,
+        num_bins: int = 10,
+        momentum: float = 0.7,
+        nonempty_bins: bool = False,
+        weight: float = 1.0,
+        per: Per = "positive",
+    ) -> None:
+        if not (mu > 0 and weight > 0):
+            raise ValueError(f"mu and weight must be above 0: {mu}, {weight}")
+        check_per(per, BOX_PER)
+        self.mu = mu
+        self.density = GradientDensity(num_bins, momentum, nonempty_bins)
+        self.weight = weight
+        self.per = per
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[P] losses of the positives; the densities learn where there is a gradient."""
+        error = samples.deltas - samples.targets
+        root = (error**2 + self.mu**2).sqrt()
+        norms = error.abs() / root
+        beta = self.density(norms, torch.ones_like(norms), learn=samples.deltas.requires_grad)
+        return self.weight * (beta * (root - self.mu)).mean(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the sum is divided by."""
+        return divisor(samples, self.per)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moving densities."""
+        return self.density.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.density.load_state_dict(state)

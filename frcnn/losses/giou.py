@@ -1,0 +1,35 @@
+"""Generalized IoU of decoded boxes (Rezatofighi et al., arXiv 1902.09630)."""
+
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+
+
+class GIoU:
+    """``weight (1 - GIoU)`` of the decoded box and its object, in [0, 2 weight] (algorithm 1).
+
+    Args:
+        weight: factor, > 0: one number a box stands against the sum of four elsewhere. The common
+            value at the RCNN head is 10.
+        per: as for ``SmoothL1``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, weight: float = 10.0, per: Per = "sample") -> None:
+        if not weight > 0:
+            raise ValueError(f"weight must be above 0, got {weight}")
+        check_per(per, BOX_PER)
+        self.weight = weight
+        self.per = per
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[P] losses of the positives."""
+        boxes = samples.decode(samples.deltas)
+        return self.weight * generalized_box_iou_loss(boxes, samples.objects, reduction="none")
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the sum is divided by."""
+        return divisor(samples, self.per)

@@ -1,0 +1,29 @@
+"""The absolute error of encoded box deltas."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+
+
+class L1:
+    """``|d|`` summed over the four deltas.
+
+    Args:
+        per: as for ``SmoothL1``.
+
+    Raises:
+        ValueError: an unknown divisor.
+    """
+
+    def __init__(self, per: Per = "sample") -> None:
+        check_per(per, BOX_PER)
+        self.per = per
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[P] losses of the positives."""
+        return F.l1_loss(samples.deltas, samples.targets, reduction="none").sum(1)
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the sum is divided by."""
+        return divisor(samples, self.per)

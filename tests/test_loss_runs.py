@@ -1,0 +1,101 @@
+"""Losses in whole tiny runs: what they take from the data, and how their heads are read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SMALL, call, composed, lines, small_network, tiny
+
+from frcnn import checkpoint, train
+from frcnn.assemble import dataset, detector, fill_from_data
+from frcnn.losses import Equalization
+from frcnn.run import run
+from frcnn.trained import Trained, load_trained
+
+TWO_STEPS = ["trainer.epochs=1", "trainer.max_steps=2"]
+UNSAMPLED = [override for override in SMALL if "batch_size_per_image" not in override]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def network() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+def trained(folder: Path, *overrides: str) -> Trained:
+    """A run of two steps, loaded from its checkpoint as evaluate and predict do."""
+    run(*tiny(*TWO_STEPS, *overrides), folder)
+    return load_trained(str(folder / "checkpoints/last.pt"), "cpu", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [
+        ("cross_entropy", lambda logits: logits.softmax(1)),
+        ("focal", lambda logits: logits.softmax(1)),
+        ("focal_sigmoid", torch.sigmoid),
+        ("focal_star", torch.sigmoid),
+        ("ghm_c", torch.sigmoid),
+        ("equalization", torch.sigmoid),
+    ],
+)
+def test_a_head_is_read_as_it_was_trained(tmp_path: Path, loss: str, activation) -> None:
+    model = trained(tmp_path, f"loss={loss}").detector
+    model.roi_heads.score_thresh = 0.0
+    seen: list[torch.Tensor] = []
+    model.roi_heads.box_predictor.register_forward_hook(lambda *args: seen.append(args[2][0]))
+    with torch.inference_mode():
+        (found,) = model([torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))])
+    assert len(found["scores"]) and ((found["scores"] > 0) & (found["scores"] < 1)).all()
+    possible = activation(seen[0])[:, 1:].flatten()
+    gap = (found["scores"][:, None] - possible).abs().amin(1)
+    assert gap.max() < 1e-6
+
+
+def test_numbers_of_the_data_stand_in_the_checkpoint(tmp_path: Path) -> None:
+    overrides = ["loss/rcnn=equalization", "loss.rpn.class_weights=effective"]
+    model = trained(tmp_path, *overrides)
+    images = dataset(tiny()[0]["data"], "train")
+    saved = checkpoint.load(tmp_path / "checkpoints/last.pt")["config"]["loss"]
+    assert saved["rcnn"]["class_frequencies"] == images.image_shares().tolist()
+    assert saved["rpn"]["class_counts"] == [int(images.class_frequencies().sum())]
+    assert isinstance(model.detector.roi_heads.site.class_loss, Equalization)
+
+
+def test_given_numbers_are_not_replaced() -> None:
+    config, _ = tiny("loss.rcnn.class_weights=data", "loss.rcnn.class_counts=[5,6,7]")
+    fill_from_data(config["loss"], dataset(config["data"], "train"))
+    assert config["loss"]["rcnn"]["class_counts"] == [5, 6, 7]
+    table = detector(config, 4).roi_heads.site.class_loss.alpha.table
+    assert table[1] > table[2] > table[3]
+
+
+def test_a_loss_at_a_site_it_cannot_serve_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["data.train_images=2", "data.val_images=1", f"hydra.run.dir={tmp_path}"]
+    assert call(train.main, "loss/rpn=equalization", *small) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: Equalization cannot serve at the rpn: ")
+
+
+def test_guided_all_goes_with_any_loss_and_site_options_still_win() -> None:
+    config, choices = composed("sampler=guided_all", "loss=focal_sigmoid")
+    assert [config["sampler"][site]["_target_"] for site in ("rpn", "rcnn")] == ["samplers.All"] * 2
+    nodes = [config["loss"][site] for site in ("rpn", "rcnn")]
+    assert [(n["per"], n["guided_scale"]) for n in nodes] == [("guided", 1), ("guided", 2)]
+    assert {node["_target_"] for node in nodes} == {"frcnn.losses.FocalSigmoid"}
+    assert config["box_loss"]["rcnn"]["per"] == "coordinate"
+    config, choices = composed("sampler/rcnn=ohem", "sampler=guided_all", "loss.rpn.per=sample")
+    assert config["sampler"]["rcnn"]["_target_"] == "samplers.OHEM"
+    assert config["loss"]["rpn"]["per"] == "sample"
+    assert choices["sampler"] == "guided_all" and choices["sampler/rcnn"] == "ohem"
+
+
+def test_a_guided_run_has_class_terms_of_its_box_terms(tmp_path: Path) -> None:
+    run(*composed("sampler=guided_all", *UNSAMPLED, *TWO_STEPS), tmp_path)
+    for record in (r for r in lines(tmp_path) if "train/loss" in r):
+        term = {k.removeprefix("train/loss_"): v for k, v in record.items()}
+        assert term["objectness"] == pytest.approx(term["rpn_box_reg"], rel=1e-4)
+        assert term["classifier"] == pytest.approx(2 * term["box_reg"], rel=1e-4)
