@@ -16,7 +16,7 @@ RANK_SCALES = ("n_max", "n_j")
 # A weight that underflows to 0 would take its sample out of the batch.
 SMALLEST_WEIGHT = 1e-12
 # Pairs of boxes compared at once: what a core's cache holds, and a bound on the memory.
-PAIRS = 2**18
+PAIRS = 2**17
 
 
 class PISA:
@@ -158,12 +158,12 @@ class PISA:
         asked = quota.minimum(count(image, images))
         valid = scores > self.score_threshold
         # Those above the threshold by Score-HLR, then the others in their random order.
-        pool = torch.where(valid, image, images)
-        ranked = count(pool, images + 1)[:images]
-        others = torch.where(valid, images, image)
-        rank = ranked[image] + rank_within(others, -chance[rows], images + 1)
-        above = torch.where(valid)[0]
+        above, below = torch.where(valid)[0], torch.where(~valid)[0]
+        ranked = count(image[above], images)
+        rank = torch.empty_like(image)
         rank[above] = score_hlr(boxes[above], scores[above], image[above], asked, self.cluster_iou)
+        order = rank_within(image[below], -chance[rows[below]], images)
+        rank[below] = ranked[image[below]] + order
         picked = (rank < asked[image]).float()
         if not self.isr_n:
             return picked
@@ -218,9 +218,22 @@ def hierarchical_local_rank(
         cluster: [K] int64 in 0..num_clusters-1, the elements coming best first.
         pool: [K] int64 in 0..num_pools-1, equal for the elements of a cluster.
     """
-    # Equal priorities keep their order: the elements' own, best first.
-    local = rank_within(cluster, torch.zeros_like(cluster), num_clusters)
-    return rank_within(pool, -local, num_pools)
+    local = nth(cluster, cluster, num_clusters)
+    return nth(pool * len(pool) + local, pool, num_pools)
+
+
+def nth(key: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """[K] place of each element in its group by rising key; equal keys keep their order.
+
+    Args:
+        key: [K] int64 that rises with the group.
+        group: [K] int64 in 0..num_groups-1.
+    """
+    order = key.argsort(stable=True)
+    place = torch.empty_like(order)
+    there = torch.arange(len(order), device=order.device)
+    place[order] = there - starts(group, num_groups)[group[order]]
+    return place
 
 
 def score_hlr(
@@ -257,12 +270,13 @@ def local_clusters(
     Args: as of ``score_hlr``, the rows by image and falling score.
     """
     images = len(asked)
-    cluster = torch.arange(len(image), device=image.device)
-    level = cluster - starts(image, images)[image]
-    heads, start, stop = cluster[:0], 0, int(asked.max())
+    top = starts(image, images)[image]
+    rows = torch.arange(len(image), device=image.device)
+    level, cluster = rows - top, top.clone()
+    heads, start, stop = rows[:0], 0, int(asked.max())
     while True:
         short = count(image[heads], images) < asked
-        block = torch.where((level >= start) & (level < stop) & short[image])[0]
+        block = rows[(level >= start) & (level < stop) & short[image]]
         if not len(block):
             return cluster
         cluster[block] = first_overlap(boxes, image, block, heads, images, threshold)
@@ -271,10 +285,15 @@ def local_clusters(
         # boxes left of an image would reach into the one before.
         place = boxes[rest].double() - boxes.min()
         kept = batched_nms(place, scores[rest].double(), image[rest], threshold)
-        new = rest[kept.sort().values]
-        cluster[rest] = first_overlap(boxes, image, rest, new, images, threshold)
+        suppressed = torch.ones_like(rest, dtype=torch.bool)
+        suppressed[kept] = False
+        new, others = rest[~suppressed], rest[suppressed]
         heads = torch.cat([heads, new]).sort().values
-        start, stop = stop, 3 * stop
+        short = count(image[heads], images) < asked
+        cluster[others] = top[others]
+        others = others[short[image[others]]]
+        cluster[others] = first_overlap(boxes, image, others, new, images, threshold)
+        start, stop = stop, 2 * stop
 
 
 def first_overlap(
@@ -285,7 +304,7 @@ def first_overlap(
     Args:
         rows: [R], heads: [H] rows of ``boxes`` [K, 4] and ``image`` [K], both ascending.
     """
-    if not len(heads):
+    if not len(heads) or not len(rows):
         return rows
     there, head_slot = side_by_side(boxes[heads], image[heads], images)
     here, slot = side_by_side(boxes[rows], image[rows], images)
@@ -321,15 +340,14 @@ def side_by_side(boxes: Tensor, image: Tensor, images: int) -> tuple[Tensor, Ten
 
 
 def starts(image: Tensor, images: int) -> Tensor:
-    """[I] where each image begins among ascending [K] images."""
+    """[I] where each image begins once the [K] images ascend."""
     sizes = count(image, images)
     return sizes.cumsum(0) - sizes
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """[...] IoU of boxes [4, ...] that broadcast; 0 of boxes without area."""
-    width = (a[2].minimum(b[2]) - a[0].maximum(b[0])).clamp_(min=0)
-    height = (a[3].minimum(b[3]) - a[1].maximum(b[1])).clamp_(min=0)
-    inside = width.mul_(height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside
-    return inside / union.clamp_(min=torch.finfo(union.dtype).tiny)
+    """[...] IoU of boxes [4, ...] that broadcast; at least one of each pair has an area."""
+    width = a[2].minimum(b[2]).sub_(a[0].maximum(b[0])).clamp_(min=0)
+    inside = a[3].minimum(b[3]).sub_(a[1].maximum(b[1])).clamp_(min=0).mul_(width)
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return inside.div_(areas.sub_(inside))
