@@ -9,10 +9,12 @@ from samplers.candidates import Candidates, Prediction, Sampler
 from samplers.hard_negative import HardNegative
 from samplers.libra import InstanceBalanced, IoUBalanced, Libra
 from samplers.ohem import OHEM
+from samplers.pisa import PISA
 from samplers.random import Random
 
 __all__ = [
     "OHEM",
+    "PISA",
     "All",
     "Candidates",
     "HardNegative",

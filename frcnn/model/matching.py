@@ -27,7 +27,7 @@ class Matched:
     gt: Tensor
     gt_boxes: Tensor
     image: Tensor
-    sizes: Sequence[int]
+    sizes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ MATCHED = Matched(
     gt=torch.tensor([0, 0, 1, 1]),
     gt_boxes=torch.tensor([[2.0, 0, 12, 10], [22, 20, 42, 40]]),
     image=torch.tensor([0, 0, 0, 1]),
-    sizes=[3, 1],
 )
 ROWS = torch.tensor([0, 1, 3])
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
 from samplers import Candidates, Prediction
 
 # NMS: how many boxes it leaves is known only when it is done, in torchvision's kernel too.
-WAITS = {"ohem"}
+WAITS = {"ohem", "pisa"}
 SIZES = (300, 280, 300)
 
 

@@ -1,6 +1,7 @@
 """Ranks and quotas against loops that a reader can check."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import worked
 
-from samplers.quota import check_budget, count, highest, rank_within, take_quota
+from samplers.quota import check_budget, count, highest, quotas, rank_within, take_quota
 
 # Few distinct priorities, so that ties are the rule.
 ELEMENTS = st.lists(
@@ -53,6 +54,23 @@ def test_the_highest_of_a_row(
 
 def test_count_keeps_empty_groups() -> None:
     assert count(torch.tensor([2, 0, 2]), 4).tolist() == [1, 0, 2, 0]
+
+
+@settings(deadline=None)
+@given(IMAGES, st.integers(1, 8), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_missing_positives_are_made_up_for_by_negatives(
+    images: list[list[int]], budget: int, fraction: float
+) -> None:
+    labels = [label for image in images for label in image]
+    image = [i for i, image in enumerate(images) for _ in image]
+    candidates = worked(labels, [0.0] * len(labels), image=image)
+    generators = [torch.Generator() for _ in images]  # so that empty images count
+    candidates = replace(candidates, generators=generators, sizes=())
+    positives, negatives = quotas(candidates, budget, fraction)
+    share = int(budget * fraction)
+    expected = [min(share, sum(label > 0 for label in labels)) for labels in images]
+    assert positives.tolist() == expected
+    assert negatives.tolist() == [budget - taken for taken in expected]
 
 
 @settings(deadline=None)
