@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from small import part, stacked
 from torch import Tensor
 
-from samplers import PISA, Candidates, Prediction, Random, pisa
-from samplers.pisa import hierarchical_local_rank, importance, iou, keep_total
+from samplers import PISA, Candidates, Prediction, Random, clusters
+from samplers.pisa import hierarchical_local_rank, importance, keep_total
 from samplers.quota import take_quota
 from samplers.random import shuffled
 
@@ -321,15 +321,6 @@ def test_what_is_not_finite_is_refused(key: str, value: float) -> None:
         PISA(4, 0.5)(stacked([image], [0]))
 
 
-def test_iou_of_pairs() -> None:
-    a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 5, 5]])
-    b = torch.tensor([[5.0, 0, 15, 10], [20, 20, 30, 30], [0, 0, 9, 9]])
-    # 50 of 150; apart; no area.
-    found = iou(a.T, b.T)
-    assert found[0].item() == pytest.approx(1 / 3)
-    assert found[1:].tolist() == [0, 0]
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -431,7 +422,7 @@ ROW = st.tuples(
     st.integers(1, 9),
     st.sampled_from([0.0, 0.3, 1.0]),
     st.booleans(),
-    st.sampled_from([1, pisa.PAIRS]),
+    st.sampled_from([1, clusters.PAIRS]),
 )
 def test_against_loops(
     rows: list[tuple], budget: int, fraction: float, own_n: bool, pairs: int
@@ -453,7 +444,7 @@ def test_against_loops(
     for generator, seed in zip(candidates.generators, range(3), strict=False):
         generator.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pisa, "PAIRS", pairs)
+        patch.setattr(clusters, "PAIRS", pairs)
         scale = "n_j" if own_n else "n_max"
         sampler = PISA(budget, fraction, rank_scale=scale, score_threshold=0.3)
         weights = sampler(candidates)

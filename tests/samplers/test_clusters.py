@@ -1,0 +1,29 @@
+"""Local clusters worked by hand; Score-HLR's tests compare them with loops."""
+
+import pytest
+import torch
+
+from samplers.clusters import iou, local_clusters
+
+
+def test_iou_of_pairs() -> None:
+    a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 5, 5]])
+    b = torch.tensor([[5.0, 0, 15, 10], [20, 20, 30, 30], [0, 0, 9, 9]])
+    # 50 of 150; apart; no area.
+    found = iou(a.T, b.T)
+    assert found[0].item() == pytest.approx(1 / 3)
+    assert found[1:].tolist() == [0, 0]
+
+
+def test_a_head_takes_its_own_neighbours_in_its_image() -> None:
+    # IoU of neighbours 7/13, of the ends of the chain 4/16: 1 falls to 0, 2 heads its own and takes
+    # 3. Image 1 has the boxes of 0 and 1 once more.
+    left = torch.tensor([0.0, 3, 6, 9, 0, 3])
+    boxes = torch.stack([left, 0 * left, left + 10, 0 * left + 10], 1)
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.9, 0.1])
+    image = torch.tensor([0, 0, 0, 0, 1, 1])
+    every = local_clusters(boxes, scores, image, torch.tensor([4, 2]), 0.5)
+    assert every.tolist() == [0, 0, 2, 2, 4, 4]
+    # One head is enough of each: what is not looked at is no head.
+    first = local_clusters(boxes, scores, image, torch.tensor([1, 1]), 0.5)
+    assert first.tolist() == [0, 0, 0, 0, 4, 4]
