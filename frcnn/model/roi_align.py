@@ -22,44 +22,68 @@ from torchvision.ops.poolers import _filter_input, _setup_scales
 class FastRoIAlign(MultiScaleRoIAlign):
     """``MultiScaleRoIAlign`` with a fast CPU path; equal to 1e-4 in value and gradient.
 
-    torchvision's own kernel serves other devices and the adaptive sampling ratio.
+    torchvision's own kernel serves other devices.
     """
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         """[R, C, output height, output width], boxes in xyxy pixels of the resized image."""
-        if boxes[0].device.type != "cpu" or self.sampling_ratio <= 0:
+        if boxes[0].device.type != "cpu":
             return super().forward(x, boxes, image_shapes)
         levels = _filter_input(x, self.featmap_names)
         if self.scales is None or self.map_levels is None:
             self.scales, self.map_levels = _setup_scales(
                 levels, image_shapes, self.canonical_scale, self.canonical_level
             )
-        rows, weights = self._reads(levels, boxes)
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels])
-        pooled = WeightedRows.apply(table.float(), rows, weights)
-        pooled = pooled.to(table.dtype).unflatten(0, (-1, *self.output_size))
+        pooled = self._pooled(table.float(), *self._placed(levels, boxes))
+        pooled = pooled.to(table.dtype).unflatten(1, self.output_size)
         return pooled.permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def _reads(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """[M, Q] rows of the table of all pixels, and [M, Q] their weights."""
+    def _placed(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """[R, 4] boxes in pixels of their level; [3, R] first pixel in the table, height, width."""
         level = self.map_levels(boxes) if len(levels) > 1 else torch.zeros(sum(map(len, boxes)))
         level = level.to(torch.int64)
         sizes = torch.tensor([[f.shape[2], f.shape[3]] for f in levels])
         pixels = sizes.prod(1) * len(boxes)
-        first = (pixels.cumsum(0) - pixels)[level]
         image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
-        scaled = torch.cat(list(boxes)).float() * torch.tensor(self.scales)[level, None]
         height, width = sizes[level].T
+        first = (pixels.cumsum(0) - pixels)[level] + image * height * width
+        scaled = torch.cat(list(boxes)).float() * torch.tensor(self.scales)[level, None]
+        return scaled, torch.stack([first, height, width])
+
+    def _pooled(self, table: Tensor, boxes: Tensor, place: Tensor) -> Tensor:
+        """[T, C] table -> [R, output bins, C]."""
+        bins = self.output_size[0] * self.output_size[1]
+        if self.sampling_ratio > 0:
+            reads = self._reads(boxes, place, [self.sampling_ratio] * 2)
+            return WeightedRows.apply(table, *reads).unflatten(0, (-1, bins))
+        # Adaptive: a point a pixel, so boxes of equal size in pixels have grids of equal size.
+        sides = (boxes[:, 2:] - boxes[:, :2]).flip(1).clamp(min=1) / torch.tensor(self.output_size)
+        grids, grid = sides.ceil().to(torch.int64).unique(dim=0, return_inverse=True)
+        order = grid.argsort(stable=True)
+        parts = [
+            WeightedRows.apply(table, *self._reads(boxes[here], place[:, here], samples))
+            for here, samples in zip(
+                order.split(grid.bincount().tolist()), grids.tolist(), strict=True
+            )
+        ]
+        pooled = torch.cat(parts) if parts else table[:0]
+        return pooled.unflatten(0, (-1, bins))[order.argsort()]
+
+    @torch.no_grad()
+    def _reads(self, boxes: Tensor, place: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """[M, Q] rows of the table, and [M, Q] their weights, of grids of ``samples`` (y, x)."""
+        first, height, width = place
         out_height, out_width = self.output_size
-        y, weight_y = _axis(scaled[:, 1], scaled[:, 3], height, out_height, self.sampling_ratio)
-        x, weight_x = _axis(scaled[:, 0], scaled[:, 2], width, out_width, self.sampling_ratio)
-        y = (first + image * height * width)[:, None, None] + y * width[:, None, None]
+        y, weight_y = _axis(boxes[:, 1], boxes[:, 3], height, out_height, samples[0])
+        x, weight_x = _axis(boxes[:, 0], boxes[:, 2], width, out_width, samples[1])
+        y = first[:, None, None] + y * width[:, None, None]
         rows = y[:, :, None, :, None] + x[:, None, :, None, :]
         weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
-        reads = 4 * self.sampling_ratio**2
+        reads = 4 * samples[0] * samples[1]
         return rows.reshape(-1, reads), weights.reshape(-1, reads)
 
 

@@ -86,8 +86,13 @@ def test_other_grids(options: dict) -> None:
     check(features(), [random_boxes(15, 5), random_boxes(15, 6)], **options)
 
 
-def test_the_adaptive_ratio_is_torchvisions() -> None:
-    check(features(), [random_boxes(10, 5), random_boxes(10, 6)], ratio=0)
+@pytest.mark.parametrize("ratio", [0, -1])
+def test_the_adaptive_ratio(ratio: int) -> None:
+    check(features(), [random_boxes(40, 5), random_boxes(25, 6)], ratio=ratio)
+    check(features(), [torch.tensor(EDGE_CASES), torch.zeros(0, 4)], ratio=ratio, size=(3, 5))
+    value, gradient = pooled(FastRoIAlign, features(), [torch.zeros(0, 4)] * 2, ratio=ratio)
+    assert value.shape == (0, 3, 7, 7)
+    assert all(not g.any() for g in gradient)
 
 
 def test_a_single_level() -> None:
