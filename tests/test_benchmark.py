@@ -1,0 +1,335 @@
+"""The benchmark's statistics, what it records and what it compares; no test looks at a clock."""
+
+import json
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import small_backbone, small_network
+from torch import nn
+
+from experiments.benchmark import data, evaluation, matching, memory, samplers, scenes, setting
+from experiments.benchmark import step as steps
+from experiments.benchmark.limit import Layout, Recorder, recorded
+from experiments.benchmark.machine import machine, now
+from experiments.benchmark.report import markdown, page, store, table
+from experiments.benchmark.timing import interleaved, ratio, slope, spread
+from frcnn.config import CONF
+from frcnn.data import coco
+from frcnn.errors import ConfigError
+from samplers import OHEM, Random
+
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+
+
+class Clock:
+    """Time that passes only when something is called."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log = ""
+
+    def __call__(self) -> float:
+        return self.now
+
+    def takes(self, name: str, seconds: float) -> Callable[[], None]:
+        """A call of so many seconds that writes its name down."""
+
+        def call() -> None:
+            self.log += name
+            self.now += seconds
+
+        return call
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(0, 3), (15, 4), (14.9, 3), (18, 5)])
+def test_rounds_take_turns_within_the_budget(budget: float, rounds: int) -> None:
+    # A round is 1 s + 2 s; after the untimed one and n others 3 + 3n s are gone.
+    clock = Clock()
+    calls = {"a": clock.takes("a", 1), "b": clock.takes("b", 2)}
+    found = interleaved(calls, budget, clock=clock)
+    assert clock.log == "ab" * (1 + rounds)
+    assert found == {"a": [1] * rounds, "b": [2] * rounds}
+
+
+def test_what_a_device_still_works_on_is_counted() -> None:
+    clock = Clock()
+    found = interleaved({"a": clock.takes("a", 1)}, 0, wait=clock.takes("w", 4), clock=clock)
+    assert found == {"a": [5, 5, 5]}
+
+
+def test_quartiles_lie_between_neighbours() -> None:
+    assert spread([4, 1, 3, 2]) == {"median": 2.5, "q1": 1.75, "q3": 3.25}
+
+
+def test_a_ratio_is_that_of_the_rounds() -> None:
+    # 3/1, 8/4, 10/2: of the medians it would be 8/2 = 4.
+    assert ratio([3, 8, 10], [1, 4, 2]) == {"median": 3, "q1": 2.5, "q3": 4}
+    # A machine that slows down fourfold does not blur it.
+    assert ratio([2, 4, 8], [1, 2, 4]) == {"median": 2, "q1": 2, "q3": 2}
+
+
+def test_the_slope_is_the_exponent() -> None:
+    sizes = [10, 30, 100, 1000]
+    assert slope(sizes, [7 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+    assert slope(sizes, [2.0] * 4) == pytest.approx(0)
+
+
+class Small(nn.Module):
+    """A convolution, a linear layer, and a lookup that is no product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, stride=2), nn.Linear(4 * 3 * 4, 5)
+        self.table = nn.EmbeddingBag(6, 5, mode="sum")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = torch.tensor([[0, 1], [2, 3]])
+        return self.linear(self.conv(images).flatten(1)) + self.table(rows)
+
+
+def training_of(images: torch.Tensor) -> Callable[[], None]:
+    model = Small().to(memory_format=torch.channels_last)
+    return lambda: model(images).square().sum().backward()
+
+
+IMAGES = torch.rand(2, 3, 7, 9)  # the convolution gives [2, 4, 3, 4]
+
+
+def test_the_limit_is_of_the_products_in_both_directions() -> None:
+    step = training_of(IMAGES)
+    with Recorder() as recorder:
+        step()
+    operators = sorted(func.overloadpacket.__name__ for func, _, _ in recorder.calls)
+    # The images want no gradient; the linear layer's input and weight do.
+    assert operators == ["addmm", "convolution", "convolution_backward", "mm", "mm"]
+    args = {f.overloadpacket: args for f, args, _ in recorder.calls}
+    image, weight, _, stride, padding, *_ = args[aten.convolution]
+    assert image == Layout((2, 3, 7, 9), (189, 63, 9, 1), torch.float32, CPU)
+    assert weight == Layout((4, 3, 3, 3), (27, 1, 9, 3), torch.float32, CPU)  # channels last
+    assert (stride, padding) == ([2, 2], [0, 0])
+    assert args[aten.convolution_backward][-1] == [False, True, True]
+
+
+def test_the_replay_repeats_them_and_nothing_else() -> None:
+    limit = recorded(training_of(IMAGES))
+    with Recorder() as again:
+        limit()
+    kept = [(func.overloadpacket, args) for func, args, _ in again.calls]
+    assert [packet for packet, _ in kept] == [func.overloadpacket for func, _, _ in limit.calls]
+    # 2 operations a multiply-add. Convolution: 2*4*3*4 outputs of 27 products, forward and weight
+    # gradient; linear layer: 2*5 outputs of 48, forward and both gradients.
+    assert limit.flops() == 2 * (2 * (2 * 4 * 3 * 4) * 27 + 3 * (2 * 5) * 48)
+
+
+def test_the_limit_is_that_of_the_precision() -> None:
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = F.conv2d(IMAGES, weight).float().sum()
+        loss.backward()
+
+    weight = torch.rand(4, 3, 3, 3, requires_grad=True)
+    layouts = recorded(step).memory
+    assert {layout.dtype for layout in layouts} == {torch.bfloat16}
+
+
+def test_a_layout_keeps_its_strides() -> None:
+    for tensor in (torch.rand(3, 4).T, torch.rand(3, 1).expand(3, 5), torch.rand(2, 3, 4)[:, ::2]):
+        made = Layout.of(tensor).random()
+        assert (made.shape, made.stride(), made.dtype) == (
+            tensor.shape,
+            tensor.stride(),
+            tensor.dtype,
+        )
+        assert made.std() > 0
+
+
+def test_every_option_is_compared_with_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = samplers.variants()
+    for group, usual in (
+        ("sampler", "random"),
+        ("sampler/rpn", "random"),
+        ("loss", "cross_entropy"),
+    ):
+        options = {f"{group}={file.stem}" for file in Path(CONF, group).glob("*.yaml")}
+        assert options - set(found) == {f"{group}={usual}"}
+    assert {"sampler=ohem", "sampler/rpn=ohem"} <= set(found)
+    for name in ("sampler/random", "sampler/new", "sampler/rpn/other", "loss/third"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.yaml").touch()
+    monkeypatch.setattr(setting, "CONF", str(tmp_path))
+    assert samplers.variants() == ["sampler=new", "sampler/rpn=other", "loss=third"]
+
+
+TINY = setting.Workload("fasterrcnn_resnet18_fpn", 128, 96, 2, (8, 16, 32, 64, 128))
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> tuple[dict, tuple]:
+    """Stock and ours around a network of a few thousand weights, and the batch."""
+    monkeypatch.setattr(setting, "resnet_fpn_backbone", small_backbone)
+    more = ["trainer.channels_last=false", "model.roi_align=torchvision"]
+    with small_network():
+        return steps.same_weights(setting.compose(*TINY.overrides(), *more), CPU)
+
+
+def test_stock_and_ours_do_the_same(trainings: tuple[dict, tuple]) -> None:
+    both, (images, targets) = trainings
+    # Without a seed of its own an image's draws are the global generator's, as torchvision's are.
+    batch = images, [{k: v for k, v in target.items() if k != "seed"} for target in targets]
+    before = {n: p.clone() for n, p in both["ours"].model.named_parameters()}
+    losses = {}
+    for who, training in both.items():
+        torch.manual_seed(0)
+        losses[who] = training.step(batch, "fp32")
+    assert losses["ours"] == pytest.approx(losses["stock torchvision"], abs=1e-6)
+    for training in both.values():
+        after = dict(training.model.named_parameters())
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_variant_runs_its_own_sites_on_the_shared_network(trainings: tuple[dict, tuple]) -> None:
+    training, batch = trainings[0]["ours"], trainings[1]
+    usual = training.model.sites
+    assert isinstance(usual[1].sampler, Random)
+    with small_network():
+        sites = samplers._sites(TINY, 4, "sampler=ohem")
+    mined = samplers._step(training, sites, batch, "fp32")
+    assert isinstance(training.model.roi_heads.site.sampler, OHEM)
+    drawn = samplers._step(training, usual, batch, "fp32")
+    assert training.model.roi_heads.site is usual[1]
+    assert mined["loss_objectness"] == drawn["loss_objectness"]
+    assert mined["loss_classifier"] > drawn["loss_classifier"]  # the hardest
+
+
+def test_steps_that_the_hardware_cannot_take_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_peak", lambda *_: 1)
+    found = {"stock torchvision, fp32": [2.0] * 3, "ours, fp32": [1.0] * 3}
+    rows = steps._step_rows(TINY, ("fp32", "bf16"), found, CPU)
+    assert [row["step"] for row in rows[2:]] == ["stock torchvision, bf16", "ours, bf16"]
+    assert rows[1]["times as fast as stock torchvision, fp32"]["median"] == 2
+    assert {row["not measured"] for row in rows[2:]} == {"this CPU does not compute in bf16"}
+
+
+@pytest.mark.parametrize("site", ["rpn", "rcnn"])
+def test_made_up_candidates_are_those_of_a_site(site: str) -> None:
+    made = scenes.candidates(site, 3, 2_000, 5, CPU)
+    assert (made.num_images, len(made.boxes), len(made.gt_boxes)) == (3, 6_000, 15)
+    for image in range(3):
+        here = made.labels[made.image == image]
+        assert (here > 0).any() and (here == 0).any() and here.max() <= scenes.CLASSES[site]
+    rows = torch.tensor([5, 1, 5_999])
+    shown, truth = made.predict(rows), made.labels[rows].clamp(min=0)
+    assert torch.equal(shown.class_loss, F.cross_entropy(shown.logits, truth, reduction="none"))
+    assert (shown.loss >= shown.class_loss).all()
+
+
+def test_matching_is_of_one_image_with_so_many() -> None:
+    found = matching.matching((7, 300), CPU)()
+    assert (len(found.boxes), len(found.gt_boxes)) == (300, 7)
+
+
+def test_back_ends_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "IMAGES", 3)
+    (content,) = evaluation.measure(CPU, 0)["tables"]
+    assert [row["back end"] for row in content["rows"]] == ["pycocotools", "faster_coco_eval"]
+    figures = dict.fromkeys(evaluation.OVERALL, 0.5)
+    evaluation.refuse_different(figures, figures | {"AP": 0.5 + 1e-12})
+    with pytest.raises(ValueError, match="APs 0.5 and 0.51"):
+        evaluation.refuse_different(figures, figures | {"APs": 0.51})
+
+
+def test_made_up_annotations_are_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "annotations.json"
+    data.write_coco(file, tmp_path, images=20, boxes=90)
+    images = coco("train", *[tmp_path, file] * 2)
+    assert (len(images), len(images.boxes), images.num_classes) == (20, 90, 81)
+    assert not images.problems.counts
+    images.load = data._Blank(images.widths, images.heights)
+    assert images[3][0].shape == (3, 480, 640)
+
+
+needs_proc = pytest.mark.skipif(not memory.can_measure(), reason=memory.NO_PROC)
+
+
+@needs_proc
+def test_memory_is_that_above_the_baseline() -> None:
+    # In this process memory that was freed may be used again, and there is no rise to see.
+    rise = memory.in_child(memory.rise, partial(np.ones, 8_000_000))  # 64 MB
+    assert 63e6 < rise < 80e6
+    held = np.ones(4_000_000)
+    assert memory.shared_out([os.getpid()]) > held.nbytes
+
+
+@needs_proc
+def test_the_workers_of_a_child_start_as_usual() -> None:
+    # As text: the function itself would be pickled with this process's state.
+    method = memory.in_child(eval, "__import__('multiprocessing').get_start_method()")
+    assert method == multiprocessing.get_start_method()
+
+
+TABLE = table(
+    "Steps",
+    [
+        {"step": "a", "ratio": {"median": 1.0, "q1": 1.0, "q3": 1.0}, "MB": 1234},
+        {"step": "b", "ratio": {"median": 1.2345, "q1": 0.5, "q3": 123.4}, "MB": 7},
+        {"step": "c", "not measured": "no CUDA GPU here"},
+    ],
+    "A note.",
+)
+SHOWN = """\
+**Steps**
+
+| step | ratio | MB |
+|---|---|---|
+| a | 1.00 (1.00 to 1.00) | 1,234 |
+| b | 1.23 (0.500 to 123) | 7 |
+| c | not measured: no CUDA GPU here |  |
+
+A note."""
+
+
+def test_a_table_shows_spreads_and_reasons() -> None:
+    assert markdown(TABLE) == SHOWN
+    alone = markdown(table("On a GPU", [{"step": "x", "not measured": "none here"}]))
+    assert alone.splitlines()[2:] == ["| step |  |", "|---|---|", "| x | not measured: none here |"]
+
+
+def test_the_page_is_made_from_the_file_alone(tmp_path: Path) -> None:
+    file, part = tmp_path / "sub/cpu.json", {"commit": "abc", "date": "2026-01-02"}
+    store(file, {"GPU": None}, {"step": {**part, "tables": [TABLE]}})
+    assert page(json.loads(file.read_text())) == file.with_suffix(".md").read_text()
+    assert SHOWN in file.with_suffix(".md").read_text()
+    store(file, {"GPU": None}, {"data": {**part, "tables": []}})
+    assert list(json.loads(file.read_text())["parts"]) == ["step", "data"]
+    store(file, {"GPU": "another"}, {"data": {**part, "tables": []}})
+    assert list(json.loads(file.read_text())["parts"]) == ["data"]
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    described = json.dumps(machine(CPU) | now())
+    assert str(torch.__version__) in described
+    assert socket.gethostname() not in described and str(Path(CONF).parent) not in described
+
+
+def test_an_option_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("loss: not at this site")
+
+    monkeypatch.setattr(samplers, "variants", lambda: ["loss=odd"])
+    monkeypatch.setattr(samplers, "_sites", refuse)
+    monkeypatch.setattr(setting, "resnet_fpn_backbone", small_backbone)
+    with small_network():
+        rows, _ = samplers._steps(TINY, CPU, 0)
+    assert [row["variant"] for row in rows] == ["sampler=random", "loss=odd"]
+    assert rows[1]["not measured"] == "loss: not at this site"
