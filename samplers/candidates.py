@@ -6,6 +6,7 @@ I images, K rows asked of ``predict``, C foreground classes (1 at the RPN: "obje
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -23,16 +24,24 @@ class Prediction:
             best-scoring foreground class otherwise.
         loss: [K] class loss + box loss (the latter 0 for negatives), unweighted.
         class_loss: [K] class loss alone; ``loss`` where it is not given.
+        activation: logits -> scores in [0, 1], as inference reads them under this class loss;
+            softmax where it is not given.
     """
 
     logits: Tensor
     boxes: Tensor
     loss: Tensor
     class_loss: Tensor | None = None
+    activation: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=1)
 
     def __post_init__(self) -> None:
         if self.class_loss is None:
             self.class_loss = self.loss
+
+    @property
+    def scores(self) -> Tensor:
+        """[K, C+1] float32 scores in [0, 1], column 0 = background."""
+        return self.activation(self.logits.float())
 
 
 @dataclass

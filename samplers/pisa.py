@@ -171,17 +171,17 @@ class PISA:
 
 
 def look(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[K, C+1] probabilities, [K, 4] decoded boxes and [K] class losses of some candidates.
+    """[K, C+1] scores, [K, 4] decoded boxes and [K] class losses of some candidates.
 
     Raises:
         FloatingPointError: one is not finite; nothing can be ranked by it.
     """
     prediction = candidates.predict(rows)
-    seen = [getattr(prediction, key).float() for key in ("logits", "boxes", "class_loss")]
+    seen = [getattr(prediction, key).float() for key in ("scores", "boxes", "class_loss")]
     if not torch.stack([part.isfinite().all() for part in seen]).all():
         raise FloatingPointError("the prediction of a candidate is not finite")
-    logits, boxes, loss = seen
-    return logits.softmax(1), boxes, loss
+    scores, boxes, loss = seen
+    return scores, boxes, loss
 
 
 def importance(rank: Tensor, n: Tensor, gamma: float, beta: float) -> Tensor:

@@ -353,3 +353,13 @@ def test_problems_of_the_data_are_logged(
     monkeypatch.setattr("frcnn.run.dataset", with_problem)
     Run(*tiny(), tmp_path)
     assert "train data: dropped 1 boxes without area (first: a.xml object 3)" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same(whole: Path, tmp_path: Path) -> None:
+    folder = trained(tmp_path, "trainer.compile=true", "trainer.max_steps=2")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert weights(folder).keys() == weights(whole).keys()
+    for ours, eager in zip(lines(folder), lines(whole), strict=False):
+        if "train/loss" in ours:
+            assert ours["train/loss"] == pytest.approx(eager["train/loss"], rel=1e-3)

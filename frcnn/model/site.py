@@ -89,12 +89,12 @@ class Site:
         class_loss = self.class_loss(samples)
         box_loss = torch.zeros_like(class_loss)
         box_loss[samples.positive] = self.box_loss(samples)
+        activation = self.class_loss.scores
         shown = samples.labels
         if deltas.shape[1] > 1:
-            best = self.class_loss.scores(logits)[:, 1:].argmax(1) + 1
-            shown = torch.where(shown > 0, shown, best)
+            shown = torch.where(shown > 0, shown, activation(logits)[:, 1:].argmax(1) + 1)
         boxes = self.box_coder.decode_single(of_class(deltas, shown), matched.boxes[rows])
-        return Prediction(logits, boxes, class_loss + box_loss, class_loss)
+        return Prediction(logits, boxes, class_loss + box_loss, class_loss, activation)
 
     def _samples(
         self, matched: Matched, rows: Tensor, weights: Tensor, logits: Tensor, deltas: Tensor
