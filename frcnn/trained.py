@@ -47,6 +47,7 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
     place = choose_device(device)
     model = detector(config, len(saved["class_names"]) + 1)
     load_into(model, saved["model"], path)
+    model.load_loss_states(saved.get("losses", {}))
     if base == "fasterrcnn_resnet50_fpn" and start in ("COCO_V1", "DEFAULT"):
         overwrite_eps(model, 0.0)  # these weights were trained so, and torchvision sets it so
     return Trained(

@@ -45,17 +45,17 @@ class GradientDensity:
 
         ``learn``: let the moving shares move, unless gradients are off (a preview, validation).
         """
-        norms, weights = norms.detach(), weights.detach()
-        total = weights.sum()
-        if not len(norms) or not total > 0:
+        norms, weights = norms.detach(), weights.detach().to(norms.dtype)
+        if not len(norms):
             return torch.ones_like(norms)
         bins = (norms * self.num_bins).long().clamp(0, self.num_bins - 1)
-        now = torch.bincount(bins.flatten(), weights.flatten(), self.num_bins) / total
+        counts = norms.new_zeros(self.num_bins).index_add(0, bins.flatten(), weights.flatten())
+        now = counts / weights.sum()
         shares = now if self.shares is None else self.shares.to(now).lerp(now, 1 - self.momentum)
         if learn and torch.is_grad_enabled():
             self.shares = shares
         width = (now > 0).sum() if self.nonempty_bins else self.num_bins
-        return (1 / (shares * width))[bins].to(norms.dtype)
+        return (1 / (shares * width))[bins]
 
     def state_dict(self) -> dict[str, Any]:
         """The moving shares."""
@@ -105,7 +105,7 @@ class GHMC:
         """[K] losses before the samples' weights; the densities learn where there is a gradient."""
         logits, targets = binary(samples)
         norms = (logits.sigmoid() - targets).abs()
-        weights = samples.weights[:, None].to(norms.dtype).expand_as(norms)
+        weights = samples.weights[:, None].expand_as(norms)
         beta = self.density(norms, weights, learn=logits.requires_grad)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (beta * loss).mean(1)

@@ -59,10 +59,10 @@ def test_on_a_flat_distribution_it_is_the_plain_loss() -> None:
 
 
 def test_every_bin_in_use_has_the_same_part_of_the_weights() -> None:
-    norms = torch.rand(500) ** 3
+    norms = torch.rand(500, dtype=torch.float64) ** 3
     beta = GradientDensity(10, 0.0, False)(norms, torch.ones(500), learn=False)
     parts = torch.bincount((norms * 10).long(), beta, 10)
-    torch.testing.assert_close(parts, torch.full((10,), 50.0))
+    torch.testing.assert_close(parts, torch.full((10,), 50.0, dtype=torch.float64))
 
 
 def test_a_weight_counts_as_so_many_examples() -> None:

@@ -1,6 +1,7 @@
 """What every option of conf/loss and conf/box_loss keeps to; a new one is found by itself."""
 
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,24 @@ CASES = {
 
 
 @cache
-def node(group: str, site: str, name: str) -> dict[str, Any]:
-    """A loss node of the training configuration, with the numbers of a data set."""
+def nodes() -> dict[tuple[str, str, str], dict[str, Any]]:
+    """The loss nodes of the training configuration, with the numbers of a data set."""
+    found = {}
+    names = {key: [n for *k, n in ALL if tuple(k) == key] for key in {o[:2] for o in ALL}}
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        config = hydra.compose("train", [f"{group}/{site}={name}"])
-    nodes = OmegaConf.to_container(config[group], resolve=True)
-    fill_from_data(nodes, shapes("train", train_images=4))
-    return nodes[site]
+        # A configuration has one option of each group: as many as the longest has options.
+        for row in zip_longest(*([(*key, n) for n in names[key]] for key in names)):
+            options = [option for option in row if option]
+            config = hydra.compose("train", [f"{g}/{s}={n}" for g, s, n in options])
+            plain = OmegaConf.to_container(config, resolve=True)
+            fill_from_data(plain["loss"], shapes("train", train_images=4))
+            found |= {(g, s, n): plain[g][s] for g, s, n in options}
+    return found
 
 
 def made(group: str, site: str, name: str, **values: Any) -> Any:
     """The loss of an option, told how many classes there are."""
-    loss = build(node(group, site, name) | values)
+    loss = build(nodes()[group, site, name] | values)
     if group == "loss":
         initial_bias(site, loss, COLUMNS[site])
     return loss
@@ -84,8 +91,11 @@ def kept(
     return matched, rows, weights, *(t.to(dtype).requires_grad_() for t in (logits, deltas))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, torch.float32) for case in CASES]
+    + [("mixed", torch.bfloat16), ("mixed", torch.float16)],
+)
 @pytest.mark.parametrize(("group", "site", "name"), OPTIONS)
 def test_terms_and_gradients_are_finite(
     group: str, site: str, name: str, case: str, dtype: torch.dtype
@@ -115,7 +125,7 @@ def test_values_are_unreduced_and_the_normalizer_is_above_zero(
     assert values.shape == (samples.labels if group == "loss" else samples.positive).shape
     assert (values >= 0).all()
     assert float(loss.normalizer(samples)) > 0
-    assert float(build(node(group, site, name) | {"per": 7.0}).normalizer(samples)) == 7
+    assert float(build(nodes()[group, site, name] | {"per": 7.0}).normalizer(samples)) == 7
 
 
 @pytest.mark.parametrize(("group", "site", "name"), [o for o in OPTIONS if o[0] == "loss"])
@@ -134,7 +144,7 @@ def test_scores_are_shares_and_follow_the_logits(group: str, site: str, name: st
 def test_gradients_are_those_of_the_values(group: str, site: str, name: str) -> None:
     """In float64, against finite differences; the examples of GHM stay in their bins."""
     loss, here = made(group, site, name), site_with(site)
-    matched, rows, weights, logits, deltas = kept(site, "mixed", torch.float64)
+    matched, rows, weights, logits, deltas = kept(site, "mixed", torch.float64, agnostic=True)
     for key in ("boxes", "gt_boxes"):
         setattr(matched, key, getattr(matched, key).double())
 
@@ -161,7 +171,7 @@ def test_every_class_loss_can_be_guided_by_the_box_loss(
 def test_a_loss_at_a_site_it_cannot_serve_is_refused_with_the_reason(
     group: str, site: str, name: str
 ) -> None:
-    loss = build(node(group, site, name))
+    loss = build(nodes()[group, site, name])
     with pytest.raises(ConfigError, match="Equalization cannot serve at the rpn: .*one class"):
         check_fit(site, CrossEntropy(), loss)
     check_fit("rcnn", loss)
