@@ -50,13 +50,10 @@ def fill_from_data(losses: dict[str, dict[str, Any]], train_set: DetectionDatase
         node |= {key: value for key, value in numbers[site].items() if node.get(key) == "data"}
 
 
-def prepare(
-    images: list[Tensor], targets: list[dict[str, Any]], device: torch.device
-) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """uint8 images -> float in 0..1; everything onto the device."""
-    images = [image.to(device, non_blocking=True).float().div_(255) for image in images]
-    moved = [
-        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
-        for t in targets
-    ]
-    return images, moved
+def prepare(images: list[Tensor], device: torch.device) -> list[Tensor]:
+    """uint8 images -> float in 0..1 on the device.
+
+    Targets stay where they are: the detector takes along what it needs, and what is done with
+    boxes before that would make a GPU's host wait.
+    """
+    return [image.to(device, non_blocking=True).float().div_(255) for image in images]

@@ -116,10 +116,10 @@ class Engine:
         return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
-        images, targets = prepare(*batch, self.options.device)
+        images = prepare(batch[0], self.options.device)
         try:
             with autocast(self.options.device, self.options.dtype):
-                losses = self.detector(images, targets)
+                losses = self.detector(images, batch[1])
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
         total = sum(losses.values())

@@ -62,7 +62,7 @@ def _predict_one(trained: "Trained", file: Path, output: Path, min_score: float)
     from frcnn.drawing import draw_boxes
 
     image = _read(file)
-    images, _ = prepare([image], [], trained.device)
+    images = prepare([image], trained.device)
     with torch.inference_mode(), autocast(trained.device, trained.dtype):
         found = {key: value.cpu() for key, value in trained.detector(images)[0].items()}
     found = {key: value[found["scores"] >= min_score] for key, value in found.items()}

@@ -41,7 +41,7 @@ def detect(
     with baseline_samplers(detector):
         for images, targets in loader:
             with autocast(device, dtype):
-                found, losses = detector(*prepare(images, targets, device))
+                found, losses = detector(prepare(images, device), targets)
             for target, boxes in zip(targets, found, strict=True):
                 moved = {key: value.cpu() for key, value in boxes.items()}
                 detections.append({"image_id": target["image_id"], **moved})

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, take_quota, top
+from samplers.quota import check_budget, count, take_quota, top
 
 RANK_BY = ("loss", "class_loss")
 
@@ -92,10 +92,14 @@ class OHEM:
     def _suppressed(self, candidates: Candidates, loss: Tensor, rows: Tensor) -> Tensor:
         """[N] bool: what NMS among the rows of one label and image leaves of them."""
         left = torch.zeros_like(candidates.labels, dtype=torch.bool)
-        group = candidates.labels[rows] * candidates.num_images + candidates.image[rows]
-        # Not batched_nms: it sets groups side by side, which float32 has no room for, and anchors
-        # that begin left of the image would reach into the group before.
-        for one in group.unique():
-            here = rows[group == one]
-            left[here[nms(candidates.boxes[here].float(), loss[here], self.nms_iou)]] = True
+        if not len(rows):
+            return left
+        boxes = candidates.boxes[rows].double()
+        # A label's boxes lie apart from all others'; float32 would have no room for many labels.
+        boxes += (candidates.labels[rows] * (1 + boxes.max() - boxes.min()))[:, None]
+        sizes = count(candidates.image[rows], candidates.num_images).tolist()
+        for here, place, value in zip(
+            rows.split(sizes), boxes.split(sizes), loss[rows].double().split(sizes), strict=True
+        ):
+            left[here[nms(place, value, self.nms_iou)]] = True
         return left

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.benchmark.report import headlines
+from experiments.benchmark.report import page as benchmark_page
 from experiments.table import markdown, read, row
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACE = re.compile(r"<!-- (experiments/\S+\.csv) -->\n(.*?)<!-- end -->", re.S)
+PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,15 @@ def test_a_pages_tables_are_those_of_its_csv(page: Path) -> None:
     places = PLACE.findall(page.read_text())
     assert places, f"{page} shows no table"
     for source, table in places:
-        assert table == markdown(read(ROOT / source))
+        file = ROOT / source
+        is_benchmark = file.suffix == ".json"
+        expected = headlines(json.loads(file.read_text())) if is_benchmark else markdown(read(file))
+        assert table == expected
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("experiments/benchmarks/*.json")))
+def test_a_benchmarks_page_is_that_of_its_figures(file: Path) -> None:
+    assert file.with_suffix(".md").read_text() == benchmark_page(json.loads(file.read_text()))
 
 
 def test_a_run_that_did_not_end_is_no_row(tmp_path: Path) -> None:

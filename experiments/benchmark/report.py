@@ -18,6 +18,25 @@ INTRODUCTION = (
 )
 
 Row = dict[str, Any]
+# What a user asks first: (words, part, beginning of the table's title, first cell, column).
+HEADLINES = (
+    (
+        "a training step, times as fast as torchvision's own detector (fp32)",
+        ("step", "Training step", "ours, fp32", "times as fast as stock torchvision, fp32"),
+    ),
+    (
+        "a step with OHEM at the head, times one with random sampling",
+        ("samplers", "A step", "sampler=ohem", "times random"),
+    ),
+    (
+        "a step with PISA at the head, times one with random sampling",
+        ("samplers", "A step", "sampler=pisa", "times random"),
+    ),
+    (
+        "share of the training time spent waiting for images, %",
+        ("data", "Waiting", "", "share of time waiting, %"),
+    ),
+)
 
 
 def table(title: str, rows: Sequence[Row], *notes: str) -> dict[str, Any]:
@@ -48,6 +67,21 @@ def page(results: Mapping[str, Any]) -> str:
         lines += ["", f"## {name}", "", f"commit {part['commit']}, {part['date']}"]
         for content in part["tables"]:
             lines += ["", markdown(content)]
+    return "\n".join(lines) + "\n"
+
+
+def headlines(results: Mapping[str, Any]) -> str:
+    """The few figures for the README, as a Markdown table."""
+    lines = ["| what | measured |", "|---|---|"]
+    for words, (part, title, name, column) in HEADLINES:
+        rows = [
+            row
+            for content in results["parts"][part]["tables"]
+            if content["title"].startswith(title)
+            for row in content["rows"]
+            if column in row and next(iter(row.values())).startswith(name)
+        ]
+        lines.append(_line([words, _shown(rows[0][column])]))
     return "\n".join(lines) + "\n"
 
 

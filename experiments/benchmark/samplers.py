@@ -1,10 +1,12 @@
 """What each sampler and loss costs: a whole step against random sampling, and the call alone."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.benchmark import scenes, setting
 from experiments.benchmark.report import WHY, Row, table
@@ -16,11 +18,11 @@ from frcnn.config import KNOWN, build, one_line
 from frcnn.device import keep_freed_memory
 from frcnn.engine import Batch
 from frcnn.model.site import Site
-from samplers import Sampler
+from samplers import Candidates, Sampler
 
 BASELINE = "sampler=random"
 # So many variants share a turn of the baseline: what is compared runs within a minute.
-TOGETHER = 7
+TOGETHER = 9
 STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30
 # Candidates an image: anchors of 1333x800, proposals.
@@ -32,6 +34,21 @@ GROWTH = {
 }
 
 
+class TimedSampler:
+    """A sampler that keeps the seconds of its calls."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.seconds: list[float] = []
+
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """What the sampler says."""
+        start = time.perf_counter()
+        weights = self.sampler(candidates)
+        self.seconds.append(time.perf_counter() - start)
+        return weights
+
+
 def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     """Tables of whole steps, of calls alone and of their growth."""
     workload = ON_CPU if device.type == "cpu" else ON_CUDA[-1]
@@ -41,7 +58,9 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         table(
             f"A step against random sampling: {workload}, {precision}",
             rows,
-            "Same weights and batch; `sampler/rpn` has random sampling at the RCNN head.",
+            "Same weights and batch; `sampler/rpn` has random sampling at the RCNN head. A ratio "
+            "of steps tells no difference smaller than its spread. Sampling is timed within the "
+            "step: both sites' calls, with the previews that they ask for.",
         )
     ]
     found = {site: site_samplers(site) for site in NUMBER}
@@ -74,7 +93,9 @@ def _steps(
     config = setting.compose(*workload.overrides())
     batch, classes = setting.batch_of(config)
     training = Training(setting.ours(config, classes, device), config, device)
+    sampling = {BASELINE: timed(training.model.sites, device)}
     usual = partial(_step, training, training.model.sites, batch, _precision(device))
+    usual()  # all other steps find the same memory and code
     rows: list[Row] = [{"variant": BASELINE}]
     raw: dict[str, list[float]] = {}
     names = variants()
@@ -86,16 +107,41 @@ def _steps(
             except KNOWN as error:
                 rows.append({"variant": name, WHY: one_line("train", error)})
                 continue
+            sampling[name] = timed(sites, device)
             calls[name] = partial(_step, training, sites, batch, _precision(device))
         share = seconds * len(group) / len(names)
-        found = interleaved(calls, share, wait=setting.waiter(device))
+        found = interleaved(calls, share, wait=setting.waiter(device), warm=True)
         usually = found.pop(BASELINE)
         raw[f"{BASELINE} beside {', '.join(found)}"] = usually
         raw |= found
         rows += [_row(name, found[name], usually) for name in found]
     turns = [s for name, values in raw.items() if name.startswith(BASELINE) for s in values]
     rows[0] |= _row(BASELINE, turns, turns)
+    for row in rows:
+        if WHY not in row:
+            row |= _sampling(sampling[row["variant"]], sampling[BASELINE], turns)
     return rows, raw
+
+
+def timed(sites: Sequence[Site], device: torch.device) -> list[TimedSampler]:
+    """Put a clock around the sampler of each site; none on a GPU, which it would slow down."""
+    if device.type == "cuda":
+        return []
+    clocks = [TimedSampler(site.sampler) for site in sites]
+    for site, clock in zip(sites, clocks, strict=True):
+        site.sampler = clock
+    return clocks
+
+
+def _sampling(
+    calls: Sequence[TimedSampler], usual: Sequence[TimedSampler], turns: Sequence[float]
+) -> Row:
+    """What the samplers of a step took, and took more than random ones."""
+    if not calls:
+        return {}
+    ours, random = (sum(spread(s.seconds)["median"] for s in c) for c in (calls, usual))
+    more = 100 * (ours - random) / spread(turns)["median"]
+    return {"sampling, ms": 1000 * ours, "more than random, % of its step": more}
 
 
 def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -106,6 +152,7 @@ def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
 def _sites(workload: Workload, classes: int, override: str) -> tuple[Site, Site]:
     """The two sites of a variant; the network they come with is dropped."""
     config = setting.compose(*workload.overrides(), override)
+    assemble.fill_from_data(config["loss"], assemble.dataset(config["data"], "train"))
     return assemble.detector(config, classes).sites
 
 

@@ -25,20 +25,22 @@ def interleaved(
     *,
     wait: Callable[[], object] = nothing,
     clock: Callable[[], float] = time.perf_counter,
+    warm: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds of every call in every round.
 
-    One untimed round comes first. Rounds follow until the next one would end after the budget,
-    but never fewer than three.
+    One untimed round comes first, unless all is ``warm``. Rounds follow until the next one would
+    end after the budget, but never fewer than three.
 
     Args:
         seconds: the budget, the untimed round counted in.
         wait: returns when the device has done what it was given (``torch.cuda.synchronize``).
     """
     began = clock()
-    for call in calls.values():
-        call()
-    wait()
+    if not warm:
+        for call in calls.values():
+            call()
+        wait()
     found: dict[str, list[float]] = {name: [] for name in calls}
     done, started = 0, clock()
     while done < MIN_ROUNDS or _room(clock() - began, clock() - started, done, seconds):

@@ -9,6 +9,7 @@ from frcnn.assemble import prepare
 from frcnn.config import build
 from frcnn.device import DTYPES, autocast
 from frcnn.engine import Batch
+from frcnn.model import Detector
 
 
 class Training:
@@ -26,7 +27,9 @@ class Training:
 
     def step(self, batch: Batch, precision: str) -> dict[str, float]:
         """Forward, losses, backward, clipping and update; returns the losses."""
-        images, targets = prepare(*batch, self.device)
+        images, targets = prepare(batch[0], self.device), batch[1]
+        if not isinstance(self.model, Detector):  # torchvision wants them on the device
+            targets = [{k: t[k].to(self.device) for k in ("boxes", "labels")} for t in targets]
         with autocast(self.device, DTYPES[precision]):
             losses = self.model(images, targets)
         values = torch.stack(list(losses.values())).tolist()

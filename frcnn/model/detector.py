@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -82,7 +83,21 @@ class Detector(FasterRCNN):
 
 
 class Transform(GeneralizedRCNNTransform):
-    """torchvision's resizing, which takes the ignore areas along with the boxes."""
+    """torchvision's resizing, which takes the ignore areas along with the boxes.
+
+    Mean and deviation go to a GPU once, not twice an image.
+    """
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """[3, H, W] less the mean, by the standard deviation of each channel."""
+        if not image.is_floating_point():
+            return super().normalize(image)  # refuses it
+        known = self.__dict__.get("_statistics")
+        if known is None or known.device != image.device or known.dtype != image.dtype:
+            pair = torch.tensor([self.image_mean, self.image_std])
+            self._statistics = pair.to(image)[:, :, None, None]
+        mean, deviation = self._statistics
+        return (image - mean) / deviation
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple:
         """Resize one [3, H, W] image and the boxes of its target."""

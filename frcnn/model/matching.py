@@ -14,7 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
 IGNORE, BACKGROUND = -1, 0
-PAIRS = 1 << 22  # pairs of a box and an object that are compared at once: about 150 MB
+# Pairs of a box and an object that are compared at once: what suits a CPU's cache, and fewer,
+# larger kernels for a GPU; 50 and 200 MB.
+PAIRS, GPU_PAIRS = 1 << 20, 1 << 22
 
 
 @dataclass
@@ -62,39 +64,44 @@ class Matcher:
         """Match [..., N, 4] boxes to [..., G, 4] objects with [..., G] labels, image by image.
 
         Objects of label 0 and [..., J, 4] ignore areas without area are filling. The table of IoUs
-        is made ``PAIRS`` entries at a time, so that memory does not grow with N * G.
+        is made a part at a time, so that memory does not grow with N * G.
 
         Returns:
             [..., N] labels, IoU with the object that overlaps most, and its row (-1 = no objects).
         """
         if not labels.shape[-1]:  # nothing to take a maximum of: one filling object
             objects, labels = F.pad(objects, (0, 0, 0, 1)), F.pad(labels, (0, 1))
-        pairs = max(1, labels.numel() + ignore[..., 0].numel())
-        chunks = boxes.split(max(1, PAIRS // pairs), dim=-2)
+        at_once = PAIRS if boxes.device.type == "cpu" else GPU_PAIRS
+        others = max(1, labels.numel() + ignore[..., 0].numel())
+        chunks = boxes.split(max(1, at_once // others), dim=-2)
         only = [overlaps(objects, labels, boxes)] if len(chunks) == 1 else None
 
         def tables() -> Iterable[Tensor]:
             return only or (overlaps(objects, labels, chunk) for chunk in chunks)
 
-        best = None
+        best = torch.zeros_like(labels, dtype=boxes.dtype)
         if self.keep_best and boxes.shape[-2]:
-            # An object that overlaps no candidate at all has no best one.
-            best = torch.stack([table.amax(-1) for table in tables()]).amax(0)
-            best = best.clamp(min=torch.finfo(best.dtype).tiny)
-        found = [
-            self._label(table, best, labels, chunk, ignore)
-            for table, chunk in zip(tables(), chunks, strict=True)
-        ]
-        label, ious, gt = (torch.cat(column, -1) for column in zip(*found, strict=True))
-        return label, ious, gt
+            for table in tables():
+                best = best.maximum(table.amax(-1))
+        # Made before the tables: between them in memory, they would keep it from being used again.
+        found = boxes.new_empty(boxes.shape[:-1], dtype=torch.int64)
+        ious, gt = boxes.new_empty(boxes.shape[:-1]), torch.empty_like(found)
+        first = 0
+        for table, chunk in zip(tables(), chunks, strict=True):
+            here = slice(first, first := first + chunk.shape[-2])
+            matched = self._label(table, best, labels, chunk, ignore)
+            found[..., here], ious[..., here], gt[..., here] = matched
+        return found, ious, gt
 
     def _label(
-        self, overlaps: Tensor, best: Tensor | None, labels: Tensor, boxes: Tensor, ignore: Tensor
+        self, overlaps: Tensor, best: Tensor, labels: Tensor, boxes: Tensor, ignore: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What is returned of [..., G, N] overlaps and the [..., G] best of each object."""
         ious, gt = overlaps.max(-2)
         positive = ious >= self.high
-        if best is not None:
+        if self.keep_best:
+            # An object that overlaps no candidate at all has no best one.
+            best = best.clamp(min=torch.finfo(best.dtype).tiny)
             positive |= (overlaps == best[..., None]).any(-2)
         found = torch.full_like(gt, IGNORE).masked_fill(ious < self.low, BACKGROUND)
         found = torch.where(positive, labels.gather(-1, gt), found)
@@ -131,8 +138,12 @@ def match_batch(
         targets: an image's "boxes" [G_i, 4] and, where it has any, "ignore" areas [J_i, 4].
         labels: [G_i] the label of each object at this site, above 0.
     """
-    objects = [target["boxes"].to(boxes[0].dtype) for target in targets]
-    ignore = [t.get("ignore", there[:0]) for t, there in zip(targets, objects, strict=True)]
+    objects = [target["boxes"].to(boxes[0], non_blocking=True) for target in targets]
+    ignore = [
+        target.get("ignore", here[:0]).to(here, non_blocking=True)
+        for target, here in zip(targets, boxes, strict=True)
+    ]
+    labels = [label.to(boxes[0].device, non_blocking=True) for label in labels]
     padded = (pad_sequence(list(x), True) for x in (boxes, objects, labels, ignore))
     sizes = [len(here) for here in boxes]
     label, ious, gt = (

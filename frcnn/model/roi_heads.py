@@ -16,6 +16,7 @@ from frcnn.model.matching import Matched, match_batch
 from frcnn.model.modes import eval_mode, no_graph
 from frcnn.model.site import Site, site_generators
 from samplers import Prediction
+from samplers.quota import count
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -52,7 +53,8 @@ class SamplingRoIHeads(RoIHeads):
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        boxes = self.add_gt_proposals(proposals, [t["boxes"].to(proposals[0]) for t in targets])
+        objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
+        boxes = self.add_gt_proposals(proposals, objects)
         labels = [target["labels"] for target in targets]
         matched = match_batch(self.site.matcher, boxes, targets, labels)
         predict = partial(self._preview, matched, features, image_shapes)
@@ -109,6 +111,6 @@ class SamplingRoIHeads(RoIHeads):
 
 
 def by_image(matched: Matched, rows: Tensor, images: int) -> list[Tensor]:
-    """The boxes of some rows, a tensor an image."""
-    image = matched.image[rows]
-    return [matched.boxes[rows[image == index]] for index in range(images)]
+    """The boxes of some rows, whose images ascend, a tensor an image."""
+    sizes = count(matched.image[rows], images).tolist()
+    return list(matched.boxes[rows].split(sizes))
