@@ -19,8 +19,8 @@ from frcnn.device import choose_device
 
 # Each part with its share of the time.
 PARTS = {
-    "step": (step.measure, 0.2),
-    "samplers": (samplers.measure, 0.5),
+    "step": (step.measure, 0.15),
+    "samplers": (samplers.measure, 0.55),
     "matching": (matching.measure, 0.08),
     "evaluation": (evaluation.measure, 0.05),
     "data": (data.measure, 0.17),
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--minutes", type=float, default=7, help="what `all` may take")
+    parser.add_argument("--minutes", type=float, default=6, help="what `all` may take")
     parser.add_argument("--data-root", type=Path, help="BCCD's folder, else data/bccd or shapes")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks"), metavar="DIR")
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from samplers import Candidates, Sampler
 
 BASELINE = "sampler=random"
 # So many variants share a turn of the baseline: what is compared runs within a minute.
-TOGETHER = 9
+TOGETHER = 12
 STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30
 # Candidates an image: anchors of 1333x800, proposals.
