@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from frcnn.losses.samples import Samples, widened
+from frcnn.losses.class_weights import ClassWeights
+from frcnn.losses.samples import Per, Samples, divisor, widened
 
 
 def softmax_scores(logits: Tensor) -> Tensor:
@@ -23,6 +24,48 @@ def sigmoid_scores(logits: Tensor) -> Tensor:
     """
     classes = widened(logits)[:, 1:].sigmoid()
     return torch.cat([1 - classes.amax(1, keepdim=True), classes], 1)
+
+
+class SoftmaxLoss:
+    """What class losses over a softmax share."""
+
+    per: Per
+    guided_scale: float
+    prior: float | None
+    alpha: ClassWeights
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
+        return softmax_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``; ValueError if the class weights are of other classes."""
+        self.alpha.check(columns)
+        return softmax_bias(self.prior, columns)
+
+
+class SigmoidLoss:
+    """What class losses over C binary problems share."""
+
+    per: Per
+    guided_scale: float
+    prior: float | None
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
+        return sigmoid_scores(logits)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``."""
+        return sigmoid_bias(self.prior, columns)
 
 
 def binary(samples: Samples) -> tuple[Tensor, Tensor]:

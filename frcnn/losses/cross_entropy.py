@@ -3,12 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.activation import softmax_bias, softmax_scores
+from frcnn.losses.activation import SoftmaxLoss
 from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
 
 
-class CrossEntropy:
+class CrossEntropy(SoftmaxLoss):
     """``-alpha_y log softmax(logits)[y]`` with y the label.
 
     At the RPN the logits are ``[0, x]``, whose softmax cross entropy is the binary cross entropy
@@ -45,16 +45,3 @@ class CrossEntropy:
         """[K] losses before the samples' weights."""
         loss = F.cross_entropy(samples.logits, samples.labels, reduction="none")
         return self.alpha(samples) * loss
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
-        return softmax_scores(logits)
-
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; ValueError if the class weights are of other classes."""
-        self.alpha.check(columns)
-        return softmax_bias(self.prior, columns)

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.activation import binary, sigmoid_bias, sigmoid_scores
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per, divisor
+from frcnn.losses.activation import SigmoidLoss, binary
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
 
 log = logging.getLogger(__name__)
 
 
-class Equalization:
+class Equalization(SigmoidLoss):
     """Sigmoid cross entropy that spares rare classes the objects of other classes.
 
     ``sum_j w_j BCE_j`` with ``w_j = 1 - E T_j (1 - y_j)``: E is 1 for an object and 0 for
@@ -64,18 +64,10 @@ class Equalization:
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return loss.masked_fill(spared, 0).sum(1)
 
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
-        return sigmoid_scores(logits)
-
     def initial_bias(self, columns: int) -> Tensor | None:
         """[C+1] for ``prior``; ValueError if the frequencies are of other classes."""
         if len(self.rare) != columns - 1:
             raise ValueError(
                 f"class_frequencies has {len(self.rare)} values, but {columns - 1} classes"
             )
-        return sigmoid_bias(self.prior, columns)
+        return super().initial_bias(columns)

@@ -7,18 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.activation import (
-    binary,
-    sigmoid_bias,
-    sigmoid_scores,
-    softmax_bias,
-    softmax_scores,
-)
+from frcnn.losses.activation import SigmoidLoss, SoftmaxLoss, binary
 from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
 
 
-class Focal:
+class Focal(SoftmaxLoss):
     """Over a softmax, background a class: ``-alpha_y (1 - q)^gamma log q``, q = softmax[y].
 
     Equation 5 with the probability of the label in place of p_t; the paper has the sigmoid form
@@ -57,21 +51,8 @@ class Focal:
         log_q = -F.cross_entropy(samples.logits, samples.labels, reduction="none")
         return self.alpha(samples) * power(-log_q.expm1(), self.gamma) * -log_q
 
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
 
-    def scores(self, logits: Tensor) -> Tensor:
-        """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
-        return softmax_scores(logits)
-
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; ValueError if the class weights are of other classes."""
-        self.alpha.check(columns)
-        return softmax_bias(self.prior, columns)
-
-
-class FocalSigmoid:
+class FocalSigmoid(SigmoidLoss):
     """RetinaNet's: ``-alpha_t (1 - p_t)^gamma log p_t`` (eq. 5), summed over C binary problems.
 
     p_t is sigmoid(x) for the class of the label, 1 - sigmoid(x) for every other; of background
@@ -113,20 +94,8 @@ class FocalSigmoid:
         loss = power((-right).sigmoid(), self.gamma) * -F.logsigmoid(right)
         return (alpha_t(targets, self.alpha) * loss).sum(1)
 
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
 
-    def scores(self, logits: Tensor) -> Tensor:
-        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
-        return sigmoid_scores(logits)
-
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``."""
-        return sigmoid_bias(self.prior, columns)
-
-
-class FocalStar:
+class FocalStar(SigmoidLoss):
     """FL* (appendix A): ``-alpha_t log sigmoid(gamma x_t + beta) / gamma``, x_t = x or -x.
 
     Inference reads sigmoid(x): gamma and beta shape the loss alone.
@@ -164,18 +133,6 @@ class FocalStar:
         logits, targets = binary(samples)
         shifted = self.gamma * signed(logits, targets) + self.beta
         return (alpha_t(targets, self.alpha) * -F.logsigmoid(shifted) / self.gamma).sum(1)
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
-        return sigmoid_scores(logits)
-
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``."""
-        return sigmoid_bias(self.prior, columns)
 
 
 def signed(logits: Tensor, targets: Tensor) -> Tensor:

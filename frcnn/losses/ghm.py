@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.activation import binary, sigmoid_bias, sigmoid_scores
+from frcnn.losses.activation import SigmoidLoss, binary
 from frcnn.losses.samples import BOX_PER, CLASS_PER, Per, Samples, check_per, divisor
 
 
@@ -66,7 +66,7 @@ class GradientDensity:
         self.shares = state["shares"]
 
 
-class GHMC:
+class GHMC(SigmoidLoss):
     """GHM-C: binary cross entropies weighted against the density of their gradient norms.
 
     ``g = |sigmoid(x) - y|`` for each sample and class. The loss of a sample is the mean over the
@@ -109,18 +109,6 @@ class GHMC:
         beta = self.density(norms, weights, learn=logits.requires_grad)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (beta * loss).mean(1)
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
-        return sigmoid_scores(logits)
-
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``."""
-        return sigmoid_bias(self.prior, columns)
 
     def state_dict(self) -> dict[str, Any]:
         """The moving densities."""
