@@ -48,8 +48,7 @@ class Run:
         if trainer["channels_last"]:
             self.detector.to(memory_format=torch.channels_last)
         if trainer["compile"]:
-            # The one large part of fixed shape; parameters keep their names. On a CPU it is as
-            # fast as before, its convolutions are the same.
+            # The one large part of fixed shape; parameters keep their names.
             self.detector.backbone.compile()
         self.best: dict[str, Any] = {"AP": None, "step": 0}
         self.since_best = 0  # validations

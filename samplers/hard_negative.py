@@ -39,5 +39,5 @@ class HardNegative:
         positives = candidates.by_image(candidates.positive).sum(1)
         quota = (self.ratio * positives).floor().clamp(min=self.min_negatives).long()
         loss = candidates.losses("class_loss")
-        hardest = top(candidates, loss, negative, quota, len(negative))
+        hardest = top(candidates, loss, negative, quota)
         return (candidates.positive | hardest).float()

@@ -1,6 +1,7 @@
 """What hard samplers share: B candidates an image, a fraction of them positive, best ones first.
 
-Nothing here makes the host wait for a GPU, and nothing sorts all candidates of an image.
+Nothing here makes the host wait for a GPU. On a CPU, where sorting is dear, nothing sorts all
+candidates of an image.
 """
 
 import torch
@@ -87,7 +88,7 @@ def highest(table: Tensor, quota: Tensor, most: int | None = None) -> Tensor:
     best = table.topk(longest, dim=-1).values
     quota = quota[..., None]
     last = best.gather(-1, (quota - 1).clamp(0, longest - 1))
-    above = (table > last) & (quota > 0)
+    above = table > last
     level = (table == last) & (table > -torch.inf)
     room = quota - above.sum(-1, keepdim=True)
     return above | (level & (level.cumsum(-1) <= room))

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from tiny import small_backbone, small_network
 from torch import nn
 
-from experiments.benchmark import data, evaluation, matching, memory, samplers, scenes, setting
+from experiments.benchmark import (
+    data,
+    evaluation,
+    matching,
+    memory,
+    samplers,
+    scenes,
+    setting,
+    targets,
+)
 from experiments.benchmark import step as steps
 from experiments.benchmark.limit import Layout, Recorder, recorded
 from experiments.benchmark.machine import machine, now
@@ -330,6 +339,49 @@ def test_an_option_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(samplers, "_sites", refuse)
     monkeypatch.setattr(setting, "resnet_fpn_backbone", small_backbone)
     with small_network():
-        rows, _ = samplers._steps(TINY, CPU, 0)
+        rows, _, profiles = samplers._steps(TINY, CPU, 0)
     assert [row["variant"] for row in rows] == ["sampler=random", "loss=odd"]
     assert rows[1]["not measured"] == "loss: not at this site"
+    (profile,) = profiles.values()
+    assert sum(row["share, %"] for row in profile) == pytest.approx(100)
+    assert rows[0]["sampling, ms"] > 0 and rows[0]["more than random, % of its step"] == 0
+
+
+def test_targets_are_compared_in_the_right_direction() -> None:
+    spread = {"median": 1.9, "q1": 1.7, "q3": 2.0}
+    steps = table("Training step: x", [{"step": "ours, fp32", targets.STEP: spread}])
+    ohem = table("A step", [{"variant": "sampler=ohem", "times random": spread}])
+    wait = table("Waiting", [{"data": "BCCD", "share of time waiting, %": 5.1}])
+    parts = {
+        "step": {"tables": [steps]},
+        "samplers": {"tables": [ohem]},
+        "data": {"tables": [wait]},
+    }
+    results = {"machine": {"computes in bf16": False}, "parts": parts}
+    rows = {row["what"]: row for row in targets.compared(results)["rows"]}
+    assert rows["fp32 step, times as fast as stock torchvision in fp32"]["reached"] is True
+    assert rows["waiting for data, % of the time"]["reached"] is False
+    mining = rows["`sampler=ohem`, step times random's"]
+    assert mining["reached"] == "" and "in fp32 1.90 (1.70 to 2.00)" in mining["measured"]
+    assert "no bf16" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
+    results["machine"]["computes in bf16"] = True
+    rows = {row["what"]: row for row in targets.compared(results)["rows"]}
+    assert rows["`sampler=ohem`, step times random's"]["reached"] is False
+    assert (
+        "no such row" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
+    )
+
+
+@pytest.mark.slow
+@needs_proc
+def test_matching_a_crowd_takes_bounded_memory() -> None:
+    rise, _ = memory.in_child(matching.peak, (1_000, 250_000), "cpu")
+    assert rise < 300e6
+
+
+@pytest.mark.slow
+@needs_proc
+def test_annotations_of_cocos_size_take_bounded_memory() -> None:
+    row = data._annotations(1.0)
+    assert row["peak memory, MB"] < 1_500
+    assert row[f"held with {data.WORKERS} workers, MB"] < 1.5 * row["held, MB"]

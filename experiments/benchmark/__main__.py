@@ -4,6 +4,7 @@ Writes DIR/<device>.json, and DIR/<device>.md from it.
 """
 
 import argparse
+import json
 import logging
 import re
 import time
@@ -15,6 +16,7 @@ import torch
 from experiments.benchmark import data, evaluation, matching, samplers, step
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import markdown, store
+from experiments.benchmark.targets import compared
 from frcnn.device import choose_device
 
 # Each part with its share of the time.
@@ -41,6 +43,12 @@ def main() -> None:
     file = options.out / f"{label(device)}.json"
     for name in PARTS if options.part == "all" else [options.part]:
         store(file, machine(device), {name: run(name, device, options)})
+    if device.type == "cpu":
+        results = json.loads(file.read_text())
+        tables = [compared(results)]
+        print("\n" + markdown(tables[0]))
+        took = sum(part["took"] for name, part in results["parts"].items() if name in PARTS)
+        store(file, machine(device), {"targets": {**now(), "took": took, "tables": tables}})
     print(f"{file} and {file.with_suffix('.md')}")
 
 

@@ -62,7 +62,7 @@ def store(file: Path, machine: Mapping[str, Any], parts: Mapping[str, Any]) -> N
 def page(results: Mapping[str, Any]) -> str:
     """The Markdown page of a result file's content."""
     lines = ["# Benchmark", "", INTRODUCTION, ""]
-    lines += [f"- {key}: {_shown(value)}" for key, value in results["machine"].items()]
+    lines += [f"- {key}: {shown(value)}" for key, value in results["machine"].items()]
     for name, part in results["parts"].items():
         lines += ["", f"## {name}", "", f"commit {part['commit']}, {part['date']}"]
         for content in part["tables"]:
@@ -73,16 +73,17 @@ def page(results: Mapping[str, Any]) -> str:
 def headlines(results: Mapping[str, Any]) -> str:
     """The few figures for the README, as a Markdown table."""
     lines = ["| what | measured |", "|---|---|"]
-    for words, (part, title, name, column) in HEADLINES:
-        rows = [
-            row
-            for content in results["parts"][part]["tables"]
-            if content["title"].startswith(title)
-            for row in content["rows"]
-            if column in row and next(iter(row.values())).startswith(name)
-        ]
-        lines.append(_line([words, _shown(rows[0][column])]))
+    lines += [_line([words, shown(found(results, *place))]) for words, place in HEADLINES]
     return "\n".join(lines) + "\n"
+
+
+def found(results: Mapping[str, Any], part: str, title: str, name: str, column: str) -> Any:
+    """A figure by part, beginnings of its table's title and of its row, and column; or None."""
+    for content in results["parts"].get(part, {"tables": []})["tables"]:
+        for row in content["rows"] if content["title"].startswith(title) else []:
+            if column in row and next(iter(row.values())).startswith(name):
+                return row[column]
+    return None
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -90,7 +91,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     columns = _columns(content["rows"])
     lines = [f"**{content['title']}**", "", _line(columns), "|" + "---|" * len(columns)]
     for row in content["rows"]:
-        cells = [_shown(row.get(column, "")) for column in columns]
+        cells = [shown(row.get(column, "")) for column in columns]
         if WHY in row:
             cells[1] = f"{WHY}: {row[WHY]}"
         lines.append(_line(cells))
@@ -109,7 +110,8 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell's text."""
     if isinstance(value, dict):
         low, high = _number(value["q1"]), _number(value["q3"])
         return f"{_number(value['median'])} ({low} to {high})"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmark import scenes, setting
+from experiments.benchmark.profile import profiled
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
@@ -21,16 +22,18 @@ from frcnn.model.site import Site
 from samplers import Candidates, Sampler
 
 BASELINE = "sampler=random"
+MINING = "sampler=ohem"  # the head looks at all proposals before it trains on some
 # So many variants share a turn of the baseline: what is compared runs within a minute.
 TOGETHER = 12
 STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30
 # Candidates an image: anchors of 1333x800, proposals.
 NUMBER = {"rpn": 200_000, "rcnn": 2_000}
+# Large enough that the time is the work's, not that of calling a hundred operators.
 GROWTH = {
-    "candidates an image": (1_000, 4_000, 16_000, 64_000),
-    "images": (2, 4, 8, 16, 32),
-    "objects an image": (10, 30, 100, 300, 1_000),
+    "candidates an image": (16_000, 64_000, 256_000),
+    "images": (16, 32, 64),
+    "objects an image": (10, 100, 1_000),
 }
 
 
@@ -52,7 +55,7 @@ class TimedSampler:
 def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     """Tables of whole steps, of calls alone and of their growth."""
     workload = ON_CPU if device.type == "cpu" else ON_CUDA[-1]
-    rows, raw = _steps(workload, device, seconds * STEPS)
+    rows, raw, profiles = _steps(workload, device, seconds * STEPS)
     precision = _precision(device)
     tables = [
         table(
@@ -62,6 +65,9 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
             "of steps tells no difference smaller than its spread. Sampling is timed within the "
             "step: both sites' calls, with the previews that they ask for.",
         )
+    ]
+    tables += [
+        table(f"Where the time of a step goes: {name}", where) for name, where in profiles.items()
     ]
     found = {site: site_samplers(site) for site in NUMBER}
     share = seconds * CALLS / len(found)
@@ -87,7 +93,8 @@ def _precision(device: torch.device) -> str:
 
 def _steps(
     workload: Workload, device: torch.device, seconds: float
-) -> tuple[list[Row], dict[str, list[float]]]:
+) -> tuple[list[Row], dict[str, list[float]], dict[str, list[Row]]]:
+    """Rows of all variants, their seconds, and where the time of two of them goes."""
     if device.type == "cpu":
         keep_freed_memory()
     config = setting.compose(*workload.overrides())
@@ -98,6 +105,7 @@ def _steps(
     usual()  # all other steps find the same memory and code
     rows: list[Row] = [{"variant": BASELINE}]
     raw: dict[str, list[float]] = {}
+    steps: dict[str, Callable[[], object]] = {}
     names = variants()
     for group in _groups(names):
         calls: dict[str, Callable[[], object]] = {BASELINE: usual}
@@ -109,8 +117,9 @@ def _steps(
                 continue
             sampling[name] = timed(sites, device)
             calls[name] = partial(_step, training, sites, batch, _precision(device))
+        steps |= calls
         share = seconds * len(group) / len(names)
-        found = interleaved(calls, share, wait=setting.waiter(device), warm=True)
+        found = interleaved(calls, share, wait=setting.waiter(device), warm_up=False)
         usually = found.pop(BASELINE)
         raw[f"{BASELINE} beside {', '.join(found)}"] = usually
         raw |= found
@@ -120,7 +129,8 @@ def _steps(
     for row in rows:
         if WHY not in row:
             row |= _sampling(sampling[row["variant"]], sampling[BASELINE], turns)
-    return rows, raw
+    looked_into = {BASELINE: usual, **({MINING: steps[MINING]} if MINING in steps else {})}
+    return rows, raw, {name: profiled(step, device) for name, step in looked_into.items()}
 
 
 def timed(sites: Sequence[Site], device: torch.device) -> list[TimedSampler]:

@@ -40,6 +40,9 @@ def _compared(
 ) -> dict[str, Any]:
     """Stock and ours at each precision the hardware has, with ours' limit, in turns."""
     precisions = [p for p in wanted if p != "bf16" or setting.computes_bf16(device)]
+    if not precisions:
+        rows = [{"step": precision, WHY: setting.no_bf16(device)} for precision in wanted]
+        return {"tables": [table(f"Training step: {workload}", rows)], "seconds": {}}
     config = setting.compose(*workload.overrides())
     trainings, batch = same_weights(config, device)
     if device.type == "cpu":
@@ -134,7 +137,7 @@ def _first_step(workload: Workload, who: str, precision: str, device_name: str) 
     device = torch.device(device_name)
     config = setting.compose(*workload.overrides())
     batch, classes = setting.batch_of(config)
-    if who == "ours" and device.type == "cpu":
+    if device.type == "cpu":
         keep_freed_memory()
     training = Training(BUILDERS[who](config, classes, device), config, device)
     peak = memory.cuda_rise if device.type == "cuda" else memory.rise

@@ -25,11 +25,12 @@ def interleaved(
     *,
     wait: Callable[[], object] = nothing,
     clock: Callable[[], float] = time.perf_counter,
-    warm: bool = False,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds of every call in every round.
 
-    One untimed round comes first, unless all is ``warm``. Rounds follow until the next one would
+    One untimed round comes first, or with ``warm_up`` off none: the median of three rounds and
+    more leaves a slow first call out. Rounds follow until the next one would
     end after the budget, but never fewer than three.
 
     Args:
@@ -37,7 +38,7 @@ def interleaved(
         wait: returns when the device has done what it was given (``torch.cuda.synchronize``).
     """
     began = clock()
-    if not warm:
+    if warm_up:
         for call in calls.values():
             call()
         wait()

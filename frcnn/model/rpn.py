@@ -69,7 +69,8 @@ class SamplingRPN(RegionProposalNetwork):
         self, levels: Sequence[Tensor], logits: Tensor, deltas: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
         """[K] logits and [K, 4] deltas of the kept anchors, with gradient."""
-        if can_be_sparse(self.head):
+        # Without gradients wanted, the first pass is as good as another.
+        if can_be_sparse(self.head) and torch.is_grad_enabled():
             if len(rows) < SPARSE_SHARE * len(logits):
                 logits, deltas = at_anchors(self.head, levels, rows)
                 return logits.float(), deltas.float()

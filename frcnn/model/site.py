@@ -56,8 +56,8 @@ class Site:
         """
         candidates = Candidates(**vars(matched), predict=predict, generators=generators)
         weights = self.sampler(candidates)
-        candidates.check_finite()
-        if not (weights >= 0).all():
+        if not ((weights >= 0).all() & candidates.finite):  # one look for both
+            candidates.check_finite()
             raise ValueError(
                 f"{type(self.sampler).__name__} at {self.name}: a weight is negative or NaN"
             )

@@ -48,7 +48,9 @@ def at_anchors(head: RPNHead, levels: Sequence[Tensor], rows: Tensor) -> tuple[T
 def _neighbours(shapes: Sequence[torch.Size], rows: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
     """[K, 9] rows of the padded table around each anchor, in kernel order, and [K] its number."""
     images = shapes[0][0]
-    height, width = (torch.tensor([s[d] for s in shapes], device=rows.device) for d in (2, 3))
+    height, width = torch.tensor([[s[2], s[3]] for s in shapes]).T.to(
+        rows.device, non_blocking=True
+    )
     count = height * width * anchors
     padded = (height + 2) * (width + 2)
     image, row = rows // count.sum(), rows % count.sum()

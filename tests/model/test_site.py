@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.losses import CrossEntropy, SmoothL1
@@ -73,6 +74,19 @@ def test_without_a_box_term_the_guided_loss_is_a_mean_over_samples() -> None:
     certain = torch.tensor([[-300.0, -300, 300], [300, 0, 0], [-300, 300, -300]])
     weights, deltas = torch.ones(3), torch.zeros(3, 3, 4)
     assert here.losses(MATCHED, ROWS, weights, certain, deltas)[0].item() == 0
+
+
+def test_a_loss_found_not_finite_is_told_after_the_draw() -> None:
+    # On a GPU a sampler does not wait to see it.
+    class Blind:
+        def __call__(self, candidates: Candidates) -> Tensor:
+            candidates.finite = torch.tensor(False)
+            return torch.ones(4)
+
+    here = site()
+    here.sampler = Blind()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        here.draw(MATCHED, None, None)
 
 
 def test_nothing_kept_is_a_loss_of_zero_with_a_gradient() -> None:

@@ -1,4 +1,8 @@
-"""No sampler makes the host wait for a GPU: its numbers are never needed to go on."""
+"""No sampler makes the host wait for a GPU: its numbers are never needed to go on.
+
+That is of the samplers' own work. The look at the network that some ask for waits for the number
+of positives once.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

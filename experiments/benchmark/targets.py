@@ -1,0 +1,66 @@
+"""What the project set out to reach, against what was measured."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.benchmark.report import WHY, Row, found, shown, table
+
+
+class Target(NamedTuple):
+    """A bound on a figure; ``least``: the figure must be at least that, else at most."""
+
+    what: str
+    bound: float
+    place: tuple[str, str, str, str]  # part, beginning of the table's title, first cell, column
+    least: bool = False
+    bf16: bool = False
+
+
+STEP = "times as fast as stock torchvision, fp32"
+MORE = "more than random, % of its step"
+ANNOTATIONS = ("data", "Loading COCO", "118,000 images")
+TARGETS = (
+    Target("fp32 step, times as fast as stock torchvision in fp32", 1.8,
+           ("step", "Training step", "ours, fp32", STEP), least=True),
+    Target("bf16 step, times as fast as stock torchvision in fp32", 3.5,
+           ("step", "Training step", "ours, bf16", STEP), least=True),
+    *(Target(f"`{name}`, sampling beyond random's in % of a step", 2,
+             ("samplers", "A step", name, MORE))
+      for name in ("sampler=iou_balanced", "sampler=instance_balanced", "sampler/rpn=iou_balanced",
+                   "sampler/rpn=instance_balanced", "sampler/rpn=hard_negative",
+                   "sampler/rpn=ohem")),
+    *(Target(f"`{name}`, step times random's", 1.02, ("samplers", "A step", name, "times random"))
+      for name in ("loss=focal", "loss=ghm")),
+    Target("`sampler=ohem`, step times random's", 1.3,
+           ("samplers", "A step", "sampler=ohem", "times random"), bf16=True),
+    Target("`sampler=pisa`, step times random's", 1.4,
+           ("samplers", "A step", "sampler=pisa", "times random"), bf16=True),
+    Target("waiting for data, % of the time", 5,
+           ("data", "Waiting", "", "share of time waiting, %")),
+    Target("matching 1,000 objects with 250,000 anchors, MB", 300,
+           ("matching", "Matching the largest", "", "peak memory above the baseline, MB")),
+    Target("loading annotations of COCO's size, seconds", 20, (*ANNOTATIONS, "seconds")),
+    Target("loading annotations of COCO's size, MB", 1_500, (*ANNOTATIONS, "peak memory, MB")),
+)  # fmt: skip
+
+
+def compared(results: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of the targets of a CPU; those on a GPU are in its own result."""
+    bf16 = results["machine"]["computes in bf16"]
+    rows = [_row(target, found(results, *target.place), bf16) for target in TARGETS]
+    note = (
+        "A spread that holds the bound within it decides nothing; the median is what is compared."
+    )
+    return table("Targets of two CPU cores", rows, note)
+
+
+def _row(target: Target, value: Any, bf16: bool) -> Row:
+    sign = "at least" if target.least else "at most"
+    row: Row = {"what": target.what, "target": f"{sign} {target.bound:,g}"}
+    if value is None or (target.bf16 and not bf16):
+        without = "no bf16 arithmetic here" if not bf16 else "no such row"
+        fp32 = "" if value is None else f"; in fp32 {shown(value)}"
+        return row | {"measured": f"{WHY}: {without}{fp32}", "reached": ""}
+    figure = value["median"] if isinstance(value, dict) else value
+    reached = figure >= target.bound if target.least else figure <= target.bound
+    return row | {"measured": value, "reached": reached}
