@@ -14,7 +14,7 @@ def profiled(call: Callable[[], object], device: torch.device) -> list[Row]:
     """The operators that take most of one call, and all others together."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=kinds) as watched:
+    with profile(activities=kinds, acc_events=True) as watched:
         call()
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     found = sorted(watched.key_averages(), key=lambda entry: getattr(entry, key), reverse=True)
