@@ -24,13 +24,11 @@ TARGETS = (
            ("step", "Training step", "ours, fp32", STEP), least=True),
     Target("bf16 step, times as fast as stock torchvision in fp32", 3.5,
            ("step", "Training step", "ours, bf16", STEP), least=True),
-    *(Target(f"`{name}`, sampling beyond random's in % of a step", 2,
+    *(Target(f"`{name}`, drawing and losses beyond random's in % of a step", 2,
              ("samplers", "A step", name, MORE))
       for name in ("sampler=iou_balanced", "sampler=instance_balanced", "sampler/rpn=iou_balanced",
                    "sampler/rpn=instance_balanced", "sampler/rpn=hard_negative",
-                   "sampler/rpn=ohem")),
-    *(Target(f"`{name}`, step times random's", 1.02, ("samplers", "A step", name, "times random"))
-      for name in ("loss=focal", "loss=ghm")),
+                   "sampler/rpn=ohem", "loss=focal", "loss=ghm")),
     Target("`sampler=ohem`, step times random's", 1.3,
            ("samplers", "A step", "sampler=ohem", "times random"), bf16=True),
     Target("`sampler=pisa`, step times random's", 1.4,

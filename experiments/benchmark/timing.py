@@ -2,7 +2,7 @@
 
 The speed of a machine drifts over minutes: other processes, heat, clocks. A ratio of two timings
 is only worth something when both were taken in the same minute, so the candidates run in rounds,
-A B C A B C ..., and a ratio is the median of the rounds' own ratios.
+A B C C B A ..., and a ratio is the median of the rounds' own ratios.
 """
 
 import time
@@ -30,8 +30,8 @@ def interleaved(
     """Seconds of every call in every round.
 
     One untimed round comes first, or with ``warm_up`` off none: the median of three rounds and
-    more leaves a slow first call out. Rounds follow until the next one would
-    end after the budget, but never fewer than three.
+    more leaves a slow first call out. Rounds follow until the next one would end after the budget,
+    but never fewer than three.
 
     Args:
         seconds: the budget, the untimed round counted in.
@@ -45,7 +45,8 @@ def interleaved(
     found: dict[str, list[float]] = {name: [] for name in calls}
     done, started = 0, clock()
     while done < MIN_ROUNDS or _room(clock() - began, clock() - started, done, seconds):
-        for name, call in calls.items():
+        # Forth and back, so that nobody always comes after the same one.
+        for name, call in list(calls.items())[:: -1 if done % 2 else 1]:
             start = clock()
             call()
             wait()
