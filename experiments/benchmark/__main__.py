@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--minutes", type=float, default=6, help="what `all` may take")
+    parser.add_argument("--minutes", type=float, default=5, help="what `all` may take")
     parser.add_argument("--data-root", type=Path, help="BCCD's folder, else data/bccd or shapes")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks"), metavar="DIR")
     options = parser.parse_args()
