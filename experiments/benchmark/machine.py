@@ -41,9 +41,16 @@ def _processor() -> str:
 def now() -> dict[str, str | None]:
     """Date and commit; "+" after a commit says that files differed from it."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    git = ["git", "-C", str(ROOT)]
     try:
-        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=7"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _said([*git, "rev-parse", "--short=7", "HEAD"])
+        # The results of the parts before this one lie in the tree already.
+        code = ["--untracked-files=no", "--", ".", ":!experiments/benchmarks"]
+        commit += "+" if _said([*git, "status", "--porcelain", *code]) else ""
     except (OSError, subprocess.CalledProcessError):
         commit = None  # not in a clone
     return {"commit": commit, "date": date}
+
+
+def _said(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
