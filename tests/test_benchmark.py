@@ -364,6 +364,7 @@ def test_targets_are_compared_in_the_right_direction() -> None:
     mining = rows["`sampler=ohem`, step times random's"]
     assert mining["reached"] == "" and "in fp32 1.90 (1.70 to 2.00)" in mining["measured"]
     assert "no bf16" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
+    assert "no such row" in rows["loading annotations of COCO's size, seconds"]["measured"]
     results["machine"]["computes in bf16"] = True
     rows = {row["what"]: row for row in targets.compared(results)["rows"]}
     assert rows["`sampler=ohem`, step times random's"]["reached"] is False

@@ -23,7 +23,7 @@ from frcnn.device import keep_freed_memory
 from frcnn.engine import Batch, Window
 
 # As many as COCO's train2017 has, and the seconds from which on a budget is enough for them.
-IMAGES, BOXES, ENOUGH = 118_000, 860_000, 60
+IMAGES, BOXES, ENOUGH = 118_000, 860_000, 45
 CLASSES, SIZE, POLYGONS = 80, (640, 480), 50
 TRAINING, LOADING = 0.3, 0.1  # shares of the time
 WORKERS = 2
