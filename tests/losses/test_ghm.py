@@ -75,16 +75,17 @@ def test_a_weight_counts_as_so_many_examples() -> None:
 
 
 def test_shares_move_with_momentum_from_the_first_batch_on() -> None:
-    density = GradientDensity(2, 0.5, False)
+    density = GradientDensity(2, 0.75, False)
     one = torch.ones(4)
     density(torch.tensor([0.1, 0.1, 0.1, 0.9]), one, learn=True)
     assert density.shares.tolist() == [0.75, 0.25]
     beta = density(torch.full((4,), 0.1), one, learn=True)
-    assert density.shares.tolist() == [0.875, 0.125]  # an empty bin decays
-    assert beta.tolist() == pytest.approx([1 / (2 * 0.875)] * 4)
-    # Eight of the same are no other distribution than four.
+    # S <- m S + (1 - m) R: 3/4 * 3/4 + 1/4 * 1, and an empty bin decays to 3/4 * 1/4.
+    assert density.shares.tolist() == [0.8125, 0.1875]
+    assert beta.tolist() == pytest.approx([1 / (2 * 0.8125)] * 4)
+    # Eight of the same are no other distribution than four: 3/4 * 0.8125 + 1/4.
     twice = density(torch.full((8,), 0.1), torch.ones(8), learn=False)
-    assert twice.tolist() == pytest.approx([1 / (2 * 0.9375)] * 8)
+    assert twice.tolist() == pytest.approx([1 / (2 * 0.859375)] * 8)
 
 
 def test_only_a_pass_with_gradient_moves_them() -> None:
