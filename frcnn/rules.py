@@ -145,6 +145,8 @@ RULES = {
     "model.weights": Rule(str, optional=True),
     "model.weights_backbone": Rule(str, optional=True),
     "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),
+    "fpn_channels": POSITIVE,
+    "representation_size": POSITIVE,
     "min_size": Rule(int, low=1, lists=SOME),
     "max_size": POSITIVE,
     "anchor_sizes": Rule(float, above=0, lists=SOME, single=False, optional=True),

@@ -137,10 +137,11 @@ def stacked(
     )
 
 
-def detector(num_classes: int = 4, **options: Any) -> Detector:
+def detector(
+    num_classes: int = 4, name: str = "fasterrcnn_resnet18_fpn", **options: Any
+) -> Detector:
     """A ResNet-18 detector of small images, the same weights at every call."""
     torch.manual_seed(0)
-    name = "fasterrcnn_resnet18_fpn"
     return build_detector(num_classes, name, anchor_sizes=ANCHORS, **(OPTIONS | options)).train()
 
 

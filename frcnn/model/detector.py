@@ -17,7 +17,7 @@ from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
 from frcnn.model.site import Site
-from frcnn.model.zoo import NAMES, build_base
+from frcnn.model.zoo import NAMES, STOCK, Width, build_base
 from samplers import Random, Sampler
 
 ROI_ALIGN = ("fast", "torchvision")
@@ -115,6 +115,8 @@ def build_detector(
     weights: str | None = None,
     weights_backbone: str | None = None,
     trainable_backbone_layers: int | None = None,
+    fpn_channels: int = STOCK.fpn_channels,
+    representation_size: int = STOCK.representation_size,
     anchor_sizes: Sequence[float] | None = None,
     roi_align: str = "fast",
     ignore_ioa: float = 0.5,
@@ -140,6 +142,9 @@ def build_detector(
         weights_backbone: None, or the name of torchvision's ImageNet weights; ignored with weights.
         trainable_backbone_layers: backbone stages that train, counted from the last; None = three
             with named weights (whose BatchNorm is frozen, as in torchvision), else all.
+        fpn_channels: of every pyramid level and the RPN's convolution; other than 256 for
+            ResNet-18, 34 and 101 only.
+        representation_size: of the box head's two hidden layers; other than 1024 for the same.
         anchor_sizes: side of the square anchor of each of the five levels of a ResNet-FPN in
             pixels; None = torchvision's.
         roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".
@@ -174,6 +179,7 @@ def build_detector(
         trainable_backbone_layers,
         torchvision_options,
         biases=(initial_bias("rpn", rpn_loss, 2), initial_bias("rcnn", rcnn_loss, num_classes)),
+        width=Width(fpn_channels, representation_size),
     )
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign

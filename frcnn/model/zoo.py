@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from torchvision.models.detection.backbone_utils import (
     _validate_trainable_layers,
     resnet_fpn_backbone,
 )
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from frcnn.errors import ConfigError, UserError
 
@@ -33,6 +34,17 @@ NAMES = (
 )
 COCO_V1 = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
 PREDICTOR = "roi_heads.box_predictor."
+ROI_CELLS = 7 * 7  # of a pooled box, in every detector of torchvision's
+
+
+class Width(NamedTuple):
+    """Channels of every pyramid level, and of the two hidden layers of the box head."""
+
+    fpn_channels: int = 256
+    representation_size: int = 1024
+
+
+STOCK = Width()
 
 
 def build_base(
@@ -43,6 +55,7 @@ def build_base(
     trainable_layers: int | None,
     options: dict[str, Any],
     biases: tuple[Tensor | None, Tensor | None] = (None, None),
+    width: Width = STOCK,
 ) -> FasterRCNN:
     """A torchvision Faster R-CNN with its starting weights.
 
@@ -55,14 +68,23 @@ def build_base(
         options: arguments of ``FasterRCNN``.
         biases: what the class logits of RPN ([2], of ``[0, x]``) and box predictor ([C+1]) start
             with where no weights are loaded into them; None = as torchvision has it.
+        width: of the pyramid and the box head; another than torchvision's for ResNets that it has
+            no detector for.
     """
+    if width != STOCK and hasattr(models.detection, name):
+        raise ConfigError(
+            f"model.fpn_channels, model.representation_size: {name} is torchvision's own, "
+            f"with {STOCK.fpn_channels} and {STOCK.representation_size}"
+        )
     rpn_bias, rcnn_bias = biases
     if weights is None:
-        model = _torchvision(name, num_classes, None, weights_backbone, trainable_layers, options)
+        model = _torchvision(
+            name, num_classes, None, weights_backbone, trainable_layers, options, width
+        )
         set_biases(model, rpn_bias, rcnn_bias)
         return model
     if Path(weights).suffix:
-        model = _torchvision(name, num_classes, None, None, None, options)
+        model = _torchvision(name, num_classes, None, None, None, options, width)
         set_biases(model, None, rcnn_bias)  # kept if the file's predictor is for other classes
         load_into(model, file_weights(weights), f"weights {weights}")
         if Path(weights).name == Path(COCO_V1.url).name:
@@ -95,6 +117,7 @@ def _torchvision(
     weights_backbone: str | None,
     trainable_layers: int | None,
     options: dict[str, Any],
+    width: Width = STOCK,
 ) -> FasterRCNN:
     """torchvision's builder where it has one, else the same from a ResNet of another depth."""
     try:
@@ -118,11 +141,30 @@ def _torchvision(
             norm_layer=nn.BatchNorm2d if weights_backbone is None else FrozenBatchNorm2d,
             trainable_layers=trainable_layers,
         )
-        return FasterRCNN(backbone, num_classes, **options)
+        if width == STOCK:
+            return FasterRCNN(backbone, num_classes, **options)
+        return _of_width(backbone, num_classes, width, options)
     except ValueError as error:  # stages out of range
         raise ConfigError(f"model: {error}") from error
     except OSError as error:  # no network, a timeout, a reset
         raise UserError(_where_to_put(name, weights, weights_backbone, error)) from error
+
+
+def _of_width(
+    backbone: nn.Module, num_classes: int, width: Width, options: dict[str, Any]
+) -> FasterRCNN:
+    """A Faster R-CNN with torchvision's parts, other numbers of channels behind the backbone."""
+    inputs = [block[0].in_channels for block in backbone.fpn.inner_blocks]
+    backbone.fpn = FeaturePyramidNetwork(
+        inputs, width.fpn_channels, extra_blocks=LastLevelMaxPool()
+    )
+    backbone.out_channels = width.fpn_channels
+    return FasterRCNN(
+        backbone,
+        box_head=TwoMLPHead(width.fpn_channels * ROI_CELLS, width.representation_size),
+        box_predictor=FastRCNNPredictor(width.representation_size, num_classes),
+        **options,
+    )
 
 
 def _backbone_name(name: str) -> str:

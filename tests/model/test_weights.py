@@ -7,7 +7,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from small import detector
+from small import batch, detector
 from torch import nn
 from torchvision.models import WeightsEnum, resnet18
 from torchvision.ops import FrozenBatchNorm2d
@@ -177,3 +177,20 @@ def test_from_scratch_everything_trains() -> None:
     model = detector()
     assert all(p.requires_grad for p in model.parameters())
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+def test_a_slim_detector_has_the_channels_it_was_asked_for_and_torchvisions_names() -> None:
+    slim = detector(fpn_channels=8, representation_size=12)
+    shapes = {key: tuple(value.shape) for key, value in slim.state_dict().items()}
+    assert shapes["backbone.fpn.inner_blocks.3.0.weight"] == (8, 512, 1, 1)
+    assert shapes["rpn.head.conv.0.0.weight"] == (8, 8, 3, 3)
+    assert shapes["roi_heads.box_head.fc6.weight"] == (12, 8 * 49)
+    assert shapes["roi_heads.box_predictor.bbox_pred.weight"] == (16, 12)
+    assert shapes.keys() == detector().state_dict().keys()
+    images, targets = batch(2, 1)
+    assert all(torch.isfinite(loss) for loss in slim(images, targets).values())
+
+
+def test_torchvisions_own_networks_keep_their_width() -> None:
+    with pytest.raises(ConfigError, match=r"fasterrcnn_resnet50_fpn .*256 and 1024"):
+        detector(name="fasterrcnn_resnet50_fpn", fpn_channels=64)
