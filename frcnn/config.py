@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from frcnn.cluster import place
 from frcnn.errors import ConfigError, UserError
 from frcnn.rules import check_order, check_value
 from frcnn.status import recorded
@@ -65,9 +66,11 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         choices = {
             k: v for k, v in settings.runtime.choices.items() if v and not k.startswith("hydra/")
         }
-        has_folder = settings.output_subdir is not None
+        here = place()
+        # Of a launcher's processes the first one keeps the run's status.
+        has_status = settings.output_subdir is not None and (here is None or here.rank == 0)
         try:
-            with recorded(folder, settings.overrides.task) if has_folder else nullcontext():
+            with recorded(folder, settings.overrides.task) if has_status else nullcontext():
                 return task(checked(name, config, choices), choices, folder)
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.

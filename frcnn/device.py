@@ -30,6 +30,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_of(name: str, local_rank: int) -> torch.device:
+    """The device of a process of several on one machine: a GPU each, or the CPU for all.
+
+    Raises:
+        ConfigError: there are fewer GPUs.
+    """
+    device = choose_device(name)
+    return choose_device(f"cuda:{local_rank}") if device.type == "cuda" else device
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` is bf16 where the hardware computes in it, else fp32.
 

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from frcnn.assemble import prepare
 from frcnn.data import AspectGroupedBatches
 from frcnn.device import autocast
+from frcnn.distributed import Alone
 from frcnn.errors import UserError
 from frcnn.model import Detector
 from frcnn.sampling_report import sampling_report
@@ -41,6 +42,7 @@ class Options:
     sampling_every: int
     device: torch.device
     dtype: torch.dtype
+    processes: Alone = field(default_factory=Alone)
 
 
 class Engine:
@@ -62,6 +64,8 @@ class Engine:
         options: Options,
     ) -> None:
         self.detector = detector
+        self.processes = options.processes
+        self.model = self.processes.shared(detector)
         self.optimizer = optimizer
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.schedule = schedule
@@ -91,7 +95,8 @@ class Engine:
                     break
                 self.window.loaded()
                 losses = self.train_step(group)
-                self.window.add(losses, sum(len(images) for images, _ in group))
+                images = self.processes.size * sum(len(images) for images, _ in group)
+                self.window.add(losses, images)
                 bar.update()
                 if self.step % self.options.log_every == 0 or self.step == self.total_steps:
                     self._report(number)
@@ -103,31 +108,38 @@ class Engine:
             UserError: a loss is not finite; the batch is saved in the run's folder.
         """
         # Dropout and multi-scale draw from the global generator.
-        torch.manual_seed(step_seed(self.options.seed, self.step))
+        torch.manual_seed(step_seed(self.options.seed, self.step, self.processes.rank))
         rate = self.schedule(self.step, self.total_steps)
         for base, parameters in zip(self.base_rates, self.optimizer.param_groups, strict=True):
             parameters["lr"] = base * rate
-        look = self.step % self.options.sampling_every == 0
+        look = self.processes.first and self.step % self.options.sampling_every == 0
         for site in self.detector.sites:
             site.observer = self._observe if look else None
-        terms: list[dict[str, float]] = [self._backward(batch, len(group)) for batch in group]
+            site.processes = self.processes
+        terms: list[dict[str, float]] = []
+        for number, batch in enumerate(group, start=1):
+            with self.processes.last_backward(self.model, number == len(group)):
+                terms.append(self._backward(batch, len(group)))
         self._update(group[-1])
         self.step += 1
         return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
-        images = prepare(batch[0], self.options.device)
+        images, targets = batch if batch[0] else nothing()
         try:
             with autocast(self.options.device, self.options.dtype):
-                losses = self.detector(images, batch[1])
+                losses = self.model(prepare(images, self.options.device), targets)
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
-        total = sum(losses.values())
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        terms = torch.stack(list(losses.values()))
+        values = dict(zip(losses, terms.tolist(), strict=True))
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise self._not_finite(batch, ", ".join(bad))
-        self.scaler.scale(total / parts).backward()
+        # The mean of the processes' gradients is to be that of the sum of their shares.
+        self.scaler.scale(terms.sum() * self.processes.size / parts).backward()
+        if self.processes.size > 1:
+            values = dict(zip(losses, self.processes.total(terms.detach()).tolist(), strict=True))
         return {"loss": sum(values.values()), **values}
 
     def _update(self, batch: Batch) -> None:
@@ -227,6 +239,14 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def step_seed(seed: int, step: int) -> int:
+def nothing() -> Batch:
+    """A batch that teaches nothing, for a process without an image: all of it is ignored."""
+    all_of_it = torch.tensor([[-1e6, -1e6, 1e6, 1e6]])
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    target |= {"ignore": all_of_it, "image_id": -1, "seed": 0}
+    return [torch.zeros(3, 64, 64, dtype=torch.uint8)], [target]
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """The seed of a step's global draws."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

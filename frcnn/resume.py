@@ -9,8 +9,6 @@ from frcnn.errors import ConfigError, UserError
 # A run that resumes must be made of the same parts; how long and how often may change.
 PARTS = ("model", "data", "augmentation", "sampler", "loss", "box_loss", "optimizer", "schedule")
 SAME = ("seed", *PARTS)
-# The place in an epoch is counted in steps.
-SAME_STEPS = ("batch_size", "accumulate")
 
 
 def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -39,5 +37,11 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> dict[str, Any]
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     parts = [key for key in SAME if before.get(key) != now[key]]
-    steps = [key for key in SAME_STEPS if before["trainer"][key] != now["trainer"][key]]
-    return parts + [f"trainer.{key}" for key in steps]
+    # The place in an epoch is counted in steps.
+    steps = _images(before["trainer"]) != _images(now["trainer"])
+    return parts + ["trainer.batch_size x devices, accumulate"] * steps
+
+
+def _images(trainer: dict[str, Any]) -> tuple[int, int]:
+    """Images a batch of all processes, batches a step."""
+    return trainer["batch_size"] * trainer.get("devices", 1), trainer["accumulate"]

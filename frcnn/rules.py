@@ -76,6 +76,7 @@ RULES = {
     "seed": COUNT,
     "epochs": POSITIVE,
     "max_steps": Rule(int, low=1, optional=True),
+    "devices": POSITIVE,
     "batch_size": POSITIVE,
     "accumulate": POSITIVE,
     "precision": Rule(str, options=("auto", "fp32", "bf16", "fp16")),

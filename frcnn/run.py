@@ -15,25 +15,37 @@ from frcnn.assemble import dataset, detector, fill_from_data
 from frcnn.config import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
 from frcnn.device import choose_device, choose_precision, keep_freed_memory
+from frcnn.distributed import Alone
 from frcnn.engine import Engine, Options
 from frcnn.evaluation import evaluate, format_table
 from frcnn.resume import checkpoint_to_resume
-from frcnn.tracking import Tracker
-from frcnn.validation import Detections, detect, validation_loader
+from frcnn.tracking import Silent, Tracker
+from frcnn.validation import Detections, detect, merged, validation_loader
 
 log = logging.getLogger(__name__)
 
 
-def run(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
-    """Train, validate and keep the run's files in ``folder``; returns the best AP."""
-    return Run(config, choices, folder).go()
+def run(
+    config: dict[str, Any],
+    choices: dict[str, str],
+    folder: Path,
+    processes: Alone | None = None,
+) -> float | None:
+    """Train, validate and keep the run's files in ``folder``; returns the best AP.
+
+    ``processes`` is who takes part, where that is more than this one.
+    """
+    return Run(config, choices, folder, processes or Alone()).go()
 
 
 class Run:
     """The parts of one training run and what has come of it so far."""
 
-    def __init__(self, config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, config: dict[str, Any], choices: dict[str, str], folder: Path, processes: Alone
+    ) -> None:
         self.config, self.choices, self.folder = config, choices, folder
+        self.processes = processes
         trainer = config["trainer"]
         self.device = choose_device(trainer["device"])
         if self.device.type == "cpu":
@@ -65,19 +77,24 @@ class Run:
         self._log_start()
         saved = checkpoint_to_resume(self.config, self.folder)
         start = saved["step"] if saved else 0
-        with Tracker(
-            self.folder, self._wandb(), self.config, self.choices, resume_step=start
-        ) as tracker:
+        with self._tracker(start) as tracker:
             batches = AspectGroupedBatches(
                 self.train_set.aspect_ratios(),
-                self.config["trainer"]["batch_size"],
+                self.config["trainer"]["batch_size"] * self.processes.size,
                 self.config["seed"],
+                self.processes.rank,
+                self.processes.size,
             )
             engine = self._engine(tracker, batches)
             if saved:
                 self._restore(engine, saved)
             self._train(engine, batches, tracker)
         return self.best["AP"]
+
+    def _tracker(self, start: int) -> Tracker | Silent:
+        if not self.processes.first:
+            return Silent()
+        return Tracker(self.folder, self._wandb(), self.config, self.choices, resume_step=start)
 
     def _engine(self, tracker: Tracker, batches: AspectGroupedBatches) -> Engine:
         trainer = self.config["trainer"]
@@ -92,6 +109,7 @@ class Run:
             sampling_every=trainer["sampling_every"],
             device=self.device,
             dtype=self.dtype,
+            processes=self.processes,
         )
         return Engine(
             self.detector,
@@ -106,7 +124,13 @@ class Run:
     def _train(self, engine: Engine, batches: AspectGroupedBatches, tracker: Tracker) -> None:
         trainer = self.config["trainer"]
         loader = make_loader(self.train_set, batches, trainer["workers"])
-        val_loader = validation_loader(self.val_set, trainer["batch_size"], trainer["workers"])
+        val_loader = validation_loader(
+            self.val_set,
+            trainer["batch_size"],
+            trainer["workers"],
+            self.processes.rank,
+            self.processes.size,
+        )
         before = self.seconds
         began = time.perf_counter()
         metrics: dict[str, Any] = {}
@@ -130,8 +154,7 @@ class Run:
     def _validate(
         self, engine: Engine, loader: DataLoader, tracker: Tracker, epoch: int
     ) -> dict[str, Any]:
-        detections, losses = detect(self.detector, loader, self.device, self.dtype)
-        metrics = self._metrics(detections)
+        detections, losses, metrics = self._detect(loader)
         overall = {f"val/{k}": v for k, v in metrics.items() if k != "per_class"}
         terms = {f"val/{name}": value for name, value in losses.items()}
         tracker.log({"step": engine.step, "epoch": epoch, **overall, **terms})
@@ -149,9 +172,15 @@ class Run:
         tracker.summary({f"best/{k}": v for k, v in self.best.items()})
         return metrics
 
-    def _metrics(self, detections: Detections) -> dict[str, Any]:
-        truth, names = self.val_set.ground_truth(), self.val_set.class_names
-        return evaluate(truth, detections, names, self.config["evaluation"]["backend"])
+    def _detect(self, loader: DataLoader) -> tuple[Detections, dict[str, float], dict[str, Any]]:
+        """Detections (to the first process), losses and metrics on the validation set."""
+        own = detect(self.detector, loader, self.device, self.dtype)
+        detections, losses = merged(self.processes.gather_objects(own))
+        metrics = None
+        if self.processes.first:
+            truth, names = self.val_set.ground_truth(), self.val_set.class_names
+            metrics = evaluate(truth, detections, names, self.config["evaluation"]["backend"])
+        return detections, *self.processes.of_first((losses, metrics))
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]
@@ -162,7 +191,9 @@ class Run:
         self, engine: Engine, loader: DataLoader, tracker: Tracker, metrics: dict[str, Any]
     ) -> None:
         if not metrics:  # resumed when all was done: the numbers are those of the weights
-            metrics = self._metrics(detect(self.detector, loader, self.device, self.dtype)[0])
+            metrics = self._detect(loader)[2]
+        if not self.processes.first:
+            return
         summary = {
             **metrics,
             "best": self.best,
@@ -176,6 +207,8 @@ class Run:
         tracker.summary({f"last/{k}": v for k, v in metrics.items() if k != "per_class"})
 
     def _save(self, name: str, engine: Engine, *, resume: bool) -> None:
+        if not self.processes.first:
+            return
         content = {
             "model": self.detector.state_dict(),
             "losses": self.detector.loss_states(),

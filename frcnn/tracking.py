@@ -157,6 +157,21 @@ class Tracker:
             self._run.log(values)
 
 
+class Silent:
+    """In a tracker's place, for the processes of a run that have nothing to say."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Nothing; so do the others."""
+
+    log_table = log_images = log_histograms = summary = lambda *_, **__: None
+
+
 def _plain(value: Any) -> Any:
     """A 0-d tensor or numpy scalar as its Python value, and None for what JSON cannot hold."""
     value = value.item() if hasattr(value, "item") else value
