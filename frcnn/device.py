@@ -1,6 +1,7 @@
 """Where to compute and how precisely."""
 
 import ctypes
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -62,6 +63,19 @@ def _computes_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """The context of a forward pass at this precision."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Let every operation give the same bits each time, or as torch chooses.
+
+    Called before a GPU is used: cuBLAS reads its variable when it starts. An operation that has no
+    such version raises (https://docs.pytorch.org/docs/stable/notes/randomness.html).
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = False
 
 
 def keep_freed_memory() -> None:

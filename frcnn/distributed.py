@@ -111,10 +111,9 @@ def joined(rank: int, size: int, address: str, device: torch.device) -> Iterator
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
-    try:
-        yield Group()
-    finally:
-        dist.destroy_process_group()
+    yield Group()
+    # Not after an error: the others would hear of the end before they hear of its reason.
+    dist.destroy_process_group()
 
 
 class SharedBatchNorm(nn.BatchNorm2d):

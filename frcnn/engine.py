@@ -16,12 +16,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from frcnn.assemble import prepare
+from frcnn.checkpoint import save
 from frcnn.data import AspectGroupedBatches
 from frcnn.device import autocast
 from frcnn.distributed import Alone
 from frcnn.errors import UserError
 from frcnn.model import Detector
 from frcnn.sampling_report import sampling_report
+from frcnn.signals import held
 from frcnn.tracking import Tracker
 from samplers import Candidates
 
@@ -76,16 +78,42 @@ class Engine:
         # fp16's range is small: its gradients vanish without scaling.
         self.scaler = torch.amp.GradScaler(enabled=options.dtype == torch.float16)
         self.step = 0
-        self.window = Window()
+        self.window = Window([])
 
-    def epoch(self, loader: DataLoader, batches: AspectGroupedBatches, number: int) -> None:
-        """Train to the end of an epoch, from wherever in it ``step`` stands."""
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps and the next record depend on, beside the weights."""
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "window": self.window.terms,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.window = Window(state["window"])
+
+    def epoch(
+        self,
+        loader: DataLoader,
+        batches: AspectGroupedBatches,
+        number: int,
+        after_step: Callable[[], None],
+    ) -> None:
+        """Train to the end of an epoch, from wherever in it ``step`` stands.
+
+        SIGTERM and Ctrl-C are held during a step; outside of it weights, records and ``step``
+        agree, and ``after_step`` may save them.
+        """
         per_epoch = math.ceil(len(batches) / self.options.accumulate)
         done = self.step - number * per_epoch
         batches.set_position(number, done * self.options.accumulate)
         self.detector.train()
         steps = min(per_epoch, self.total_steps - number * per_epoch)
-        self.window = Window()
+        self.window = Window(self.window.terms if done else [])
         with (
             logging_redirect_tqdm(),
             tqdm(total=steps, initial=done, desc=f"epoch {number + 1}", disable=None) as bar,
@@ -93,13 +121,15 @@ class Engine:
             for group in grouped(iter(loader), self.options.accumulate):
                 if self.step >= self.total_steps:
                     break
-                self.window.loaded()
-                losses = self.train_step(group)
-                images = self.processes.size * sum(len(images) for images, _ in group)
-                self.window.add(losses, images)
+                with held():
+                    self.window.loaded()
+                    losses = self.train_step(group)
+                    images = self.processes.size * sum(len(images) for images, _ in group)
+                    self.window.add(losses, images)
+                    if self.step % self.options.log_every == 0 or self.step == self.total_steps:
+                        self._report(number)
                 bar.update()
-                if self.step % self.options.log_every == 0 or self.step == self.total_steps:
-                    self._report(number)
+                after_step()
 
     def train_step(self, group: list[Batch]) -> dict[str, float]:
         """One optimizer step on ``accumulate`` batches; returns the mean loss terms and "loss".
@@ -156,12 +186,16 @@ class Engine:
 
     def _not_finite(self, batch: Batch, what: str) -> UserError:
         path = self.folder / "bad_batch.pt"
-        torch.save({"images": batch[0], "targets": batch[1], "step": self.step}, path)
+        try:
+            save(path, {"images": batch[0], "targets": batch[1], "step": self.step})
+            kept = f"the batch is saved in {path}"
+        except UserError as error:
+            kept = str(error)
         ids = [target["image_id"] for target in batch[1]]
         rate = self.optimizer.param_groups[0]["lr"]
         return UserError(
             f"not finite at step {self.step}: {what}; learning rate {rate:.2g}, image numbers "
-            f"{ids}; the batch is saved in {path}. Try a lower optimizer.lr or a longer warm-up"
+            f"{ids}; {kept}. Try a lower optimizer.lr or a longer warm-up"
         )
 
     def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
@@ -194,14 +228,19 @@ class Engine:
             rate,
             record["train/images_per_second"],
         )
-        self.window = Window()
+        self.window = Window([])
 
 
 class Window:
-    """Means since the last log line."""
+    """Means since the last log line; the clock counts from now.
 
-    def __init__(self) -> None:
-        self.terms: list[dict[str, float]] = []
+    Args:
+        terms: of the steps before, where a run that was cut between two log lines goes on.
+    """
+
+    def __init__(self, terms: list[dict[str, float]]) -> None:
+        self.terms = list(terms)
+        self.steps = 0
         self.images = 0
         self.waited = 0.0
         self.start = self.mark = time.perf_counter()
@@ -213,6 +252,7 @@ class Window:
     def add(self, losses: dict[str, float], images: int) -> None:
         """A step is done."""
         self.terms.append(losses)
+        self.steps += 1
         self.images += images
         self.mark = time.perf_counter()
 
@@ -222,7 +262,7 @@ class Window:
         means = {f"train/{n}": float(np.mean([t[n] for t in self.terms])) for n in self.terms[0]}
         return means | {
             "train/images_per_second": self.images / seconds,
-            "train/seconds_per_step": seconds / len(self.terms),
+            "train/seconds_per_step": seconds / self.steps,
             "train/data_wait": self.waited / seconds,
         }
 

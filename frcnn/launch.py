@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -25,11 +26,13 @@ from frcnn.device import device_of
 from frcnn.distributed import joined
 from frcnn.errors import ConfigError, UserError
 from frcnn.run import run
+from frcnn.signals import SIGNALS, leave_to_others, stopping
 
 log = logging.getLogger(__name__)
 
-# Seconds that the other processes have to end by themselves once one has failed.
-GRACE = 10.0
+# Seconds that the first process has to save when all are to stop, and the others to end by
+# themselves when one has failed.
+TO_SAVE, TO_END = 60.0, 10.0
 
 
 def run_in_all(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
@@ -43,8 +46,7 @@ def run_in_all(config: dict[str, Any], choices: dict[str, str], folder: Path) ->
     if here is not None:
         check_joined(config, here)
         os.environ.update(address())
-        if here.rank:
-            logging.disable(logging.WARNING)
+        follow(here)
         return member(here, "env://", config, choices, folder)
     size = config["trainer"]["devices"]
     if size == 1:
@@ -117,8 +119,11 @@ def start(
             for process in processes:
                 process.start()
             failed = wait_for(processes)
-        finally:
-            end(processes)
+        except BaseException:  # SIGTERM, Ctrl-C
+            let_save(processes[0])
+            end(processes, 0)
+            raise
+        end(processes, TO_END)
         if failed:
             raise cause(processes, Path(meeting))
         return pickle.loads((Path(meeting) / "result").read_bytes())
@@ -134,16 +139,36 @@ def work(
     """A process from its start to its end; what it raises is left for the one that waits."""
     if logs:
         logging.config.dictConfig(logs)
-    if here.rank:
-        logging.disable(logging.WARNING)  # the first one says it
+    # A whole group gets them, and the one that waits says it to the first.
+    leave_to_others(signal.SIGINT, signal.SIGTERM)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        result = task(here, f"file://{meeting}/store", *arguments)
+        with stopping():
+            follow(here)
+            result = task(here, f"file://{meeting}/store", *arguments)
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
     except Exception as error:
         text = traceback.format_exc()
         leave(Path(meeting) / f"error{here.rank}", (time.time(), known(error, text), text))
         os._exit(1)  # destructors of a broken group may wait for ever
     if here.rank == 0:
         leave(Path(meeting) / "result", result)
+
+
+def follow(here: Place) -> None:
+    """All but the first process are silent, and hear no signal: the first saves, all are ended."""
+    if here.rank:
+        logging.disable(logging.WARNING)
+        leave_to_others(*SIGNALS)
+
+
+def end_with_parent() -> None:
+    """Wait for the parent, which may be killed, and end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def known(error: Exception, text: str) -> Exception:
@@ -173,11 +198,19 @@ def wait_for(processes: list[BaseProcess]) -> bool:
     return False
 
 
-def end(processes: list[BaseProcess]) -> None:
-    """Let those that still run save and leave; stop them where they do not."""
-    started = [process for process in processes if process.pid is not None]
-    deadline = time.monotonic() + GRACE
-    for process in started:
+def let_save(first: BaseProcess) -> None:
+    """Have the process that keeps the run's files finish its step, save and leave."""
+    if first.pid is not None and first.is_alive():
+        os.kill(first.pid, signal.SIGUSR1)
+        first.join(TO_SAVE)
+
+
+def end(processes: list[BaseProcess], seconds: float) -> None:
+    """Wait for so long for those that still run, and stop them."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        if process.pid is None:
+            continue
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()

@@ -85,6 +85,7 @@ RULES = {
     "eval_every": POSITIVE,
     "patience": Rule(int, low=1, optional=True),
     "log_every": POSITIVE,
+    "checkpoint_minutes": Rule(float, low=0),
     "sampling_every": POSITIVE,
     "num_pictures": COUNT,
     "backend": Rule(str, options=("auto", "pycocotools", "faster_coco_eval")),

@@ -1,7 +1,6 @@
 """Batches of images of like shape, in an order that is a function of (seed, epoch)."""
 
 import math
-import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frcnn.data.dataset import Target
+from frcnn.data.workers import Loader, Watched, start_worker
 
 Key = tuple[int, int]
 
@@ -77,20 +77,15 @@ def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> Data
         batches: lists of keys of the data set, e.g. `AspectGroupedBatches`, or lists of indices.
         workers: processes, kept from epoch to epoch; 0 loads in this process.
     """
-    return DataLoader(
-        dataset,
+    return Loader(
+        Watched(dataset, workers),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        # Threads need no word here: torch starts every worker with one.
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         # Else each `iter` takes a number from the global generator, and a resumed run differs.
         generator=torch.Generator(),
     )
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole group; the main process decides, and may still need its batch.
-    # Threads need no word here: torch starts every worker with one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
