@@ -1,36 +1,25 @@
 """Checkpoints: written whole or not at all, read without running code from them."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from frcnn.errors import UserError
+from frcnn.files import replacing
 
 VERSION = 1
 REQUIRED = {"version", "model", "config", "class_names", "category_ids", "step"}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint beside its place and move it there, so that a crash leaves old or new.
+    """Write a checkpoint; whatever happens meanwhile leaves the old one or the new one.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is as it was.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            torch.save({"version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{path}: cannot be written ({error})") from error
+    with replacing(path) as file:
+        torch.save({"version": VERSION, **content}, file)
 
 
 def load(path: Path) -> dict[str, Any]:

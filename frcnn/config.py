@@ -4,10 +4,9 @@ import difflib
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from frcnn.cluster import place
 from frcnn.errors import ConfigError, UserError
+from frcnn.files import locked
 from frcnn.rules import check_order, check_value
+from frcnn.signals import stopping
 from frcnn.status import recorded
 
 log = logging.getLogger(__name__)
@@ -50,8 +52,9 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
     """Run a command: compose ``conf/<name>.yaml`` with the command line, check it, call the task.
 
     The task gets the configuration as plain values, the chosen options by group, and the run's
-    folder. A problem of the user's ends in one line on stderr and exit code 1, or 2 for the
-    configuration; with HYDRA_FULL_ERROR=1 in the traceback.
+    folder, which is this process's alone until the task is done. A problem of the user's ends in
+    one line on stderr and exit code 1, or 2 for the configuration; with HYDRA_FULL_ERROR=1 in the
+    traceback. SIGTERM ends in exit code 143, Ctrl-C in 130.
     """
 
     failure: list[Exception] = []
@@ -65,9 +68,15 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         choices = {
             k: v for k, v in settings.runtime.choices.items() if v and not k.startswith("hydra/")
         }
-        has_folder = settings.output_subdir is not None
+        here = place()
+        # Of a launcher's processes the first one keeps the run's folder.
+        has_folder = settings.output_subdir is not None and (here is None or here.rank == 0)
         try:
-            with recorded(folder, settings.overrides.task) if has_folder else nullcontext():
+            with ExitStack() as around:
+                around.enter_context(stopping())
+                if has_folder:
+                    around.enter_context(locked(folder))
+                    around.enter_context(recorded(folder, settings.overrides.task))
                 return task(checked(name, config, choices), choices, folder)
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
@@ -80,26 +89,22 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
 
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages run over many lines
-    signal.signal(signal.SIGTERM, _terminate)
+    logging.raiseExceptions = False  # where the log cannot be written, the run's files say so
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
         if failure:
             raise failure[0]
     except KeyboardInterrupt:
         sys.exit(130)
-    except (*KNOWN, ValueError) as error:
-        # Hydra has a ValueError for `experiment=null`; one that comes out of a job is a bug.
+    except (*KNOWN, ValueError, OSError) as error:
+        # Hydra has a ValueError for `experiment=null` and an OSError for a folder that it cannot
+        # write; one that comes out of a job is a bug.
         if full_error == "1" or (composed and not isinstance(error, KNOWN)):
             raise
         print(f"error: {one_line(name, error)}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(getattr(error, "exit_code", 1 if isinstance(error, OSError) else 2))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-def _terminate(number: int, frame: object) -> None:
-    """A cluster's notice: unwind, so that W&B and the status file are finished."""
-    sys.exit(128 + number)
 
 
 def build(node: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Where to compute and how precisely."""
 
 import ctypes
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -30,6 +31,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_of(name: str, local_rank: int) -> torch.device:
+    """The device of a process of several on one machine: a GPU each, or the CPU for all.
+
+    Raises:
+        ConfigError: there are fewer GPUs.
+    """
+    device = choose_device(name)
+    return choose_device(f"cuda:{local_rank}") if device.type == "cuda" else device
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` is bf16 where the hardware computes in it, else fp32.
 
@@ -52,6 +63,19 @@ def _computes_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """The context of a forward pass at this precision."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Let every operation give the same bits each time, or as torch chooses.
+
+    Called before a GPU is used: cuBLAS reads its variable when it starts. An operation that has no
+    such version raises (https://docs.pytorch.org/docs/stable/notes/randomness.html).
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = False
 
 
 def keep_freed_memory() -> None:

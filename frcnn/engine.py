@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from frcnn.assemble import prepare
+from frcnn.checkpoint import save
 from frcnn.data import AspectGroupedBatches
 from frcnn.device import autocast
+from frcnn.distributed import Alone
 from frcnn.errors import UserError
 from frcnn.model import Detector
 from frcnn.sampling_report import sampling_report
+from frcnn.signals import held
 from frcnn.tracking import Tracker
 from samplers import Candidates
 
@@ -41,6 +44,7 @@ class Options:
     sampling_every: int
     device: torch.device
     dtype: torch.dtype
+    processes: Alone = field(default_factory=Alone)
 
 
 class Engine:
@@ -62,6 +66,8 @@ class Engine:
         options: Options,
     ) -> None:
         self.detector = detector
+        self.processes = options.processes
+        self.model = self.processes.shared(detector)
         self.optimizer = optimizer
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.schedule = schedule
@@ -72,16 +78,42 @@ class Engine:
         # fp16's range is small: its gradients vanish without scaling.
         self.scaler = torch.amp.GradScaler(enabled=options.dtype == torch.float16)
         self.step = 0
-        self.window = Window()
+        self.window = Window([])
 
-    def epoch(self, loader: DataLoader, batches: AspectGroupedBatches, number: int) -> None:
-        """Train to the end of an epoch, from wherever in it ``step`` stands."""
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps and the next record depend on, beside the weights."""
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "window": self.window.terms,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.window = Window(state["window"])
+
+    def epoch(
+        self,
+        loader: DataLoader,
+        batches: AspectGroupedBatches,
+        number: int,
+        after_step: Callable[[], None],
+    ) -> None:
+        """Train to the end of an epoch, from wherever in it ``step`` stands.
+
+        SIGTERM and Ctrl-C are held during a step; outside of it weights, records and ``step``
+        agree, and ``after_step`` may save them.
+        """
         per_epoch = math.ceil(len(batches) / self.options.accumulate)
         done = self.step - number * per_epoch
         batches.set_position(number, done * self.options.accumulate)
         self.detector.train()
         steps = min(per_epoch, self.total_steps - number * per_epoch)
-        self.window = Window()
+        self.window = Window(self.window.terms if done else [])
         with (
             logging_redirect_tqdm(),
             tqdm(total=steps, initial=done, desc=f"epoch {number + 1}", disable=None) as bar,
@@ -89,12 +121,15 @@ class Engine:
             for group in grouped(iter(loader), self.options.accumulate):
                 if self.step >= self.total_steps:
                     break
-                self.window.loaded()
-                losses = self.train_step(group)
-                self.window.add(losses, sum(len(images) for images, _ in group))
+                with held():
+                    self.window.loaded()
+                    losses = self.train_step(group)
+                    images = self.processes.size * sum(len(images) for images, _ in group)
+                    self.window.add(losses, images)
+                    if self.step % self.options.log_every == 0 or self.step == self.total_steps:
+                        self._report(number)
                 bar.update()
-                if self.step % self.options.log_every == 0 or self.step == self.total_steps:
-                    self._report(number)
+                after_step()
 
     def train_step(self, group: list[Batch]) -> dict[str, float]:
         """One optimizer step on ``accumulate`` batches; returns the mean loss terms and "loss".
@@ -103,31 +138,38 @@ class Engine:
             UserError: a loss is not finite; the batch is saved in the run's folder.
         """
         # Dropout and multi-scale draw from the global generator.
-        torch.manual_seed(step_seed(self.options.seed, self.step))
+        torch.manual_seed(step_seed(self.options.seed, self.step, self.processes.rank))
         rate = self.schedule(self.step, self.total_steps)
         for base, parameters in zip(self.base_rates, self.optimizer.param_groups, strict=True):
             parameters["lr"] = base * rate
-        look = self.step % self.options.sampling_every == 0
+        look = self.processes.first and self.step % self.options.sampling_every == 0
         for site in self.detector.sites:
             site.observer = self._observe if look else None
-        terms: list[dict[str, float]] = [self._backward(batch, len(group)) for batch in group]
+            site.processes = self.processes
+        terms: list[dict[str, float]] = []
+        for number, batch in enumerate(group, start=1):
+            with self.processes.last_backward(self.model, number == len(group)):
+                terms.append(self._backward(batch, len(group)))
         self._update(group[-1])
         self.step += 1
         return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
-        images = prepare(batch[0], self.options.device)
+        images, targets = batch if batch[0] else nothing()
         try:
             with autocast(self.options.device, self.options.dtype):
-                losses = self.detector(images, batch[1])
+                losses = self.model(prepare(images, self.options.device), targets)
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
-        total = sum(losses.values())
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        terms = torch.stack(list(losses.values()))
+        values = dict(zip(losses, terms.tolist(), strict=True))
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise self._not_finite(batch, ", ".join(bad))
-        self.scaler.scale(total / parts).backward()
+        # The mean of the processes' gradients is to be that of the sum of their shares.
+        self.scaler.scale(terms.sum() * self.processes.size / parts).backward()
+        if self.processes.size > 1:
+            values = dict(zip(losses, self.processes.total(terms.detach()).tolist(), strict=True))
         return {"loss": sum(values.values()), **values}
 
     def _update(self, batch: Batch) -> None:
@@ -144,12 +186,16 @@ class Engine:
 
     def _not_finite(self, batch: Batch, what: str) -> UserError:
         path = self.folder / "bad_batch.pt"
-        torch.save({"images": batch[0], "targets": batch[1], "step": self.step}, path)
+        try:
+            save(path, {"images": batch[0], "targets": batch[1], "step": self.step})
+            kept = f"the batch is saved in {path}"
+        except UserError as error:
+            kept = str(error)
         ids = [target["image_id"] for target in batch[1]]
         rate = self.optimizer.param_groups[0]["lr"]
         return UserError(
             f"not finite at step {self.step}: {what}; learning rate {rate:.2g}, image numbers "
-            f"{ids}; the batch is saved in {path}. Try a lower optimizer.lr or a longer warm-up"
+            f"{ids}; {kept}. Try a lower optimizer.lr or a longer warm-up"
         )
 
     def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
@@ -182,14 +228,19 @@ class Engine:
             rate,
             record["train/images_per_second"],
         )
-        self.window = Window()
+        self.window = Window([])
 
 
 class Window:
-    """Means since the last log line."""
+    """Means since the last log line; the clock counts from now.
 
-    def __init__(self) -> None:
-        self.terms: list[dict[str, float]] = []
+    Args:
+        terms: of the steps before, where a run that was cut between two log lines goes on.
+    """
+
+    def __init__(self, terms: list[dict[str, float]]) -> None:
+        self.terms = list(terms)
+        self.steps = 0
         self.images = 0
         self.waited = 0.0
         self.start = self.mark = time.perf_counter()
@@ -201,6 +252,7 @@ class Window:
     def add(self, losses: dict[str, float], images: int) -> None:
         """A step is done."""
         self.terms.append(losses)
+        self.steps += 1
         self.images += images
         self.mark = time.perf_counter()
 
@@ -210,7 +262,7 @@ class Window:
         means = {f"train/{n}": float(np.mean([t[n] for t in self.terms])) for n in self.terms[0]}
         return means | {
             "train/images_per_second": self.images / seconds,
-            "train/seconds_per_step": seconds / len(self.terms),
+            "train/seconds_per_step": seconds / self.steps,
             "train/data_wait": self.waited / seconds,
         }
 
@@ -227,6 +279,14 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def step_seed(seed: int, step: int) -> int:
+def nothing() -> Batch:
+    """A batch that teaches nothing, for a process without an image: all of it is ignored."""
+    all_of_it = torch.tensor([[-1e6, -1e6, 1e6, 1e6]])
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    target |= {"ignore": all_of_it, "image_id": -1, "seed": 0}
+    return [torch.zeros(3, 64, 64, dtype=torch.uint8)], [target]
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """The seed of a step's global draws."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

@@ -15,6 +15,8 @@ class UserError(Exception):
         # torch's loader raises a worker's error anew with the worker's traceback as its message.
         worker = re.search(r"\nfrcnn\.errors\.\w+: (.+)\s*\Z", message)
         super().__init__(worker[1] if worker else message)
+        if worker:
+            self.add_note(message)  # for the traceback file
 
 
 class ConfigError(UserError):

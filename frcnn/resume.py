@@ -1,7 +1,7 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from frcnn import checkpoint
 from frcnn.errors import ConfigError, UserError
@@ -9,12 +9,23 @@ from frcnn.errors import ConfigError, UserError
 # A run that resumes must be made of the same parts; how long and how often may change.
 PARTS = ("model", "data", "augmentation", "sampler", "loss", "box_loss", "optimizer", "schedule")
 SAME = ("seed", *PARTS)
-# The place in an epoch is counted in steps.
-SAME_STEPS = ("batch_size", "accumulate")
 
 
-def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+# What last.pt holds beyond the weights.
+STATE = {"optimizer", "scaler", "window", "tracker", "losses", "best", "since_best", "validated"}
+
+
+class Resumed(NamedTuple):
+    """A checkpoint to go on from, and whether it is this folder's own or another run's."""
+
+    saved: dict[str, Any]
+    own: bool
+
+
+def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None:
     """The checkpoint that ``config["resume"]`` asks for; None for a new run.
+
+    A folder whose run began with this very ``resume=PATH`` goes on from its own.
 
     Raises:
         UserError: the file cannot be read or holds weights only.
@@ -24,20 +35,40 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> dict[str, Any]
     last = folder / "checkpoints" / "last.pt"
     if wanted == "never" or (wanted == "auto" and not last.exists()):
         return None
-    path = last if wanted == "auto" else Path(wanted)
-    saved = checkpoint.load(path)
-    if "optimizer" not in saved:
-        raise UserError(f"{path}: holds weights only; use last.pt, or model.weights={path}")
+    path = last if wanted == "auto" or _began_with(last, wanted) else Path(wanted)
+    saved = _load(path)
     changed = _changed(saved["config"], config)
+    if changed and path == last and saved["step"] == 0:
+        return None  # nothing is lost
     if changed:
         raise ConfigError(
             f"{path} was trained with another {', '.join(changed)}: give the run another "
             "run_name, or resume=never to train anew"
         )
+    return Resumed(saved, own=path.resolve() == last.resolve())
+
+
+def _began_with(last: Path, wanted: str) -> bool:
+    return last.exists() and _load(last)["config"]["resume"] == wanted
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        saved = checkpoint.load(path)
+    except UserError as error:
+        raise UserError(f"{error}; resume=FILE goes on from a copy, resume=never anew") from error
+    if not saved.keys() >= STATE:
+        raise UserError(f"{path}: holds weights only; use last.pt, or model.weights={path}")
     return saved
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     parts = [key for key in SAME if before.get(key) != now[key]]
-    steps = [key for key in SAME_STEPS if before["trainer"][key] != now["trainer"][key]]
-    return parts + [f"trainer.{key}" for key in steps]
+    # The place in an epoch is counted in steps.
+    steps = _images(before["trainer"]) != _images(now["trainer"])
+    return parts + ["trainer.batch_size x devices, accumulate"] * steps
+
+
+def _images(trainer: dict[str, Any]) -> tuple[int, int]:
+    """Images a batch of all processes, batches a step."""
+    return trainer["batch_size"] * trainer.get("devices", 1), trainer["accumulate"]

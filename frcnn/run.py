@@ -14,27 +14,44 @@ from frcnn import checkpoint
 from frcnn.assemble import dataset, detector, fill_from_data
 from frcnn.config import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
-from frcnn.device import choose_device, choose_precision, keep_freed_memory
+from frcnn.data.workers import dead_workers_named
+from frcnn.device import choose_device, choose_precision, keep_freed_memory, set_deterministic
+from frcnn.distributed import Alone
 from frcnn.engine import Engine, Options
+from frcnn.environment import record_environment
 from frcnn.evaluation import evaluate, format_table
-from frcnn.resume import checkpoint_to_resume
-from frcnn.tracking import Tracker
-from frcnn.validation import Detections, detect, validation_loader
+from frcnn.files import write_text
+from frcnn.resume import Resumed, checkpoint_to_resume
+from frcnn.signals import Stop, held
+from frcnn.tracking import Silent, Tracker
+from frcnn.validation import Detections, detect, merged, validation_loader
 
 log = logging.getLogger(__name__)
 
 
-def run(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
-    """Train, validate and keep the run's files in ``folder``; returns the best AP."""
-    return Run(config, choices, folder).go()
+def run(
+    config: dict[str, Any],
+    choices: dict[str, str],
+    folder: Path,
+    processes: Alone | None = None,
+) -> float | None:
+    """Train, validate and keep the run's files in ``folder``; returns the best AP.
+
+    ``processes`` is who takes part, where that is more than this one.
+    """
+    return Run(config, choices, folder, processes or Alone()).go()
 
 
 class Run:
     """The parts of one training run and what has come of it so far."""
 
-    def __init__(self, config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, config: dict[str, Any], choices: dict[str, str], folder: Path, processes: Alone
+    ) -> None:
         self.config, self.choices, self.folder = config, choices, folder
+        self.processes = processes
         trainer = config["trainer"]
+        set_deterministic(trainer["deterministic"])
         self.device = choose_device(trainer["device"])
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -52,6 +69,7 @@ class Run:
             self.detector.backbone.compile()
         self.best: dict[str, Any] = {"AP": None, "step": 0}
         self.since_best = 0  # validations
+        self.validated = 0  # the step of the last validation
         self.seconds = 0.0
 
     def _dataset(self, split: str) -> DetectionDataset:
@@ -63,21 +81,34 @@ class Run:
     def go(self) -> float | None:
         """Train to the end, from a checkpoint if there is one."""
         self._log_start()
-        saved = checkpoint_to_resume(self.config, self.folder)
-        start = saved["step"] if saved else 0
-        with Tracker(
-            self.folder, self._wandb(), self.config, self.choices, resume_step=start
-        ) as tracker:
-            batches = AspectGroupedBatches(
-                self.train_set.aspect_ratios(),
-                self.config["trainer"]["batch_size"],
-                self.config["seed"],
-            )
-            engine = self._engine(tracker, batches)
-            if saved:
-                self._restore(engine, saved)
+        resumed = checkpoint_to_resume(self.config, self.folder)
+        state = resumed.saved["tracker"] if resumed and resumed.own else None
+        tracker = self._tracker(state)
+        batches = AspectGroupedBatches(
+            self.train_set.aspect_ratios(),
+            self.config["trainer"]["batch_size"] * self.processes.size,
+            self.config["seed"],
+            self.processes.rank,
+            self.processes.size,
+        )
+        engine = self._engine(tracker, batches)
+        if resumed:
+            self._restore(engine, resumed)
+        if self.processes.first:
+            record_environment(self.folder, self.device, engine.step if state else 0)
+        self._saved = time.perf_counter()
+        self._began = self._saved - self.seconds
+        if state is None:
+            # From here on last.pt is of this run, whatever stood in the folder before.
+            self._save_last(engine, tracker)
+        with tracker:
             self._train(engine, batches, tracker)
         return self.best["AP"]
+
+    def _tracker(self, state: dict[str, Any] | None) -> Tracker | Silent:
+        if not self.processes.first:
+            return Silent()
+        return Tracker(self.folder, self._wandb(), self.config, self.choices, state)
 
     def _engine(self, tracker: Tracker, batches: AspectGroupedBatches) -> Engine:
         trainer = self.config["trainer"]
@@ -92,6 +123,7 @@ class Run:
             sampling_every=trainer["sampling_every"],
             device=self.device,
             dtype=self.dtype,
+            processes=self.processes,
         )
         return Engine(
             self.detector,
@@ -106,19 +138,51 @@ class Run:
     def _train(self, engine: Engine, batches: AspectGroupedBatches, tracker: Tracker) -> None:
         trainer = self.config["trainer"]
         loader = make_loader(self.train_set, batches, trainer["workers"])
-        val_loader = validation_loader(self.val_set, trainer["batch_size"], trainer["workers"])
-        before = self.seconds
-        began = time.perf_counter()
-        metrics: dict[str, Any] = {}
-        while engine.step < engine.total_steps and not self._out_of_patience():
-            epoch = engine.step // self.steps_per_epoch
-            engine.epoch(loader, batches, epoch)
-            last = engine.step >= engine.total_steps
-            if last or (epoch + 1) % trainer["eval_every"] == 0:
-                metrics = self._validate(engine, val_loader, tracker, epoch + 1)
-            self.seconds = before + time.perf_counter() - began
-            self._save("last.pt", engine, resume=True)
+        val_loader = validation_loader(
+            self.val_set,
+            trainer["batch_size"],
+            trainer["workers"],
+            self.processes.rank,
+            self.processes.size,
+        )
+        try:
+            with dead_workers_named(loader), dead_workers_named(val_loader):
+                metrics = self._epochs(engine, batches, loader, val_loader, tracker)
+        except Stop:
+            self._save_last(engine, tracker)
+            log.info("stopped after step %d; the same command goes on from there", engine.step)
+            raise
         self._finish(engine, val_loader, tracker, metrics)
+
+    def _epochs(
+        self,
+        engine: Engine,
+        batches: AspectGroupedBatches,
+        loader: DataLoader,
+        val_loader: DataLoader,
+        tracker: Tracker,
+    ) -> dict[str, Any]:
+        """Train and validate to the end; the last validation's metrics, if there was one."""
+
+        seconds = 60 * self.config["trainer"]["checkpoint_minutes"]
+
+        def save_in_time() -> None:
+            if time.perf_counter() - self._saved >= seconds:
+                self._save_last(engine, tracker)
+
+        metrics: dict[str, Any] = {}
+        while True:
+            if self._validation_due(engine):  # also one that the run was stopped in
+                metrics = self._validate(engine, val_loader, tracker)
+            if engine.step >= engine.total_steps or self._out_of_patience():
+                return metrics
+            engine.epoch(loader, batches, engine.step // self.steps_per_epoch, save_in_time)
+
+    def _validation_due(self, engine: Engine) -> bool:
+        epochs, more = divmod(engine.step, self.steps_per_epoch)
+        at_epoch_end = not more and epochs % self.config["trainer"]["eval_every"] == 0
+        due = at_epoch_end or engine.step >= engine.total_steps
+        return due and self.validated != engine.step
 
     def _out_of_patience(self) -> bool:
         patience = self.config["trainer"]["patience"]
@@ -127,31 +191,53 @@ class Run:
             log.info("no better AP in %d validations: stopping", self.since_best)
         return out
 
-    def _validate(
-        self, engine: Engine, loader: DataLoader, tracker: Tracker, epoch: int
-    ) -> dict[str, Any]:
-        detections, losses = detect(self.detector, loader, self.device, self.dtype)
-        metrics = self._metrics(detections)
+    def _validate(self, engine: Engine, loader: DataLoader, tracker: Tracker) -> dict[str, Any]:
+        detections, losses, metrics = self._detect(loader)
+        pictures = self._pictures(detections)
+        epoch = -(-engine.step // self.steps_per_epoch)
+        with held():  # the records, best.pt and what last.pt says of them go together
+            self._record(tracker, metrics, losses, pictures, {"step": engine.step, "epoch": epoch})
+            self._keep_best(engine, metrics)
+            tracker.summary({f"best/{k}": v for k, v in self.best.items()})
+            self.validated = engine.step
+        self._save_last(engine, tracker)
+        return metrics
+
+    def _record(
+        self,
+        tracker: Tracker,
+        metrics: dict[str, Any],
+        losses: dict[str, float],
+        pictures: list[Any],
+        axes: dict[str, int],
+    ) -> None:
         overall = {f"val/{k}": v for k, v in metrics.items() if k != "per_class"}
         terms = {f"val/{name}": value for name, value in losses.items()}
-        tracker.log({"step": engine.step, "epoch": epoch, **overall, **terms})
+        tracker.log({**axes, **overall, **terms})
+        epoch = axes["epoch"]
         rows = [[name, v["AP"], v["AP50"]] for name, v in metrics["per_class"].items()]
         tracker.log_table("val/per_class", ["class", "AP", "AP50"], rows, epoch=epoch)
-        pictures = self._pictures(detections)
         if pictures:
             tracker.log_images("val/pictures", pictures, self.val_set.class_names, epoch=epoch)
         log.info("epoch %d: %s  val loss %.3f", epoch, _short(metrics), losses["loss"])
+
+    def _keep_best(self, engine: Engine, metrics: dict[str, Any]) -> None:
         self.since_best += 1
         if self.best["AP"] is None or (metrics["AP"] or 0) > self.best["AP"]:
             self.best = {"AP": metrics["AP"] or 0.0, "step": engine.step}
             self.since_best = 0
-            self._save("best.pt", engine, resume=False)
-        tracker.summary({f"best/{k}": v for k, v in self.best.items()})
-        return metrics
+            if self.processes.first:
+                checkpoint.save(self._checkpoint("best"), self._weights(engine))
 
-    def _metrics(self, detections: Detections) -> dict[str, Any]:
-        truth, names = self.val_set.ground_truth(), self.val_set.class_names
-        return evaluate(truth, detections, names, self.config["evaluation"]["backend"])
+    def _detect(self, loader: DataLoader) -> tuple[Detections, dict[str, float], dict[str, Any]]:
+        """Detections (to the first process), losses and metrics on the validation set."""
+        own = detect(self.detector, loader, self.device, self.dtype)
+        detections, losses = merged(self.processes.gather_objects(own))
+        metrics = None
+        if self.processes.first:
+            truth, names = self.val_set.ground_truth(), self.val_set.class_names
+            metrics = evaluate(truth, detections, names, self.config["evaluation"]["backend"])
+        return detections, *self.processes.of_first((losses, metrics))
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]
@@ -162,7 +248,10 @@ class Run:
         self, engine: Engine, loader: DataLoader, tracker: Tracker, metrics: dict[str, Any]
     ) -> None:
         if not metrics:  # resumed when all was done: the numbers are those of the weights
-            metrics = self._metrics(detect(self.detector, loader, self.device, self.dtype)[0])
+            with dead_workers_named(loader):
+                metrics = self._detect(loader)[2]
+        if not self.processes.first:
+            return
         summary = {
             **metrics,
             "best": self.best,
@@ -171,12 +260,29 @@ class Run:
             "steps": engine.step,
             "seconds": round(self.seconds, 1),
         }
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         log.info("after %d steps and %.0f s:\n%s", engine.step, self.seconds, format_table(metrics))
         tracker.summary({f"last/{k}": v for k, v in metrics.items() if k != "per_class"})
 
-    def _save(self, name: str, engine: Engine, *, resume: bool) -> None:
-        content = {
+    def _save_last(self, engine: Engine, tracker: Tracker) -> None:
+        """All that the run needs to go on from here, records included."""
+        self._saved = time.perf_counter()
+        if not self.processes.first:
+            return
+        self.seconds = time.perf_counter() - self._began
+        content = self._weights(engine) | engine.state_dict()
+        content |= {
+            "tracker": tracker.state_dict(),
+            "best": self.best,
+            "since_best": self.since_best,
+            "validated": self.validated,
+            "seconds": self.seconds,
+        }
+        checkpoint.save(self._checkpoint("last"), content)
+
+    def _weights(self, engine: Engine) -> dict[str, Any]:
+        """The detector and what it takes to use it."""
+        return {
             "model": self.detector.state_dict(),
             "losses": self.detector.loss_states(),
             "config": self.config,
@@ -184,22 +290,18 @@ class Run:
             "class_names": list(self.val_set.class_names),
             "category_ids": list(self.val_set.category_ids),
             "step": engine.step,
-            "best": self.best,
-            "since_best": self.since_best,
-            "seconds": self.seconds,
         }
-        if resume:
-            content["optimizer"] = engine.optimizer.state_dict()
-            content["scaler"] = engine.scaler.state_dict()
-        checkpoint.save(self.folder / "checkpoints" / name, content)
 
-    def _restore(self, engine: Engine, saved: dict[str, Any]) -> None:
+    def _checkpoint(self, name: str) -> Path:
+        return self.folder / "checkpoints" / f"{name}.pt"
+
+    def _restore(self, engine: Engine, resumed: Resumed) -> None:
+        saved = resumed.saved
         self.detector.load_state_dict(saved["model"])
-        self.detector.load_loss_states(saved.get("losses", {}))
-        engine.optimizer.load_state_dict(saved["optimizer"])
-        engine.scaler.load_state_dict(saved["scaler"])
-        engine.step, self.seconds = saved["step"], saved["seconds"]
-        if (self.folder / "checkpoints" / "best.pt").exists():
+        self.detector.load_loss_states(saved["losses"])
+        engine.load_state_dict(saved)
+        self.seconds, self.validated = saved["seconds"], saved["validated"]
+        if resumed.own and self._checkpoint("best").exists():
             self.best, self.since_best = saved["best"], saved["since_best"]
         log.info("resumed after step %d", engine.step)
 

@@ -3,15 +3,19 @@
 import json
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from frcnn.errors import ConfigError
+from frcnn.errors import ConfigError, UserError
+from frcnn.files import write_text
 
 
 @contextmanager
 def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, with what was asked for."""
+    """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, with what was asked for.
+
+    A run that was killed stays RUNNING, and nobody holds its folder's lock.
+    """
     file = folder / "status.json"
     before = file.read_text() if file.exists() else None
     write(folder, "RUNNING", overrides)
@@ -24,10 +28,11 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ConfigError) and before is not None:
             # A command that is refused says nothing of the run that the folder holds.
-            file.write_text(before)
+            write_text(file, before)
             raise
-        write(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
-        (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+        with suppress(UserError):  # the disk may be full, which is what the error says
+            write(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
+            write_text(folder / "traceback.txt", "".join(traceback.format_exception(error)))
         raise
     write(folder, "COMPLETED", overrides)
 
@@ -35,6 +40,4 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
 def write(folder: Path, status: str, overrides: Sequence[str], error: str | None = None) -> None:
     """One status file; a reader never finds half of it."""
     record = {"status": status, "overrides": list(overrides), "error": error}
-    part = folder / "status.json.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(folder / "status.json")
+    write_text(folder / "status.json", json.dumps(record, indent=2) + "\n")

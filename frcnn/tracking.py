@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from frcnn.errors import ConfigError
+from frcnn.files import cannot_write
 
 logger = logging.getLogger(__name__)
 
@@ -36,19 +38,21 @@ class Tracker:
     of a sweep in the same process gets its own; an exception marks it as failed.
 
     Args:
-        folder: the run's folder, made if absent. Holds ``metrics.jsonl`` and ``wandb_id.txt``.
+        folder: the run's folder, made if absent.
         wandb: ``mode`` (offline, online or disabled), ``project``, ``entity``, ``group``, ``name``,
             ``tags``, ``dir``. W&B writes to ``<dir>/wandb``; runs that share it can be compared.
         config: the whole configuration as plain values, with ``seed``. Its W&B columns are
             ``config.<key>``, which leaves the short names to the choices.
         choices: the option chosen in each group, ``{"sampler/rcnn": "ohem"}``. These and ``seed``
             become top-level W&B columns (``sampler_rcnn``) to group and filter by.
-        resume_step: the step that training goes on from, 0 for a new run. A new run empties
-            ``metrics.jsonl`` and gets a new W&B id; a resumed one keeps its id and the lines up to
-            this step. What W&B already holds of later steps stays there.
+        state: what ``state_dict`` gave when the checkpoint was written that training goes on from;
+            None for a new run. A new run empties ``metrics.jsonl`` and gets a new W&B id. A
+            resumed one keeps its id, cuts off the lines written since, and numbers its W&B rows
+            as they were: W&B takes no row of a number that it has already.
 
     Raises:
         ConfigError: if ``wandb["mode"]`` is none of the three.
+        UserError: ``metrics.jsonl`` or W&B's folder cannot be written.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Tracker:
         wandb: Mapping[str, Any],
         config: Mapping[str, Any],
         choices: Mapping[str, str],
-        resume_step: int = 0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         if wandb["mode"] not in MODES:
             raise ConfigError(f"wandb.mode={wandb['mode']} is none of {', '.join(MODES)}")
@@ -68,17 +72,25 @@ class Tracker:
             "seed": config["seed"],
             "config": dict(config),
         }
-        self.resume_step = resume_step
+        state = state or {"bytes": 0, "rows": 0, "wandb_id": secrets.token_hex(4)}
+        self._bytes, self._rows, self._run_id = state["bytes"], state["rows"], state["wandb_id"]
+        self._path = folder / "metrics.jsonl"
+        self._file: Any = None
         self._run: Any = None
 
     def __enter__(self) -> Tracker:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "metrics.jsonl"
-        _keep_until(path, self.resume_step)
-        if self.options["mode"] != "disabled":
-            run_id = _run_id(self.folder / "wandb_id.txt", keep=self.resume_step > 0)
-            self._run = _start(self.options, self.columns, run_id)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab")
+            self._file.truncate(min(self._bytes, self._file.tell()))
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        try:
+            if self.options["mode"] != "disabled":
+                self._run = _start(self.options, self.columns, self._run_id)
+        except BaseException:
+            self._file.close()
+            raise
         return self
 
     def __exit__(
@@ -87,10 +99,17 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take was an error before
+            self._file.close()
         # Not the W&B run's own `with`: it prints the traceback, also of errors that are one line.
         if self._run is not None:
             self._run.finish(exit_code=0 if kind is None else 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the records stand, for a checkpoint; they are on the disk before it is."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        return {"bytes": self._bytes, "rows": self._rows, "wandb_id": self._run_id}
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends one line of scalars to ``metrics.jsonl`` and sends it to W&B.
@@ -101,8 +120,13 @@ class Tracker:
                 and a gap in W&B's chart.
         """
         plain = {name: _plain(value) for name, value in record.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps(plain, allow_nan=False) + "\n"
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        self._bytes = self._file.tell()
         self._send({name: value for name, value in plain.items() if value is not None})
 
     def log_table(
@@ -154,7 +178,26 @@ class Tracker:
 
     def _send(self, values: Mapping[str, Any]) -> None:
         if self._run is not None:
-            self._run.log(values)
+            self._run.log(values, step=self._rows, commit=True)
+            self._rows += 1
+
+
+class Silent:
+    """In a tracker's place, for the processes of a run that have nothing to say."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Nothing; so do the others."""
+
+    def state_dict(self) -> None:
+        """Nothing to go on from."""
+
+    log_table = log_images = log_histograms = summary = lambda *_, **__: None
 
 
 def _plain(value: Any) -> Any:
@@ -163,31 +206,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Cuts ``path`` to its lines up to ``step``, all at once: a crash leaves the old or the new."""
-    text = path.read_text(encoding="utf-8") if step and path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
-    kept = [
-        line for line in whole.splitlines(keepends=True) if json.loads(line).get("step", 0) <= step
-    ]
-    new = path.with_suffix(".tmp")
-    new.write_text("".join(kept), encoding="utf-8")
-    os.replace(new, path)
-
-
-def _run_id(path: Path, keep: bool) -> str:
-    """The W&B id kept in ``path``; a new one for a new run or a folder that has none."""
-    if not (keep and path.exists()):
-        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
-
-
 def _start(options: Mapping[str, Any], columns: Mapping[str, Any], run_id: str) -> Any:
     """A started W&B run, online if that is asked for and possible."""
     import wandb
 
     folder = Path(options["dir"]).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     common = {key: options[key] for key in ("project", "entity", "group", "name")}
     common |= {"tags": list(options["tags"] or []), "config": columns, "dir": folder}
     common |= {"id": run_id, "resume": "allow", "job_type": "train"}

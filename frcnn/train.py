@@ -11,12 +11,14 @@ from frcnn.config import command
 
 def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """One run; returns its best AP, for a sweeper to compare."""
-    from frcnn.run import run  # torch takes seconds to load; --help and bad keys need none of it
+    from frcnn.launch import (
+        run_in_all,
+    )  # torch takes seconds to load; --help and bad keys need none of it
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN and config["wandb"]["group"] is None:
         config["wandb"]["group"] = Path(hydra.sweep.dir).name
-    return run(config, choices, folder)
+    return run_in_all(config, choices, folder)
 
 
 def main() -> None:

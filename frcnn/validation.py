@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,17 +12,20 @@ from torch.utils.data import DataLoader
 from frcnn.assemble import prepare
 from frcnn.data import DetectionDataset, make_loader
 from frcnn.device import autocast
+from frcnn.distributed import Alone
 from frcnn.model import Detector
 from samplers import Random
 
 Detections = list[dict[str, Any]]
 
 
-def validation_loader(dataset: DetectionDataset, batch_size: int, workers: int) -> DataLoader:
-    """The images in order, each once."""
+def validation_loader(
+    dataset: DetectionDataset, batch_size: int, workers: int, rank: int = 0, size: int = 1
+) -> DataLoader:
+    """The images in order, each once; of several processes each has every so manyth batch."""
     order = range(len(dataset))
     batches = [list(order[first : first + batch_size]) for first in order[::batch_size]]
-    return make_loader(dataset, batches, workers)
+    return make_loader(dataset, batches[rank::size], workers)
 
 
 @torch.inference_mode()
@@ -51,6 +55,17 @@ def detect(
     return detections, {"loss": sum(means.values()), **means}
 
 
+def merged(
+    parts: list[tuple[Detections, dict[str, float]]],
+) -> tuple[Detections, dict[str, float]]:
+    """What ``detect`` would return for the images of all parts together, in their order."""
+    detections = sorted(chain(*(part for part, _ in parts)), key=lambda found: found["image_id"])
+    weights = [(losses, len(part) / max(1, len(detections))) for part, losses in parts]
+    terms = {term for losses, _ in weights for term in losses}
+    means = {t: sum(share * losses.get(t, 0.0) for losses, share in weights) for t in terms}
+    return detections, means
+
+
 @contextmanager
 def baseline_samplers(detector: Detector) -> Iterator[None]:
     """Random sampling of 256 anchors and 512 proposals, whatever the run trains with.
@@ -59,12 +74,11 @@ def baseline_samplers(detector: Detector) -> Iterator[None]:
     because it picks what is hard. The images' seeds make the draws the same at every validation.
     """
     samplers = [site.sampler for site in detector.sites]
-    observers = [site.observer for site in detector.sites]
     baseline = (Random(256, 0.5), Random(512, 0.25))
     for site, sampler in zip(detector.sites, baseline, strict=True):
-        site.sampler, site.observer = sampler, None
+        site.sampler, site.observer, site.processes = sampler, None, Alone()
     try:
         yield
     finally:
-        for site, sampler, observer in zip(detector.sites, samplers, observers, strict=True):
-            site.sampler, site.observer = sampler, observer
+        for site, sampler in zip(detector.sites, samplers, strict=True):
+            site.sampler = sampler

@@ -44,6 +44,11 @@ class Prediction:
         return self.activation(self.logits.float())
 
 
+def alone(rows: Tensor) -> tuple[Tensor, slice]:
+    """What ``Candidates.gather`` is where there is one process."""
+    return rows, slice(0, len(rows))
+
+
 @dataclass
 class Candidates:
     """The candidates of one site for a whole batch, images stacked.
@@ -63,6 +68,8 @@ class Candidates:
             torch's global one.
         sizes: candidates of each image, known to the host; read off ``image`` if not given (which
             makes a GPU's host wait).
+        gather: [K, ...] rows -> the rows of all processes that share the batch, stacked, and
+            which of them are this one's; for what a sampler takes over the batch.
     """
 
     boxes: Tensor
@@ -74,6 +81,7 @@ class Candidates:
     predict: Callable[[Tensor], Prediction]
     generators: Sequence[torch.Generator] | None = None
     sizes: Sequence[int] = ()
+    gather: Callable[[Tensor], tuple[Tensor, slice]] = alone
 
     def __post_init__(self) -> None:
         self.finite = torch.ones((), dtype=torch.bool, device=self.labels.device)

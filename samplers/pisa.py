@@ -106,13 +106,13 @@ class PISA:
         """[N] weights, 0 = not sampled."""
         chance = shuffled(candidates)
         weights = take_quota(candidates, chance, self.batch_size_per_image, self.positive_fraction)
+        if not (self.score_hlr or self.isr_p or self.isr_n):
+            return weights
         drawn = weights > 0
         positives = torch.where(candidates.positive & drawn & self.isr_p)[0]
         ranked = candidates.negative & (drawn | self.score_hlr) & (self.score_hlr or self.isr_n)
         negatives = torch.where(ranked)[0]
         rows = torch.cat([positives, negatives])
-        if not len(rows):
-            return weights
         # One look for both: at the RCNN head it is a pass of the head.
         probabilities, boxes, loss = look(candidates, rows)
         p = len(positives)
@@ -127,18 +127,24 @@ class PISA:
     def _isr_p(
         self, candidates: Candidates, rows: Tensor, boxes: Tensor, loss: Tensor, classes: int
     ) -> Tensor:
-        """[P] weights of the drawn positives; ``classes`` counts the background."""
+        """[P] weights of the drawn positives; ``classes`` counts the background.
+
+        Ranks and total are those of the positives of all processes.
+        """
+        objects, own = candidates.gather(candidates.gt_boxes)
         gt, label = candidates.gt[rows], candidates.labels[rows]
         overlap = iou(boxes.T, candidates.gt_boxes[gt].float().T)
+        known = torch.stack([gt + own.start, label, overlap, loss], 1).double()
+        known, mine = candidates.gather(known)
+        gt, label = known[:, :2].long().T
+        overlap, loss = known[:, 2:].float().T
         order = overlap.argsort(descending=True, stable=True)
         rank = torch.empty_like(order)
-        rank[order] = hierarchical_local_rank(
-            gt[order], label[order], len(candidates.gt_boxes), classes
-        )
+        rank[order] = hierarchical_local_rank(gt[order], label[order], len(objects), classes)
         sizes = count(label, classes)
         n = sizes[label] if self.rank_scale == "n_j" else sizes.max()
         weights = importance(rank, n, self.gamma_p, self.beta_p)
-        return keep_total(weights, loss, torch.zeros_like(label), 1)
+        return keep_total(weights, loss, torch.zeros_like(label), 1)[mine]
 
     def _negatives(
         self,
@@ -178,7 +184,8 @@ def look(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     prediction = candidates.predict(rows)
     seen = [getattr(prediction, key).float() for key in ("scores", "boxes", "class_loss")]
-    if not torch.stack([part.isfinite().all() for part in seen]).all():
+    # A sum shows in one pass whether all are finite.
+    if not torch.stack([part.sum() for part in seen]).isfinite().all():
         raise FloatingPointError("the prediction of a candidate is not finite")
     scores, boxes, loss = seen
     return scores, boxes, loss
@@ -248,7 +255,7 @@ def score_hlr(
     order = scores.argsort(descending=True, stable=True)
     order = order[image[order].argsort(stable=True)]
     image = image[order]
-    cluster = local_clusters(boxes[order], scores[order], image, asked, threshold)
+    cluster = local_clusters(boxes[order], image, asked, threshold)
     rank = torch.empty_like(order)
     rank[order] = hierarchical_local_rank(cluster, image, len(order), len(asked))
     return rank

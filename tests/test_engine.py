@@ -76,7 +76,7 @@ class Bench:
         self.loader = make_loader(Numbers(), self.batches, workers=0)
 
     def epoch(self, number: int) -> None:
-        self.engine.epoch(self.loader, self.batches, number)
+        self.engine.epoch(self.loader, self.batches, number, after_step=lambda: None)
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
         return [key for batch in self.batches.batches(epoch) for key in batch]
@@ -174,7 +174,7 @@ def test_a_record_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
 def test_throughput_counts_from_the_start_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 11.0, 14.0, 15.0, 18.0])  # start, data, step, data, step
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    window = Window()
+    window = Window([])
     for _ in range(2):
         window.loaded()
         window.add({"loss": 1.0}, 4)

@@ -56,7 +56,7 @@ def test_train_leaves_a_whole_folder(trained: Path) -> None:
     assert files == {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "train.log",
         "metrics.jsonl", "summary.json", "status.json", "checkpoints/last.pt",
-        "checkpoints/best.pt",
+        "checkpoints/best.pt", "environment.json", ".lock",
     }  # fmt: skip
     assert status(trained)["status"] == "COMPLETED" and status(trained)["error"] is None
     assert "optimizer.lr=0.01" in status(trained)["overrides"]
@@ -132,7 +132,7 @@ def test_a_sweep_in_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         summary = json.loads((job / "summary.json").read_text())
         assert (summary["choices"]["sampler"], summary["seed"]) == (sampler, seed)
         assert lines(job)[-1]["epoch"] == 1 and (job / "train.log").read_text()
-    ids = {(job / "wandb_id.txt").read_text().strip() for job in jobs}
+    ids = {checkpoint.load(job / "checkpoints/last.pt")["tracker"]["wandb_id"] for job in jobs}
     runs = list((folder / "wb/wandb").glob("offline-run-*"))
     assert len(ids) == 4 and {run.name.rpartition("-")[2] for run in runs} == ids
     assert [options["group"] for options in started] == ["sweep"] * 4

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import lines, small_network, tiny, without_times
-from torch import Tensor
+from tiny import lines, same, small_network, the_same, tiny, weights, without_times
 
 from frcnn import checkpoint
 from frcnn.assemble import dataset, detector, fill_from_data
@@ -32,14 +31,6 @@ def network() -> Iterator[None]:
 def trained(folder: Path, *overrides: str) -> Path:
     run(*tiny(*overrides), folder)
     return folder
-
-
-def weights(folder: Path, name: str = "last.pt") -> dict[str, Tensor]:
-    return checkpoint.load(folder / "checkpoints" / name)["model"]
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +135,31 @@ def test_a_resumed_run_is_the_undisturbed_one(
         stop_at(patch, per_epoch + late)
         trained(tmp_path / "stopped", *overrides)
     assert checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["step"] == per_epoch
-    stopped = trained(tmp_path / "stopped", *overrides)
-    assert same(weights(stopped), weights(straight))
-    assert same(weights(stopped, "best.pt"), weights(straight, "best.pt"))
-    assert without_times(lines(stopped)) == without_times(lines(straight))
-    ours, theirs = (json.loads((f / "summary.json").read_text()) for f in (stopped, straight))
-    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert the_same(trained(tmp_path / "stopped", *overrides), straight)
+
+
+def test_a_log_line_is_the_same_mean_wherever_the_run_was_cut(tmp_path: Path) -> None:
+    sparse = ["trainer.log_every=4"]
+    straight = trained(tmp_path / "straight", *sparse)
+    assert [r["step"] for r in lines(straight) if "train/loss" in r] == [4, 8, 12]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 10)
+        trained(tmp_path / "stopped", *sparse, "trainer.checkpoint_minutes=0")
+    assert checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["step"] == 10
+    assert the_same(trained(tmp_path / "stopped", *sparse), straight)
+
+
+def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[tuple[str, int]] = []
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda p, c: saved.append((p.stem, c["step"])) or save(p, c)
+    )
+    trained(tmp_path / "rare", "trainer.max_steps=2")
+    assert saved == [("last", 0), ("best", 2), ("last", 2)]
+    saved.clear()
+    trained(tmp_path / "often", "trainer.max_steps=2", "trainer.checkpoint_minutes=0")
+    assert saved == [("last", 0), ("last", 1), ("last", 2), ("best", 2), ("last", 2)]
 
 
 CONSTANT = ["schedule=multistep", "schedule.milestones=[]"]
@@ -167,6 +177,8 @@ def test_resume_from_elsewhere_and_not_at_all(whole: Path, tmp_path: Path) -> No
     moved = trained(tmp_path / "moved", f"resume={path}", "trainer.epochs=3")
     assert [r["step"] for r in lines(moved) if "train/loss" in r] == list(range(13, 19))
     assert (moved / "checkpoints/best.pt").exists()  # a run's folder is whole
+    again = trained(moved, f"resume={path}", "trainer.epochs=4")  # from the folder's own
+    assert [r["step"] for r in lines(again) if "train/loss" in r] == list(range(13, 25))
     anew = trained(moved, "resume=never", "trainer.epochs=1")
     assert [r["step"] for r in lines(anew) if "train/loss" in r] == list(range(1, 7))
 

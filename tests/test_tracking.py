@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import file_size_limit
 
 from frcnn.errors import UserError
 from frcnn.tracking import BoxedImage, Tracker
@@ -19,11 +20,13 @@ CONFIG = {"seed": 3, "trainer": {"epochs": 2}, "sampler": {"rcnn": {"quantity": 
 CHOICES = {"sampler": "ohem", "sampler/rcnn": "ohem", "loss/rpn": "cross_entropy"}
 
 
-def tracker(folder: Path, mode: str = "disabled", resume_step: int = 0, **wandb: Any) -> Tracker:
+def tracker(
+    folder: Path, mode: str = "disabled", state: dict[str, Any] | None = None, **wandb: Any
+) -> Tracker:
     options: dict[str, Any] = {"mode": mode, "project": "test"}
     options |= {"entity": None, "group": None, "name": None}
     options |= {"tags": None, "dir": folder / "shared", **wandb}
-    return Tracker(folder, options, CONFIG, CHOICES, resume_step)
+    return Tracker(folder, options, CONFIG, CHOICES, state)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -35,6 +38,14 @@ def leet(*args: object) -> str:
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
     command += [str(arg) for arg in args]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in leet(path).splitlines()]
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    return [r["history"]["item"] for r in records(path) if r["type"] == "history"]
 
 
 def runs(folder: Path) -> list[Path]:
@@ -71,14 +82,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         tracking.log_images("val/images", images, ["RBC", "WBC"], epoch=1)
         tracking.log_histograms({"sampling/rpn/iou_positives": ([1, 3], [0.0, 0.5, 1.0])}, step=15)
         tracking.summary({"best/AP": torch.tensor(0.5), "last/AP": float("nan")})
+        state = tracking.state_dict()
     (path,) = runs(folder)
-    records = [json.loads(line) for line in leet(path).splitlines()]
-    history = [r["history"]["item"] for r in records if r["type"] == "history"]
     return {
         "folder": folder,
         "path": path,
-        "records": records,
-        "history": history,
+        "records": records(path),
+        "history": history(path),
+        "state": state,
     }
 
 
@@ -100,7 +111,7 @@ def test_run_ends_with_its_columns_and_best_values(recorded: dict[str, Any]) -> 
     records = recorded["records"]
     assert [r["exit"]["exit_code"] for r in records if r["type"] == "exit"] == [0]
     (run,) = [r["run"] for r in records if r["type"] == "run"]
-    assert run["run_id"] == (recorded["folder"] / "wandb_id.txt").read_text().strip()
+    assert run["run_id"] == recorded["state"]["wandb_id"]
     assert (run["project"], run["display_name"], run["run_group"]) == ("test", "ohem-3", "sweep1")
     assert run["tags"] == ["ohem", "shapes"]
     assert {k: v for k, v in run["config"]["update"].items() if k != "_wandb"} == {
@@ -173,8 +184,9 @@ def test_failed_run_is_marked_and_the_next_one_is_its_own(
         raise KeyboardInterrupt
     with tracker(tmp_path / "b", "offline", dir=tmp_path) as two:
         two.log({"step": 1, "train/loss": 2.0})
+        state = two.state_dict()
         two.log({"step": 2, "train/loss": 3.0})
-    with tracker(tmp_path / "b", "offline", resume_step=1, dir=tmp_path) as three:
+    with tracker(tmp_path / "b", "offline", state, dir=tmp_path) as three:
         three.log({"step": 2, "train/loss": 4.0})
     *paths, resumed = runs(tmp_path)
     first, second = (json.loads(leet("--summary", path)) for path in paths)
@@ -183,6 +195,9 @@ def test_failed_run_is_marked_and_the_next_one_is_its_own(
     assert first["run_id"] != second["run_id"]
     assert resumed.name == f"run-{second['run_id']}.wandb"
     assert [row["train/loss"] for row in lines(tmp_path / "b")] == [2, 4]
+    # The row that was sent already has its number again, by which W&B knows it.
+    rows = [(row["_step"], row["train/loss"]) for p in (paths[1], resumed) for row in history(p)]
+    assert rows == [(0, 2), (1, 3), (1, 4)]
     assert capfd.readouterr() == ("", "")
 
 
@@ -218,10 +233,8 @@ def test_online_without_a_network_goes_on_offline_with_the_same_id(
     monkeypatch.setattr(wandb, "login", lambda prompt: True)
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda: calls.append("teardown"))
-    (tmp_path / "wandb_id.txt").write_text("stale\n")  # of a run that started anew here
-    with tracker(tmp_path, "online"):
-        run_id = (tmp_path / "wandb_id.txt").read_text().strip()
-    assert run_id != "stale"
+    with tracker(tmp_path, "online") as tracking:
+        run_id = tracking.state_dict()["wandb_id"]
     assert calls == [f"online {run_id}", "teardown", f"offline {run_id}"]
     assert "(no such host)" in caplog.text
 
@@ -242,21 +255,47 @@ def test_disabled_writes_metrics_only_and_does_not_load_wandb(
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 2, "train/lo', '{"step": 2, "train/loss": 2.0}'])
-def test_resuming_drops_later_steps_and_half_a_line(tmp_path: Path, torn: str) -> None:
-    rows = [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "a": 3.0}]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "metrics.jsonl").write_text(text + torn)
-    with tracker(tmp_path, resume_step=2) as tracking:
-        tracking.log({"step": 3, "a": 4.0})
-    assert lines(tmp_path) == [*rows[:2], {"step": 3, "a": 4.0}]
+def test_resuming_drops_what_was_written_since_and_half_a_line(tmp_path: Path, torn: str) -> None:
+    with tracker(tmp_path) as tracking:
+        tracking.log({"step": 1, "a": 1.0})
+        tracking.log({"step": 2, "a": 2.0})
+        state = tracking.state_dict()
+        tracking.log({"step": 2, "b": 3.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    with tracker(tmp_path, state=state) as tracking:
+        tracking.log({"step": 2, "b": 4.0})
+    assert lines(tmp_path) == [{"step": 1, "a": 1}, {"step": 2, "a": 2}, {"step": 2, "b": 4}]
 
 
-def test_a_new_run_starts_empty_and_a_checkpoint_may_come_from_elsewhere(tmp_path: Path) -> None:
+def test_a_new_run_starts_empty_and_a_file_that_is_gone_begins_again(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
-    with tracker(tmp_path):
+    with tracker(tmp_path) as tracking:
         assert lines(tmp_path) == []
-    with tracker(tmp_path / "elsewhere", resume_step=5):
-        assert lines(tmp_path / "elsewhere") == []
+        tracking.log({"step": 1})
+        state = tracking.state_dict()
+    (tmp_path / "metrics.jsonl").unlink()
+    with tracker(tmp_path, state=state):
+        assert lines(tmp_path) == []
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(File too large\)"),
+        tracker(tmp_path) as tracking,
+    ):
+        tracking.log({"step": 1})
+        state = tracking.state_dict()
+        with file_size_limit(20):
+            tracking.log({"step": 2, "train/loss": 1.0})
+    with tracker(tmp_path, state=state):
+        assert lines(tmp_path) == [{"step": 1}]
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"file/wandb: cannot be written \(Not a directory\)"),
+        tracker(tmp_path / "b", "offline", dir=tmp_path / "file/wandb"),
+    ):
+        pass
 
 
 def test_unknown_mode_is_named(tmp_path: Path) -> None:

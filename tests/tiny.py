@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,13 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 from omegaconf import ListConfig, OmegaConf
 from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from frcnn import checkpoint
 from frcnn.config import CONF, checked
 from frcnn.model import zoo
 
@@ -149,6 +152,17 @@ def call(main: Callable[[], None], *arguments: str) -> int:
     return 0
 
 
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """A disk that takes no more than ``size`` bytes a file, for root as well."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -158,3 +172,22 @@ def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same without what a clock measured."""
     clock = ("train/images_per_second", "train/seconds_per_step", "train/data_wait")
     return [{k: v for k, v in record.items() if k not in clock} for record in records]
+
+
+def weights(folder: Path, name: str = "last.pt") -> dict[str, Tensor]:
+    return checkpoint.load(folder / "checkpoints" / name)["model"]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def the_same(first: Path, second: Path) -> bool:
+    """Whether two runs left the same, to the last bit."""
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (first, second)]
+    return (
+        same(weights(first), weights(second))
+        and same(weights(first, "best.pt"), weights(second, "best.pt"))
+        and without_times(lines(first)) == without_times(lines(second))
+        and {**summaries[0], "seconds": 0} == {**summaries[1], "seconds": 0}
+    )

@@ -1,7 +1,6 @@
 """Batches of images of like shape, in an order that is a function of (seed, epoch)."""
 
 import math
-import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frcnn.data.dataset import Target
+from frcnn.data.workers import Loader, Watched, start_worker
 
 Key = tuple[int, int]
 
@@ -24,13 +24,18 @@ class AspectGroupedBatches:
         aspect_ratios: width / height of each image [I].
         batch_size: images a batch; the last one of either shape may hold fewer.
         seed: 0 or above.
+        rank, size: this process of so many, which share out every batch as evenly as can be: a
+            batch of fewer images than processes leaves some of them an empty list.
     """
 
-    def __init__(self, aspect_ratios: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, aspect_ratios: np.ndarray, batch_size: int, seed: int, rank: int = 0, size: int = 1
+    ) -> None:
         wide = np.asarray(aspect_ratios) >= 1
         self.groups = [np.flatnonzero(wide), np.flatnonzero(~wide)]
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.size = rank, size
         self.set_position(0, 0)
 
     def set_position(self, epoch: int, skip_batches: int = 0) -> None:
@@ -42,7 +47,7 @@ class AspectGroupedBatches:
         self.epoch, self.skip_batches = epoch, skip_batches
 
     def batches(self, epoch: int) -> list[list[Key]]:
-        """All batches of an epoch, in order."""
+        """All batches of an epoch, in order, whole."""
         rng = np.random.default_rng((self.seed, epoch))
         found = []
         for group in self.groups:
@@ -52,7 +57,8 @@ class AspectGroupedBatches:
         return [found[position] for position in rng.permutation(len(found))]
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches(self.epoch)[self.skip_batches :])
+        rest = self.batches(self.epoch)[self.skip_batches :]
+        return (batch[self.rank :: self.size] for batch in rest)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, whatever the position."""
@@ -61,8 +67,7 @@ class AspectGroupedBatches:
 
 def collate(batch: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
     """Images differ in size, so they stay a list."""
-    images, targets = zip(*batch, strict=True)
-    return list(images), list(targets)
+    return [image for image, _ in batch], [target for _, target in batch]
 
 
 def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> DataLoader:
@@ -72,20 +77,15 @@ def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> Data
         batches: lists of keys of the data set, e.g. `AspectGroupedBatches`, or lists of indices.
         workers: processes, kept from epoch to epoch; 0 loads in this process.
     """
-    return DataLoader(
-        dataset,
+    return Loader(
+        Watched(dataset, workers),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        # Threads need no word here: torch starts every worker with one.
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         # Else each `iter` takes a number from the global generator, and a resumed run differs.
         generator=torch.Generator(),
     )
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole group; the main process decides, and may still need its batch.
-    # Threads need no word here: torch starts every worker with one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -76,6 +76,10 @@ class DetectionDataset(Dataset):
             torch.default_generator.manual_seed(target["seed"])
             return self.transform(image, target)
 
+    def describe(self, index: int) -> str:
+        """File and id of an image, for messages."""
+        return f"{self.files[index]} (image id {self.image_ids[index]})"
+
     def ground_truth(self) -> dict[str, list[dict]]:
         """COCO-format ground truth: image id = index, category id = label, ids from 1.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, BoxLoss, Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, BoxLoss, Per, Samples, check_per, divisor, total_count
 
 
 class CARL:
@@ -54,8 +54,8 @@ class CARL:
         if self.added:
             return loss + weighted
         tiny = torch.finfo(loss.dtype).tiny
-        scale = (loss.sum() / weighted.sum().clamp(min=tiny)).detach()
-        return scale * weighted
+        sums = samples.total(torch.stack([loss.sum(), weighted.sum()]).detach())
+        return sums[0] / sums[1].clamp(min=tiny) * weighted
 
     def normalizer(self, samples: Samples) -> float | Tensor:
         """Scalar > 0 that the sum is divided by."""
@@ -76,4 +76,5 @@ class CARL:
         scores = samples.scores(samples.logits[samples.positive])
         score = scores.gather(1, labels[:, None])[:, 0]
         value = ((1 - self.bias) * score + self.bias) ** self.k
-        return value / value.mean().clamp(min=torch.finfo(value.dtype).tiny)
+        mean = samples.total(value.sum()) / total_count(samples, len(value))
+        return value / mean.clamp(min=torch.finfo(value.dtype).tiny)

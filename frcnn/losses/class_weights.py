@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from frcnn.losses.samples import Samples
+from frcnn.losses.samples import Samples, total_count
 
 Scheme = Literal["batch", "data", "effective"] | float | Sequence[float] | None
 Counts = Literal["data"] | Sequence[int] | None
@@ -60,7 +60,8 @@ class ClassWeights:
         """[K] weights of the samples' labels, without gradient."""
         weights = self._of_classes(samples)[samples.labels]
         if self.keep_scale:
-            weights = weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
+            mean = samples.total(weights.sum()) / total_count(samples, len(weights))
+            weights = weights / mean.clamp(min=torch.finfo(weights.dtype).tiny)
         return weights
 
     def check(self, columns: int) -> None:
@@ -78,7 +79,7 @@ class ClassWeights:
             return self.table.to(like)
         if self.scheme == "batch":
             counts = torch.bincount(samples.labels, minlength=columns)
-            return by_frequency(counts.to(like.dtype))
+            return by_frequency(samples.total(counts.to(like.dtype)))
         if self.scheme is None:
             return like.new_ones(columns)
         alpha = like.new_full((columns,), float(self.scheme))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 Shape letters: K samples, P positives, C foreground classes, M bins.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import BOX_PER, CLASS_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, CLASS_PER, Per, Samples, alone, check_per, divisor
 
 
 class GradientDensity:
@@ -38,20 +39,29 @@ class GradientDensity:
         self.num_bins = num_bins
         self.momentum = momentum
         self.nonempty_bins = nonempty_bins
-        self.shares: Tensor | None = None
+        self.shares = torch.zeros(num_bins)  # until there was a batch
 
-    def __call__(self, norms: Tensor, weights: Tensor, *, learn: bool) -> Tensor:
+    def __call__(
+        self,
+        norms: Tensor,
+        weights: Tensor,
+        total: Callable[[Tensor], Tensor] = alone,
+        *,
+        learn: bool,
+    ) -> Tensor:
         """Norms in [0, 1] and how often each counts, of one shape -> beta of that shape.
 
-        ``learn``: let the moving shares move, unless gradients are off (a preview, validation).
+        Args:
+            total: see ``Samples``.
+            learn: let the moving shares move, unless gradients are off (a preview, validation).
         """
         norms, weights = norms.detach(), weights.detach().to(norms.dtype)
-        if not len(norms):
-            return torch.ones_like(norms)
         bins = (norms * self.num_bins).long().clamp(0, self.num_bins - 1)
         counts = norms.new_zeros(self.num_bins).index_add(0, bins.flatten(), weights.flatten())
-        now = counts / weights.sum()
-        shares = now if self.shares is None else self.shares.to(now).lerp(now, 1 - self.momentum)
+        counts = total(counts)
+        now, before = counts / counts.sum(), self.shares.to(counts)
+        moved = torch.where(before.sum() > 0, before.lerp(now, 1 - self.momentum), now)
+        shares = torch.where(counts.sum() > 0, moved, before)
         if learn and torch.is_grad_enabled():
             self.shares = shares
         width = (now > 0).sum() if self.nonempty_bins else self.num_bins
@@ -106,7 +116,7 @@ class GHMC(SigmoidLoss):
         logits, targets = binary(samples)
         norms = (logits.sigmoid() - targets).abs()
         weights = samples.weights[:, None].expand_as(norms)
-        beta = self.density(norms, weights, learn=logits.requires_grad)
+        beta = self.density(norms, weights, samples.total, learn=logits.requires_grad)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (beta * loss).mean(1)
 
@@ -157,7 +167,8 @@ class GHMR:
         error = samples.deltas - samples.targets
         root = (error**2 + self.mu**2).sqrt()
         norms = error.abs() / root
-        beta = self.density(norms, torch.ones_like(norms), learn=samples.deltas.requires_grad)
+        ones, learn = torch.ones_like(norms), samples.deltas.requires_grad
+        beta = self.density(norms, ones, samples.total, learn=learn)
         return self.weight * (beta * (root - self.mu)).mean(1)
 
     def normalizer(self, samples: Samples) -> float | Tensor:

@@ -15,6 +15,11 @@ CLASS_PER = ("sample", "positive", "guided")
 BOX_PER = ("sample", "positive", "coordinate")
 
 
+def alone(value: Tensor) -> Tensor:
+    """What a sum over all processes is where there is one."""
+    return value
+
+
 @dataclass
 class Samples:
     """Kept samples, with gradient where the network made the value.
@@ -34,6 +39,8 @@ class Samples:
         scores: [K, C+1] logits -> [K, C+1] scores in [0, 1]: the class loss's activation.
         class_sum: weighted sum of the class losses, detached; 0 until it is known.
         box_term: normalized box term of the same samples, detached; 0 until it is known.
+        total: a sum over these samples -> the sum over those of all processes, with gradient.
+            What a loss takes over the batch, it takes over the batches of all.
     """
 
     logits: Tensor
@@ -48,6 +55,7 @@ class Samples:
     scores: Callable[[Tensor], Tensor]
     class_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     box_term: Tensor = field(default_factory=lambda: torch.zeros(()))
+    total: Callable[[Tensor], Tensor] = alone
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -103,7 +111,7 @@ def check_per(per: Per, allowed: tuple[str, ...]) -> None:
 
 
 def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> float | Tensor:
-    """What a loss is divided by.
+    """What a loss is divided by; counts are those of the samples of all processes.
 
     Args:
         per: kept "sample"s, "positive"s or their four "coordinate"s, at least 1; a constant; or
@@ -116,7 +124,12 @@ def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> float | Te
         return guided_divisor(samples, guided_scale)
     coordinates = 4 if per == "coordinate" else 1
     count = len(samples.labels) if per == "sample" else coordinates * len(samples.positive)
-    return float(max(1, count))
+    return total_count(samples, count)
+
+
+def total_count(samples: Samples, count: int) -> Tensor:
+    """0-d, a count of these samples -> that of the samples of all processes, at least 1."""
+    return samples.total(samples.logits.new_full((), count)).clamp(min=1)
 
 
 def guided_divisor(samples: Samples, scale: float) -> Tensor:
@@ -130,7 +143,7 @@ def guided_divisor(samples: Samples, scale: float) -> Tensor:
     Returns:
         0-d tensor > 0, without gradient.
     """
-    wanted = scale * samples.box_term
-    ratio = samples.class_sum / wanted
-    mean = torch.full_like(ratio, max(1, len(samples.labels)))
+    wanted = scale * samples.total(samples.box_term)
+    ratio = samples.total(samples.class_sum) / wanted
+    mean = total_count(samples, len(samples.labels))
     return torch.where(ratio.isfinite() & (ratio > 0), ratio, mean)

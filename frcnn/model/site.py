@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
+from frcnn.distributed import Alone
 from frcnn.losses import BoxLoss, ClassLoss, Samples
 from frcnn.model.matching import Matched, Matcher
 from samplers import Candidates, Prediction, Sampler
@@ -23,6 +24,7 @@ class Site:
     Attributes:
         name: "rpn" or "rcnn".
         observer: called with (name, candidates, weights) after each draw; None for nobody.
+        processes: who shares the batch in training; validation and previews are each one's own.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Site:
         self.box_loss = box_loss
         self.box_coder = box_coder
         self.observer: Observer | None = None
+        self.processes = Alone()
 
     @torch.no_grad()
     def draw(
@@ -54,7 +57,9 @@ class Site:
         Returns:
             [K] rows of weight above 0, ascending, and their [K] weights.
         """
-        candidates = Candidates(**vars(matched), predict=predict, generators=generators)
+        candidates = Candidates(
+            **vars(matched), predict=predict, generators=generators, gather=self.processes.gather
+        )
         weights = self.sampler(candidates)
         if not ((weights >= 0).all() & candidates.finite):  # one look for both
             candidates.check_finite()
@@ -72,9 +77,11 @@ class Site:
         """Class and box term of the kept rows, attached to the graph even where there is none.
 
         This is the one place where losses are weighted, summed and normalized:
-        ``sum(w * l) / normalizer`` over the kept, ``sum / normalizer`` over their positives.
+        ``sum(w * l) / normalizer`` over the kept, ``sum / normalizer`` over their positives. With
+        several processes these are the terms' shares: their sum over the processes is the term.
         """
         samples = self._samples(matched, rows, weights, logits, deltas)
+        samples.total = self.processes.total
         box_term = self.box_loss(samples).sum() / self.box_loss.normalizer(samples)
         class_sum = (weights * self.class_loss(samples)).sum()
         # A class loss may be normalized by how large both are.

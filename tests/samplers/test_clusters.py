@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from samplers import clusters
 from samplers.clusters import iou, local_clusters
 
 
@@ -15,15 +16,15 @@ def test_iou_of_pairs() -> None:
     assert found[1:].tolist() == [0, 0]
 
 
-def test_a_head_takes_its_own_neighbours_in_its_image() -> None:
+def test_a_head_takes_its_own_neighbours_in_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
     # IoU of neighbours 7/13, of the ends of the chain 4/16: 1 falls to 0, 2 heads its own and takes
     # 3. Image 1 has the boxes of 0 and 1 once more.
     left = torch.tensor([0.0, 3, 6, 9, 0, 3])
     boxes = torch.stack([left, 0 * left, left + 10, 0 * left + 10], 1)
-    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.9, 0.1])
     image = torch.tensor([0, 0, 0, 0, 1, 1])
-    every = local_clusters(boxes, scores, image, torch.tensor([4, 2]), 0.5)
+    every = local_clusters(boxes, image, torch.tensor([4, 2]), 0.5)
     assert every.tolist() == [0, 0, 2, 2, 4, 4]
-    # One head is enough of each: what is not looked at is no head.
-    first = local_clusters(boxes, scores, image, torch.tensor([1, 1]), 0.5)
-    assert first.tolist() == [0, 0, 0, 0, 4, 4]
+    # Two heads are enough of image 0, one of image 1: then nothing more is looked at.
+    monkeypatch.setattr(clusters, "BLOCK", 1)
+    first = local_clusters(boxes, image, torch.tensor([2, 1]), 0.5)
+    assert first.tolist() == [0, 0, 2, 0, 4, 4]

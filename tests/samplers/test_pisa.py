@@ -423,9 +423,10 @@ ROW = st.tuples(
     st.sampled_from([0.0, 0.3, 1.0]),
     st.booleans(),
     st.sampled_from([1, clusters.PAIRS]),
+    st.sampled_from([1, 3, clusters.BLOCK]),
 )
 def test_against_loops(
-    rows: list[tuple], budget: int, fraction: float, own_n: bool, pairs: int
+    rows: list[tuple], budget: int, fraction: float, own_n: bool, pairs: int, block: int
 ) -> None:
     rows = sorted(rows, key=lambda row: row[1])
     label, image, gt, left, side, logit, loss = (list(x) for x in zip(*rows, strict=True))
@@ -445,6 +446,7 @@ def test_against_loops(
         generator.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clusters, "PAIRS", pairs)
+        patch.setattr(clusters, "BLOCK", block)
         scale = "n_j" if own_n else "n_max"
         sampler = PISA(budget, fraction, rank_scale=scale, score_threshold=0.3)
         weights = sampler(candidates)

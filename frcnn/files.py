@@ -1,0 +1,96 @@
+"""A run's files: each one whole, old or new, and all of them one process's."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from frcnn.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` when the block is done.
+
+    It is on the disk before it has its name, so that whatever ends the program or the machine
+    leaves the old file or the new one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file is as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_names(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file as ``replacing`` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """The one line that names the file."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(f"{path}: cannot be written ({reason.splitlines()[0]})")
+
+
+def _sync_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every file system syncs folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder until the block ends or this process dies.
+
+    A POSIX lock: the kernel drops it with the process, also after kill -9, and data workers do
+    not inherit it.
+
+    Raises:
+        UserError: another process has it, or the folder cannot be written.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (closed below; closing it early would unlock)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        _lock(file.fileno(), folder)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        owner = (folder / ".lock").read_text().strip() or "another process"
+        raise UserError(
+            f"{folder}: in use by process {owner}; wait for it, or give this run another run_name"
+        ) from None
+    except OSError as error:
+        log.warning("%s: no locks here (%s); start no second run in it", folder, error.strerror)

@@ -1,0 +1,77 @@
+"""SIGTERM (a cluster's notice) and Ctrl-C: a run ends between two steps and can go on."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# SIGUSR1 is the warning that clusters can be asked for before their time is up, and what the
+# processes of one run say to the first of them.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Stop(SystemExit):
+    """A signal asked this process to leave; ``code`` is 128 + its number, as shells have it."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Each of the signals raises ``Stop`` where the block stands."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stop(128 + number)
+
+    with _handled(stop):
+        yield
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A signal waits until the block, which must not be cut in half, is done.
+
+    A second one leaves at once, by SystemExit: after half a step there is nothing to save.
+    """
+    waiting: list[int] = []
+
+    def hold(number: int, _: FrameType | None) -> None:
+        if waiting:
+            raise SystemExit(128 + number)
+        waiting.append(number)
+
+    with _handled(hold):
+        yield
+    if waiting:
+        signal.raise_signal(waiting[0])
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Processes started in the block hear none of the signals; this one hears them after it.
+
+    They reach every process of a group. The main process decides, and may still need a batch.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    # As with nohup: who ignores a signal has a reason.
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def leave_to_others(*numbers: signal.Signals) -> None:
+    """Ignore these from here on: another process hears them and decides."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,59 @@
+"""What the tests let two processes do that meet over gloo."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import small_network
+
+from frcnn.cluster import Place
+from frcnn.distributed import joined
+from frcnn.errors import UserError
+from frcnn.launch import start
+from frcnn.run import run
+
+Composed = tuple[dict[str, Any], dict[str, str]]
+
+
+def run_in_two(runs: Mapping[str, Composed], folder: Path) -> None:
+    """Every run (configuration and choices by name) in ``folder/name``, one after another."""
+    start(2, several, dict(runs), folder)
+
+
+def several(here: Place, meeting: str, runs: dict[str, Composed], folder: Path) -> None:
+    """What each process of ``run_in_two`` does."""
+    torch.set_num_threads(1)
+    with small_network(), joined(here.rank, here.size, meeting, torch.device("cpu")) as group:
+        for name, (config, choices) in runs.items():
+            run(config, choices, folder / name, group)
+
+
+def one_fails(here: Place, meeting: str) -> None:
+    """The second process gives up while the first waits for it."""
+    with joined(here.rank, here.size, meeting, torch.device("cpu")) as group:
+        if here.rank == 1:
+            raise UserError("a.png: no such image")
+        group.total(torch.ones(1))
+
+
+def one_is_killed(here: Place, meeting: str) -> None:
+    """The second process dies without a word while the first waits for it."""
+    with joined(here.rank, here.size, meeting, torch.device("cpu")) as group:
+        if here.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        group.total(torch.ones(1))
+
+
+def sums(here: Place, meeting: str, factor: float) -> tuple[float, list[float], list[str], str]:
+    """What the first process knows after each way of talking."""
+    with joined(here.rank, here.size, meeting, torch.device("cpu")) as group:
+        weight = torch.tensor(float(here.rank + 1), requires_grad=True)
+        # Both processes' losses hold the sum of both squares: each weight's slope is twice 2 w.
+        (group.total(weight**2) * factor).backward()
+        rows, mine = group.gather(torch.arange(here.rank + 2.0))
+        assert rows[mine].tolist() == list(range(here.rank + 2))
+        names = group.gather_objects(f"process {here.rank}")
+        return weight.grad.item(), rows.tolist(), names, group.of_first(f"said by {here.rank}")

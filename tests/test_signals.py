@@ -1,0 +1,71 @@
+"""A signal between two steps, within one, and a second one."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from frcnn.signals import SIGNALS, Stop, held, stopping, unheard
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Whatever happens in a block, the handlers are as they were."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_stops_at_once_with_the_shell_s_code(number: int, code: int) -> None:
+    with pytest.raises(Stop) as caught, stopping():
+        signal.raise_signal(number)
+        pytest.fail("went on")
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_block_that_holds_signals_is_finished_first(number: int, code: int) -> None:
+    done = []
+    with pytest.raises(Stop) as caught, stopping():
+        with held():
+            signal.raise_signal(number)
+            done.append("block")
+        done.append("after")
+    assert done == ["block"] and caught.value.code == code
+
+
+def test_a_second_signal_does_not_wait_and_is_no_stop() -> None:
+    """Half a block is done: what catches Stop, to save, must not catch it."""
+    with pytest.raises(SystemExit) as caught, stopping(), held():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
+    assert type(caught.value) is SystemExit and caught.value.code == 130
+
+
+def test_an_error_in_the_block_is_what_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError), stopping(), held():
+        signal.raise_signal(signal.SIGTERM)
+        raise ZeroDivisionError
+
+
+def test_without_a_signal_nothing_happens() -> None:
+    with stopping(), held():
+        pass
+
+
+def test_a_process_started_unheard_hears_neither() -> None:
+    with unheard():
+        child = os.fork()
+        if child == 0:
+            for number in SIGNALS:
+                os.kill(os.getpid(), number)
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    with pytest.raises(Stop), stopping(), unheard():
+        os.kill(os.getpid(), signal.SIGTERM)
