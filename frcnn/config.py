@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -29,7 +30,7 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
 # What is said in one line; all else is a bug and shows where.
-KNOWN = (UserError, HydraException, OmegaConfBaseException)
+KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 def label(text: str) -> str:
@@ -87,8 +88,9 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
             raise failure[0]
     except KeyboardInterrupt:
         sys.exit(130)
-    except (*KNOWN, ValueError) as error:
-        # Hydra has a ValueError for `experiment=null`; one that comes out of a job is a bug.
+    except (*KNOWN, ValueError, OSError) as error:
+        # Hydra has a ValueError for `experiment=null` and an OSError for a folder that cannot be
+        # made; one that comes out of a job is a bug.
         if full_error == "1" or (composed and not isinstance(error, KNOWN)):
             raise
         print(f"error: {one_line(name, error)}", file=sys.stderr)
