@@ -1,0 +1,56 @@
+"""A run's files: each one whole, old or new."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from frcnn.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` when the block is done.
+
+    It is on the disk before it has its name, so that whatever ends the program or the machine
+    leaves the old file or the new one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file is as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_names(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file as ``replacing`` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """The one line that names the file."""
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return UserError(f"{path}: cannot be written ({reason.splitlines()[0] if reason else error!r})")
+
+
+def _sync_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every file system syncs folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
