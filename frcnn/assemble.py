@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from frcnn.config import build
-from frcnn.data import DetectionDataset
+from frcnn.data import DetectionDataset, drop_misfits
 from frcnn.model import Detector, build_detector
 
 # Said in the data's file, since they suit the data, and used by the model.
@@ -14,7 +14,14 @@ VIEW = ("min_size", "max_size", "anchor_sizes")
 
 
 def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
-    """The "train" or "val" split of a data node."""
+    """The "train" or "val" split of a data node, with the images that can be used."""
+    found = annotated(node, split)
+    drop_misfits(found, split)
+    return found
+
+
+def annotated(node: dict[str, Any], split: str) -> DetectionDataset:
+    """The same as its annotations have it, no image opened."""
     reader = build({key: value for key, value in node.items() if key not in VIEW})
     return reader(split=split)
 

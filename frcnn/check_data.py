@@ -11,13 +11,13 @@ log = logging.getLogger(__name__)
 
 def check_data(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
     """Print counts and names of all problems of both splits."""
-    from frcnn.assemble import dataset
+    from frcnn.assemble import annotated
     from frcnn.data import check_images
 
     for split in ("train", "val"):
-        found = dataset(config["data"], split)
+        found = annotated(config["data"], split)
         if config["images"]:
-            check_images(found, found.problems)
+            check_images(found)
         counts = zip(found.class_names, found.class_frequencies().tolist(), strict=True)
         classes = ", ".join(f"{name} {number}" for name, number in counts)
         log.info(

@@ -4,12 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from frcnn.errors import UserError
 from frcnn.files import replacing
 
 VERSION = 1
-REQUIRED = {"version", "model", "config", "class_names", "category_ids", "step"}
+REQUIRED = {
+    "version": int,
+    "model": dict,
+    "config": dict,
+    "class_names": list,
+    "category_ids": list,
+    "step": int,
+}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -28,16 +36,46 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, truncated, or no checkpoint of this project.
     """
+    content = read(path, "checkpoint")
+    if not isinstance(content, dict) or not content.keys() >= REQUIRED.keys():
+        raise UserError(f"{path}: not a checkpoint of this project")
+    for key, kind in REQUIRED.items():
+        if not isinstance(content[key], kind):
+            raise UserError(
+                f"{path}: not a checkpoint of this project ({key!r} is no {kind.__name__})"
+            )
+    version, names, ids = (content[key] for key in ("version", "class_names", "category_ids"))
+    if version != VERSION:
+        raise UserError(f"{path}: checkpoint version {version}, this code reads {VERSION}")
+    if not is_state_dict(content["model"]):
+        raise UserError(f"{path}: its model is no state dict")
+    if len(names) != len(ids) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: its class names are not one text a category id")
+    return content
+
+
+def read(path: Path, what: str) -> Any:
+    """Tensors and plain values of a file of torch's, on the CPU; nothing in it is run.
+
+    Args:
+        what: names the kind of file in messages.
+
+    Raises:
+        UserError: missing, truncated, or with anything else in it.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
+        raise UserError(f"{path}: no such {what}") from None
     except Exception as error:  # a truncated or foreign file fails in many ways inside torch
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
-    if not isinstance(content, dict) or not content.keys() >= REQUIRED:
-        raise UserError(f"{path}: not a checkpoint of this project")
-    if content["version"] != VERSION:
-        version = content["version"]
-        raise UserError(f"{path}: checkpoint version {version}, this code reads {VERSION}")
-    return content
+        raise UserError(f"{path}: not a readable {what} ({reason})") from error
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether these are tensors by name, at least one."""
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    )

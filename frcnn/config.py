@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -31,7 +32,7 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
 # What is said in one line; all else is a bug and shows where.
-KNOWN = (UserError, HydraException, OmegaConfBaseException)
+KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 def label(text: str) -> str:

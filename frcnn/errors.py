@@ -2,6 +2,17 @@
 
 import re
 
+LONGEST = 1000  # characters of a message
+
+
+def printable(text: str) -> str:
+    """Text as one line for a terminal or a log: file names and ids are other people's.
+
+    What is not printable (line ends, control sequences, halves of surrogates) is shown escaped.
+    """
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+
 
 class UserError(Exception):
     """A problem the user can solve; its message is one clear line that says how.
@@ -14,7 +25,7 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # torch's loader raises a worker's error anew with the worker's traceback as its message.
         worker = re.search(r"\nfrcnn\.errors\.\w+: (.+)\s*\Z", message)
-        super().__init__(worker[1] if worker else message)
+        super().__init__(printable(worker[1] if worker else message))
         if worker:
             self.add_note(message)  # for the traceback file
 

@@ -16,11 +16,15 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     from frcnn.errors import UserError
     from frcnn.evaluation import evaluate as measure
     from frcnn.evaluation import format_table, write_results
-    from frcnn.trained import load_trained
+    from frcnn.files import write_text
+    from frcnn.trained import load_trained, own_data
     from frcnn.validation import detect, validation_loader
 
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
-    images = dataset(config.get("data") or trained.config["data"], config["split"])
+    if config.get("data"):
+        images = dataset(config["data"], config["split"])
+    else:
+        images = own_data(trained, config["checkpoint"], config["split"])
     if list(images.class_names) != trained.class_names:
         raise UserError(
             f"the data has the classes {', '.join(images.class_names)}, "
@@ -35,9 +39,8 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     source = Path(config["checkpoint"]).resolve()
     run = source.parents[1] if source.parent.name == "checkpoints" else source.parent
     output = Path(config["output"] or run / "evaluation" / f"{source.stem}_{config['split']}")
-    output.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"checkpoint": str(source), **metrics, "loss": losses["loss"]}, indent=2)
-    (output / "metrics.json").write_text(text + "\n")
+    write_text(output / "metrics.json", text + "\n")
     write_results(output / "results.json", detections, images.image_ids, images.category_ids)
     log.info("%d images\n%s\nwritten to %s", len(images), format_table(metrics), output)
     return metrics["AP"]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from frcnn.errors import ConfigError, UserError
+from frcnn.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def write_results(
     for row in rows:
         row["image_id"] = image_ids[row["image_id"]]
         row["category_id"] = category_ids[row["category_id"] - 1]
-    Path(path).write_text(json.dumps(rows), encoding="utf-8")
+    write_text(Path(path), json.dumps(rows))
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:

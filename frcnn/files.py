@@ -47,8 +47,8 @@ def write_text(path: Path, text: str) -> None:
 
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The one line that names the file."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UserError(f"{path}: cannot be written ({reason.splitlines()[0]})")
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return UserError(f"{path}: cannot be written ({reason.splitlines()[0] if reason else error!r})")
 
 
 def _sync_names(folder: Path) -> None:

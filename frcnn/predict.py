@@ -3,11 +3,14 @@
 import glob
 import json
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frcnn.config import command
 from frcnn.errors import UserError
+from frcnn.files import replacing, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +29,16 @@ def predict(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     files = find_images(config["input"])
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
     output = Path(config["output"] or "predictions")
-    output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for file in files:
+    for file, name in zip(files, picture_names(files), strict=True):
         try:
-            rows.append(_predict_one(trained, file, output, config["min_score"]))
+            image = _read(file)
         except UserError as error:
             log.warning("%s", error)
-    (output / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n")
+            continue
+        boxes = _predict_one(trained, image, output / name, config["min_score"])
+        rows.append({"file": str(file), "picture": name, "boxes": boxes})
+    write_text(output / "predictions.json", json.dumps(rows, indent=1) + "\n")
     log.info("%d of %d images, pictures and predictions.json in %s", len(rows), len(files), output)
     if not rows:
         raise UserError(f"{config['input']}: no image could be read")
@@ -46,39 +51,49 @@ def find_images(text: str) -> list[Path]:
         UserError: there is none.
     """
     # Escaped, a name with brackets is no pattern.
-    pattern = glob.escape(text) if Path(text).exists() else text
-    pattern = f"{pattern}/*" if Path(text).is_dir() else pattern
-    files = sorted(Path(p) for p in glob.glob(pattern) if Path(p).suffix.lower() in SUFFIXES)
+    there = os.path.exists(text)  # unlike Path's, false of a name that no file system takes
+    pattern = glob.escape(text) if there else text
+    pattern = f"{pattern}/*" if there and Path(text).is_dir() else pattern
+    files = sorted({Path(p) for p in glob.glob(pattern) if Path(p).suffix.lower() in SUFFIXES})
     if not files:
         raise UserError(f"input={text}: no image there (of {', '.join(SUFFIXES)})")
     return files
 
 
-def _predict_one(trained: "Trained", file: Path, output: Path, min_score: float) -> dict[str, Any]:
+def picture_names(files: Sequence[Path]) -> list[str]:
+    """Where the picture of each image goes below the output folder: no two are the same.
+
+    Images keep their whole name, since a.jpg and a.png may stand in one folder, and their place
+    below the folder that is common to all of them.
+    """
+    full = [os.path.abspath(file) for file in files]
+    common = os.path.commonpath([os.path.dirname(file) for file in full])
+    return [f"{os.path.relpath(file, common)}_boxes.png" for file in full]
+
+
+def _predict_one(
+    trained: "Trained", image: "Tensor", picture: Path, min_score: float
+) -> list[dict[str, Any]]:
+    """The boxes of an image of at least a score, drawn into a file and as rows."""
     import torch
 
     from frcnn.assemble import prepare
     from frcnn.device import autocast
     from frcnn.drawing import draw_boxes
 
-    image = _read(file)
     images = prepare([image], trained.device)
     with torch.inference_mode(), autocast(trained.device, trained.dtype):
         found = {key: value.cpu() for key, value in trained.detector(images)[0].items()}
     found = {key: value[found["scores"] >= min_score] for key, value in found.items()}
     shown = (found["boxes"], found["labels"], found["scores"])
-    # The whole file name: a.jpg and a.png may stand in one folder.
-    name = f"{file.name}_boxes.png"
-    draw_boxes(image, *shown, trained.class_names).save(output / name)
+    drawn = draw_boxes(image, *shown, trained.class_names)
+    with replacing(picture) as out:
+        drawn.save(out, "PNG")
     boxes = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
-    return {
-        "file": str(file),
-        "picture": name,
-        "boxes": [
-            {"xyxy": box, "class": trained.class_names[label - 1], "score": score}
-            for box, label, score in boxes
-        ],
-    }
+    return [
+        {"xyxy": box, "class": trained.class_names[label - 1], "score": score}
+        for box, label, score in boxes
+    ]
 
 
 def _read(file: Path) -> "Tensor":

@@ -6,6 +6,8 @@ from typing import Any
 from frcnn.errors import ConfigError
 
 ANY, SOME, TWO = range(1000), range(1, 1000), range(2, 3)
+# Of any number: what comes near the end of 64 bits overflows somewhere in a step.
+LARGEST = 2**53
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,9 @@ def check_value(path: str, value: Any, default: Any) -> None:
     rule = RULES.get(path) or RULES.get(path.rpartition(".")[2]) or _like(default)
     if value is None and default is None:
         return
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and abs(number) > LARGEST:
+            raise ConfigError(f"{path}: {number} is too large for any option")
     if rule is not None and not rule.allows(value):
         raise ConfigError(f"{path}: expected {rule}, got {value!r}")
 

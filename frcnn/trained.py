@@ -1,6 +1,7 @@
 """A detector out of a checkpoint, ready to use."""
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,21 @@ from typing import Any
 import torch
 from torchvision.models.detection._utils import overwrite_eps
 
-from frcnn import checkpoint
-from frcnn.assemble import detector
+from frcnn import checkpoint, losses
+from frcnn.assemble import dataset, detector
+from frcnn.data import DetectionDataset
 from frcnn.device import choose_device, choose_precision
 from frcnn.errors import UserError
 from frcnn.model import Detector
-from frcnn.model.zoo import load_into
+from frcnn.model.zoo import PREDICTOR, load_into
 
-# One name below a module of ours: a longer path could walk through a module's imports to anything.
-OWN = re.compile(r"(samplers|frcnn\.(losses|data|data\.transforms|schedules)|torch\.optim)\.\w+")
+# What the parts of a run that a trained detector needs are made of, and nothing else.
+OWN = {f"frcnn.losses.{name}" for name in losses.__all__} | {
+    f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")
+}
+PARTS = ("model", "data", "loss", "box_loss")
+HYDRA_KEYS = ("_target_", "_partial_")
+MOST_VALUES = 100_000
 
 
 @dataclass
@@ -35,19 +42,22 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
     """The detector of a checkpoint, in eval mode.
 
     Raises:
-        UserError: no usable checkpoint, or one whose configuration names foreign classes: a file
-            must not choose what code runs.
+        UserError: no usable checkpoint, one with numbers that are not finite, or one whose
+            configuration names foreign classes: a file must not choose what code runs.
     """
     saved = checkpoint.load(Path(path))
-    # Samplers, optimizer and the like are training's, and may be the user's own.
-    config = {part: saved["config"][part] for part in ("model", "data", "loss", "box_loss")}
-    refuse_foreign_targets(config, path)
-    base, start = config["model"]["name"], config["model"]["weights"]
-    config["model"] |= {"weights": None, "weights_backbone": None}
     place = choose_device(device)
-    model = detector(config, len(saved["class_names"]) + 1)
-    load_into(model, saved["model"], path)
-    model.load_loss_states(saved.get("losses", {}))
+    with usable(path):
+        # Samplers, optimizer and the like are training's, and may be the user's own.
+        config = {part: saved["config"][part] for part in PARTS}
+        refuse_foreign(config, path)
+        base, start = config["model"]["name"], config["model"]["weights"]
+        config["model"] |= {"weights": None, "weights_backbone": None}
+        model = detector(config, len(saved["class_names"]) + 1)
+        _refuse_other_classes(saved, path)
+        load_into(model, saved["model"], path)
+        model.load_loss_states(saved.get("losses", {}))
+    _refuse_diverged(model, path)
     if base == "fasterrcnn_resnet50_fpn" and start in ("COCO_V1", "DEFAULT"):
         overwrite_eps(model, 0.0)  # these weights were trained so, and torchvision sets it so
     return Trained(
@@ -60,13 +70,70 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
     )
 
 
-def refuse_foreign_targets(node: Any, path: str) -> None:
-    """Raise UserError if a nested configuration names a class outside this project."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if "_target_" in node and not OWN.fullmatch(str(target)):
-            raise UserError(f"{path}: its configuration names {target}, which is not ours to run")
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            refuse_foreign_targets(value, path)
+def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
+    """The data that a detector was trained with, from the checkpoint at ``path``."""
+    with usable(path):
+        return dataset(trained.config["data"], split)
+
+
+@contextmanager
+def usable(path: str) -> Iterator[None]:
+    """Raise UserError where a checkpoint's configuration makes its user fail.
+
+    A file of other hands may hold any value at any place; what it must be is known to those who
+    use it.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: its configuration cannot be used ({reason[:300]})") from error
+
+
+def refuse_foreign(config: dict[str, Any], path: str) -> None:
+    """Refuse what could make Hydra run code or look anything up while it builds a configuration.
+
+    Plain values, lists and dicts by texts pass; classes are those in ``OWN``, and no text holds an
+    interpolation, which could create a node or read the environment. A pickle's lists can hold
+    themselves, or each other a billion times: the count of values is limited.
+
+    Raises:
+        UserError: naming what was found.
+    """
+    left: list[Any] = [config]
+    for _ in range(MOST_VALUES):
+        if not left:
+            return
+        value = left.pop()
+        if isinstance(value, dict):
+            _refuse_keys(value, path)
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and "${" in value:
+            raise UserError(f"{path}: its configuration holds {value!r}, which is no plain value")
+        elif not isinstance(value, str | int | float | None):
+            raise UserError(f"{path}: its configuration holds a {type(value).__name__}")
+    raise UserError(f"{path}: its configuration holds more than {MOST_VALUES} values")
+
+
+def _refuse_keys(node: dict[Any, Any], path: str) -> None:
+    for key in node:
+        if not isinstance(key, str) or (key.startswith("_") and key not in HYDRA_KEYS):
+            raise UserError(f"{path}: its configuration has the key {key!r}, which is not ours")
+    target = node.get("_target_")
+    if "_target_" in node and str(target) not in OWN:
+        raise UserError(f"{path}: its configuration names {target}, which is not ours to run")
+
+
+def _refuse_other_classes(saved: dict[str, Any], path: str) -> None:
+    count = len(saved["class_names"])
+    bias = saved["model"].get(f"{PREDICTOR}cls_score.bias")
+    if bias is not None and bias.shape != (count + 1,):
+        raise UserError(f"{path}: names {count} classes, but its weights are for another number")
+
+
+def _refuse_diverged(model: Detector, path: str) -> None:
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} is not finite, so it can detect nothing")

@@ -10,7 +10,7 @@ import torch
 
 from frcnn import checkpoint
 from frcnn.errors import UserError
-from frcnn.trained import refuse_foreign_targets
+from frcnn.trained import refuse_foreign
 
 CONTENT: dict[str, Any] = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -116,16 +116,17 @@ def test_missing_and_foreign_files_are_one_line(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "new.pt")
 
 
-OURS = ["samplers.OHEM", "frcnn.losses.SmoothL1", "frcnn.data.shapes", "torch.optim.SGD",
-        "frcnn.data.transforms.flip", "frcnn.schedules.Cosine"]  # fmt: skip
+OURS = ["frcnn.losses.SmoothL1", "frcnn.losses.GHMC", "frcnn.data.shapes", "frcnn.data.coco2017"]
 FOREIGN = ["os.system", "builtins.eval", "frcnn.checkpoint.os.system", "samplers.torch.load",
            "frcnn.schedules.math.exp", "frcnn.checkpoint.save", "torch.load", "samplersx.A", 3,
-           "torch.optim.sgd.torch.load", None, ""]  # fmt: skip
+           "torch.optim.sgd.torch.load", None, "", "torch.optim.SGD", "torch.optim.lr_scheduler",
+           "samplers.__loader__", "frcnn.losses.__builtins__", "frcnn.data.make_loader",
+           "frcnn.data.transforms.torch", "${oc.env:HOME}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("target", OURS)
 def test_classes_of_this_project_may_be_built(target: str) -> None:
-    refuse_foreign_targets({"sampler": {"rpn": {"_target_": target, "x": 1}}}, "a.pt")
+    refuse_foreign({"loss": {"rpn": {"_target_": target, "_partial_": True, "x": 1}}}, "a.pt")
 
 
 @pytest.mark.parametrize("target", FOREIGN)
@@ -133,4 +134,4 @@ def test_foreign_classes_are_refused_wherever_they_stand(target: Any) -> None:
     node = {"_target_": target}
     for config in (node, {"sampler": {"rpn": node}}, {"a": [1, [{"b": node}]]}):
         with pytest.raises(UserError, match=r"^a\.pt: .* is not ours to run"):
-            refuse_foreign_targets(config, "a.pt")
+            refuse_foreign(config, "a.pt")

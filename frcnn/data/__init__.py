@@ -1,7 +1,7 @@
 """Data sets for detection: readers, augmentation, batches."""
 
 from frcnn.data.batching import AspectGroupedBatches, collate, make_loader
-from frcnn.data.check import check_images
+from frcnn.data.check import check_images, drop_misfits
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.problems import Problems
@@ -16,6 +16,7 @@ __all__ = [
     "coco",
     "coco2017",
     "collate",
+    "drop_misfits",
     "make_loader",
     "shapes",
     "voc",

@@ -6,13 +6,13 @@ import numpy as np
 
 from frcnn.data.coco_json import CocoFile, Id, categories_of, read_json
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.image_files import ImageFiles, header_size, present
+from frcnn.data.image_files import ImageFiles, header_size, home, leaves_folder, present
 from frcnn.data.problems import Problems
 from frcnn.data.records import Classes, Images, Objects, RawObjects, checked, refuse_without_objects
 from frcnn.errors import UserError
 
 
-def coco2017(split: str, root: str | Path, seed: int = 0) -> DetectionDataset:
+def coco2017(split: str, root: str | Path) -> DetectionDataset:
     """`coco` for COCO's own folders: train2017, val2017 and annotations below `root`."""
     root = Path(root)
     return coco(
@@ -21,7 +21,6 @@ def coco2017(split: str, root: str | Path, seed: int = 0) -> DetectionDataset:
         train_annotations=root / "annotations/instances_train2017.json",
         val_images=root / "val2017",
         val_annotations=root / "annotations/instances_val2017.json",
-        seed=seed,
     )
 
 
@@ -31,13 +30,13 @@ def coco(
     train_annotations: str | Path,
     val_images: str | Path,
     val_annotations: str | Path,
-    seed: int = 0,
 ) -> DetectionDataset:
     """Read one split; labels 1..C follow the order of the category ids in the training file.
 
     Args:
         split: "train" or "val".
-        train_images, val_images: folders that the files' `file_name` is relative to.
+        train_images, val_images: folders that the files' `file_name` is relative to; one that
+            leads out of it is no image of the folder.
         train_annotations, val_annotations: JSON files. Both must have the same categories, in any
             order. Annotations need image_id, category_id and bbox; area, iscrowd and id are used
             where given. Ids may be numbers or strings.
@@ -50,12 +49,12 @@ def coco(
         UserError: a file is missing or malformed, an image id is used twice, no image is there,
             training has no object, or the categories of the two files differ.
     """
-    paths = {"train": Path(train_annotations), "val": Path(val_annotations)}
-    folder = Path({"train": train_images, "val": val_images}[split]).expanduser()
-    path = paths[split].expanduser()
+    paths = {"train": home(train_annotations), "val": home(val_annotations)}
+    folder = home({"train": train_images, "val": val_images}[split])
+    path = paths[split]
     file = read_json(path)
     if split == "val":
-        _refuse_other_categories(file, path, categories_of(paths["train"].expanduser()))
+        _refuse_other_categories(file, path, categories_of(paths["train"]))
     problems = Problems()
     keep, images = _images(file, folder, problems)
     if not keep.any():
@@ -65,7 +64,7 @@ def coco(
     if split == "train":
         refuse_without_objects(objects.ignore, path, problems)
     load = ImageFiles(folder, *images[1:])
-    return DetectionDataset(load, images, objects, classes, problems, seed)
+    return DetectionDataset(load, images, objects, classes, problems)
 
 
 def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -> None:
@@ -94,7 +93,9 @@ def _images(file: CocoFile, folder: Path, problems: Problems) -> tuple[np.ndarra
     """bool [all images]: which are kept, and those kept."""
     keep = present(folder, file.files)
     for row in np.flatnonzero(~keep).tolist():
-        problems.add("images missing in the folder", file.files[row], dropped=True)
+        outside = leaves_folder(file.files[row])
+        kind = "file names that leave the folder" if outside else "images missing in the folder"
+        problems.add(kind, file.files[row], dropped=True)
     sizes = file.sizes.copy()
     for row in np.flatnonzero(keep & (sizes <= 0).any(axis=1)).tolist():
         size = header_size(folder / file.files[row])

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from frcnn.errors import UserError
+from frcnn.data.records import LARGEST
+from frcnn.errors import UserError, printable
 
 Id = int | str
+
+NO_CROWD = (0, None, "0", "")  # anything else is one: ignored, not taught as what it may not be
 
 # Polygons are three quarters of COCO's files and never used here: cut out of the text, they cost
 # neither time nor memory. A quote inside a string is escaped, so this matches keys alone.
@@ -57,7 +60,7 @@ def read_json(path: Path) -> CocoFile:
             category id is used twice.
     """
     content = _load(path)
-    ids = [_field(path, image, "id", "image") for image in content["images"]]
+    ids = [_id(path, image, "image") for image in content["images"]]
     if not ids:
         raise UserError(f"{path}: lists no image")
     _refuse_twice(path, "image id", ids)
@@ -68,15 +71,17 @@ def read_json(path: Path) -> CocoFile:
         files=[str(_field(path, image, "file_name", "image")) for image in content["images"]],
         sizes=_numbers([[i.get("width"), i.get("height")] for i in content["images"]], 2),
         categories=_categories(path, content),
-        image=np.array([row_of.get(a.get("image_id"), -1) for a in annotations], dtype=np.int64),
+        image=np.array([row_of.get(_key(a, "image_id"), -1) for a in annotations], dtype=np.int64),
         boxes=_numbers([a.get("bbox") for a in annotations], 4),
-        category=[a.get("category_id") for a in annotations],
-        crowd=np.array([bool(a.get("iscrowd")) for a in annotations], dtype=bool),
+        category=[_key(a, "category_id") for a in annotations],
+        crowd=np.array([a.get("iscrowd") not in NO_CROWD for a in annotations], dtype=bool),
         areas=_numbers([[a.get("area", math.nan)] for a in annotations], 1)[:, 0],
-        annotation_ids=[a.get("id") for a in annotations],
+        annotation_ids=[_key(a, "id") for a in annotations],
     )
-    columns.sizes = np.nan_to_num(columns.sizes).astype(np.int32)
-    columns.boxes[:, 2:] += columns.boxes[:, :2]
+    stated = (columns.sizes >= 1) & (columns.sizes <= LARGEST)
+    columns.sizes = np.where(stated, columns.sizes, 0).astype(np.int32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped later
+        columns.boxes[:, 2:] += columns.boxes[:, :2]
     _seen[path, path.stat().st_mtime_ns] = columns.categories
     return columns
 
@@ -96,6 +101,8 @@ def _load(path: Path) -> dict[str, list[dict]]:
         content = json.loads(_POLYGONS.sub(b'"segmentation":0', path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested too deeply for COCO's JSON") from error
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
     for key in ("images", "annotations", "categories"):
@@ -111,13 +118,29 @@ def _field(path: Path, entry: dict, key: str, what: str) -> Any:
     return entry[key]
 
 
+def _id(path: Path, entry: dict, what: str) -> Id:
+    """The id of an image or category; 7.0, as tables of floats are written, is 7."""
+    id = _field(path, entry, "id", what)
+    if isinstance(id, float) and id.is_integer():
+        id = int(id)
+    if not isinstance(id, int | str) or isinstance(id, bool):
+        raise UserError(f"{path}: {what} id {str(id)[:80]} is neither an integer nor a text")
+    return id
+
+
+def _key(annotation: dict, name: str) -> Any:
+    """An id that an annotation gives, None if it can be no id."""
+    value = annotation.get(name)
+    return value if isinstance(value, int | float | str) else None
+
+
 def _categories(path: Path, content: dict[str, list[dict]]) -> dict[Id, str]:
-    ids = [_field(path, entry, "id", "category") for entry in content["categories"]]
+    ids = [_id(path, entry, "category") for entry in content["categories"]]
     if not ids:
         raise UserError(f"{path}: lists no category")
     _refuse_twice(path, "category id", ids)
-    names = [str(_field(path, entry, "name", "category")) for entry in content["categories"]]
-    return dict(zip(ids, names, strict=True))
+    names = [_field(path, entry, "name", "category") for entry in content["categories"]]
+    return {id: printable(str(name)) for id, name in zip(ids, names, strict=True)}
 
 
 def _refuse_twice(path: Path, what: str, ids: list[Id]) -> None:
@@ -132,7 +155,7 @@ def _numbers(rows: list, width: int) -> np.ndarray:
     """float64 [R, width]; NaN in every row that is not `width` numbers."""
     try:
         numbers = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError):  # one row is odd: look at each
+    except (TypeError, ValueError, OverflowError):  # one row is odd: look at each
         numbers = np.array([_row(row, width) for row in rows])
     well_formed = numbers.ndim == 2 and numbers.shape[1] == width
     return numbers if well_formed else np.full((len(rows), width), math.nan)
@@ -140,7 +163,7 @@ def _numbers(rows: list, width: int) -> np.ndarray:
 
 def _row(row: object, width: int) -> list[float]:
     try:
-        numbers = [float(value) for value in row]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        numbers = [float(value) for value in row] if isinstance(row, list) else []
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     return numbers if len(numbers) == width else [math.nan] * width

@@ -80,6 +80,17 @@ class DetectionDataset(Dataset):
         """File and id of an image, for messages."""
         return f"{self.files[index]} (image id {self.image_ids[index]})"
 
+    def keep(self, wanted: np.ndarray) -> None:
+        """Leave out images with their objects; wanted bool [I]."""
+        counts = np.diff(self.offsets)
+        objects = np.repeat(wanted, counts)
+        columns = self.boxes, self.labels, self.ignore, self.areas
+        self.boxes, self.labels, self.ignore, self.areas = (c[objects] for c in columns)
+        self.offsets = np.concatenate([[0], np.cumsum(counts[wanted])]).astype(np.int64)
+        columns = self.files, self.widths, self.heights
+        self.files, self.widths, self.heights = (c[wanted] for c in columns)
+        self.image_ids = [self.image_ids[row] for row in np.flatnonzero(wanted).tolist()]
+
     def ground_truth(self) -> dict[str, list[dict]]:
         """COCO-format ground truth: image id = index, category id = label, ids from 1.
 
@@ -119,7 +130,8 @@ class DetectionDataset(Dataset):
         height, width = image.shape[1:]
         if (width, height) != (self.widths[index], self.heights[index]):
             raise UserError(
-                f"{self.files[index]}: is {width}x{height} but its annotation says "
+                f"{self.files[index]} (image {self.image_ids[index]}): "
+                f"is {width}x{height} but its annotation says "
                 f"{self.widths[index]}x{self.heights[index]}; correct the annotation's size"
             )
         return image

@@ -5,17 +5,18 @@ disagrees with the annotated size but the stored orientation agrees, the image i
 """
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from frcnn.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError)
+ORIENTATION = 0x0112  # EXIF
+SIDEWAYS = (5, 6, 7, 8)
 
 
 class ImageFiles:
@@ -31,16 +32,20 @@ class ImageFiles:
         self.folder, self.files, self.widths, self.heights = folder, files, widths, heights
 
     def __call__(self, index: int) -> Tensor:
-        path = self.folder / str(self.files[index])
+        path = self.path(index)
         try:
-            with Image.open(path) as picture:
+            with _opened(path) as picture:
                 pixels = np.array(_rgb(self._oriented(picture, index)))
-        except _UNREADABLE as error:
+        except Exception as error:  # a foreign file fails in many ways inside its decoder
             raise UserError(
-                f"{path}: cannot be read as an image ({error}); "
+                f"{path}: cannot be read as an image ({error or type(error).__name__}); "
                 "frcnn.check_data names all such files"
             ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+    def path(self, index: int) -> Path:
+        """Where an image is."""
+        return self.folder / str(self.files[index])
 
     def _oriented(self, picture: Image.Image, index: int) -> Image.Image:
         stated = int(self.widths[index]), int(self.heights[index])
@@ -51,24 +56,52 @@ class ImageFiles:
 
 def shown_size(picture: Image.Image) -> tuple[int, int]:
     """Width and height with the EXIF orientation applied; only the header is read."""
-    sideways = picture.getexif().get(0x0112, 1) >= 5
+    sideways = picture.getexif().get(ORIENTATION) in SIDEWAYS
     return picture.size[::-1] if sideways else picture.size
 
 
 def header_size(path: Path) -> tuple[int, int] | None:
     """Width and height as shown, or None where the file cannot be read."""
+    sizes = header_sizes(path)
+    return sizes[0] if sizes else None
+
+
+def header_sizes(path: Path) -> list[tuple[int, int]]:
+    """Width and height as shown, then as stored; none where the file cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return shown_size(picture)
-    except _UNREADABLE:
-        return None
+        with _opened(path) as picture:
+            return [shown_size(picture), picture.size]
+    except Exception:  # as above
+        return []
+
+
+def _opened(path: Path) -> Image.Image:
+    """The picture in a file, of which the header is read."""
+    if not path.is_file():
+        raise OSError("not a file")  # a pipe would be waited for without end
+    return Image.open(path)
+
+
+def home(path: str | Path) -> Path:
+    """A path with ``~`` as the home folder; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
+def leaves_folder(file: str) -> bool:
+    """Whether a path that an annotation gives leads out of the folder it is relative to."""
+    return PurePath(file).is_absolute() or ".." in PurePath(file).parts
 
 
 def present(folder: Path, files: list[str]) -> np.ndarray:
-    """bool [I]: which files exist; one directory listing a folder, not one call a file."""
+    """bool [I]: which files exist; one directory listing a folder, not one call a file.
+
+    What ``leaves_folder`` counts as missing: a data set from elsewhere reads no other files.
+    """
     listings: dict[str, set[str]] = {}
     found = np.zeros(len(files), dtype=bool)
     for row, file in enumerate(files):
+        if leaves_folder(file):
+            continue
         inside, name = os.path.split(file)
         if inside not in listings:
             listings[inside] = list_folder(folder / inside)
@@ -77,8 +110,17 @@ def present(folder: Path, files: list[str]) -> np.ndarray:
 
 
 def list_folder(folder: Path) -> set[str]:
-    """Names in a folder; empty where there is no such folder."""
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    """Names in a folder; empty where there is no such folder.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    if not os.path.isdir(folder):  # unlike Path's, false of a name that no file system takes
+        return set()
+    try:
+        return set(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

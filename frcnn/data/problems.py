@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from frcnn.errors import printable
+
 
 @dataclass
 class _Found:
@@ -26,7 +28,7 @@ class Problems:
         """
         found = self._found.setdefault(kind, _Found(dropped))
         found.count += 1
-        found.places.append(where)
+        found.places.append(printable(where))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ from frcnn.errors import UserError
 
 # Boxes computed from polygons overhang by rounding; that is no problem worth a line.
 ROUNDING = 0.01
+LARGEST = 2**31 - 1  # pixels of a side
 
 
 class Images(NamedTuple):
@@ -52,7 +53,7 @@ class RawObjects(NamedTuple):
 
     image int64 [R] index of the image, all in 0..I-1; boxes float64 [R, 4] xyxy, NaN where no
     number was found; labels int64 [R], 0 = class unknown; ignore bool [R]; areas float64 [R],
-    NaN = take the box's; name(row) says where row r comes from.
+    the box's is taken where it is NaN, infinite or below 0; name(row) says where row r comes from.
     """
 
     image: np.ndarray
@@ -97,7 +98,8 @@ def refuse_without_objects(ignore: np.ndarray, path: Path, problems: Problems) -
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:
     """bool [R]; judged in float32, the precision in which boxes are kept."""
-    boxes = boxes.astype(np.float32)
+    with np.errstate(over="ignore"):
+        boxes = boxes.astype(np.float32)
     return np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
 
 
@@ -107,10 +109,12 @@ def _by_image(raw: RawObjects, rows: np.ndarray, num_images: int) -> Objects:
     boxes = raw.boxes[rows]
     own = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     areas = raw.areas[rows]
+    with np.errstate(over="ignore"):
+        areas = areas.astype(np.float32)
     return Objects(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=boxes.astype(np.float32),
         labels=raw.labels[rows].astype(np.int64),
         ignore=raw.ignore[rows].astype(bool),
-        areas=np.where(np.isfinite(areas), areas, own).astype(np.float32),
+        areas=np.where(np.isfinite(areas) & (areas >= 0), areas, own).astype(np.float32),
     )

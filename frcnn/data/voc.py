@@ -7,17 +7,26 @@ counts as one without area.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from xml.etree import ElementTree
 
 import numpy as np
 
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.image_files import EXTENSIONS, ImageFiles, header_size, list_folder
+from frcnn.data.image_files import EXTENSIONS, ImageFiles, header_size, home, list_folder
 from frcnn.data.problems import Problems
-from frcnn.data.records import Classes, Images, RawObjects, checked, refuse_without_objects
-from frcnn.errors import UserError
+from frcnn.data.records import (
+    LARGEST,
+    Classes,
+    Images,
+    RawObjects,
+    checked,
+    refuse_without_objects,
+)
+from frcnn.errors import ConfigError, UserError
 
 
 def voc(
@@ -26,7 +35,6 @@ def voc(
     train_split: str = "train",
     val_split: str = "val",
     classes: list[str] | None = None,
-    seed: int = 0,
 ) -> DetectionDataset:
     """Read JPEGImages, Annotations and ImageSets/Main/<split>.txt below `root`.
 
@@ -43,9 +51,9 @@ def voc(
         UserError: a file is missing or malformed, an id is listed twice, no image is there, or a
             class of the validation split is unknown in training (where `classes` is None).
     """
-    root = Path(root).expanduser()
+    root = home(root)
     name = {"train": train_split, "val": val_split}[split]
-    names = list(classes) if classes is not None else _class_names(root, train_split)
+    names = _class_names(root, train_split) if classes is None else _distinct(classes)
     found = _read(root, _image_ids(root, name), names)
     if classes is None and found.unknown:
         where, unknown = found.unknown[0]
@@ -53,7 +61,7 @@ def voc(
             f"{where}: class {unknown!r} is not in split {train_split!r} "
             f"({', '.join(names)}); set data.classes to choose the classes yourself"
         )
-    data = _dataset(root, name, found, names, seed)
+    data = _dataset(root, name, found, names)
     if split == "train":
         refuse_without_objects(data.ignore, _split_file(root, name), found.problems)
     return data
@@ -115,9 +123,7 @@ def _add_objects(
         found.names.append(where)
 
 
-def _dataset(
-    root: Path, split: str, found: _Found, class_names: list[str], seed: int
-) -> DetectionDataset:
+def _dataset(root: Path, split: str, found: _Found, class_names: list[str]) -> DetectionDataset:
     if not found.ids:
         raise UserError(f"{root / 'JPEGImages'}: holds no readable image of split {split!r}")
     sizes = np.array(found.sizes, dtype=np.int32)
@@ -133,7 +139,7 @@ def _dataset(
     objects = checked(raw, images.widths, images.heights, found.problems)
     load = ImageFiles(root / "JPEGImages", *images[1:])
     classes = Classes(class_names, list(class_names))
-    return DetectionDataset(load, images, objects, classes, found.problems, seed)
+    return DetectionDataset(load, images, objects, classes, found.problems)
 
 
 def _split_file(root: Path, split: str) -> Path:
@@ -143,16 +149,28 @@ def _split_file(root: Path, split: str) -> Path:
 def _image_ids(root: Path, split: str) -> list[str]:
     path = _split_file(root, split)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check data.root") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not a list of image ids ({error})") from error
     ids = [line.split()[0] for line in lines if line.strip()]  # "id" or "id 1", as in VOC's own
     if not ids:
         raise UserError(f"{path}: lists no image")
-    if len(set(ids)) < len(ids):
-        twice = next(id for row, id in enumerate(ids) if id in ids[:row])
-        raise UserError(f"{path}: lists image {twice!r} more than once")
+    for id in ids:
+        if PurePath(id).name != id:
+            raise UserError(f"{path}: image id {id!r} is not the name of a file")
+    twice = [id for id, number in Counter(ids).items() if number > 1]
+    if twice:
+        raise UserError(f"{path}: lists image {twice[0]!r} more than once")
     return ids
+
+
+def _distinct(classes: Sequence[str]) -> list[str]:
+    twice = [name for name, number in Counter(classes).items() if number > 1]
+    if twice:
+        raise ConfigError(f"data.classes: {twice[0]!r} stands there more than once")
+    return list(classes)
 
 
 def _class_names(root: Path, split: str) -> list[str]:
@@ -166,18 +184,26 @@ def _class_names(root: Path, split: str) -> list[str]:
 def _annotation(root: Path, id: str) -> ElementTree.Element:
     path = root / "Annotations" / f"{id}.xml"
     try:
-        tree = ElementTree.parse(path).getroot()
+        tree = ElementTree.parse(path, ElementTree.XMLParser(target=_Tree())).getroot()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # of its encoding: the last
         raise UserError(f"{path}: is not XML ({error})") from error
     if tree.tag != "annotation":
         raise UserError(f"{path}: is not a VOC annotation (its root is <{tree.tag}>)")
     return tree
 
 
+class _Tree(ElementTree.TreeBuilder):
+    """Elements alone. VOC's files declare no document type, which could define entities that grow
+    without bound or name other files."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise ElementTree.ParseError("it declares a document type, which VOC's files do not")
+
+
 def _text(element: ElementTree.Element, path: str) -> str:
-    return (element.findtext(path) or "").strip()
+    return " ".join((element.findtext(path) or "").split())
 
 
 def _number(element: ElementTree.Element, path: str) -> float:
@@ -197,4 +223,5 @@ def _box(element: ElementTree.Element) -> list[float]:
 
 def _stated_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     width, height = _number(tree, "size/width"), _number(tree, "size/height")
-    return (int(width), int(height)) if width > 0 and height > 0 else None
+    stated = 1 <= width <= LARGEST and 1 <= height <= LARGEST
+    return (int(width), int(height)) if stated else None

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -102,6 +103,12 @@ class Transform(GeneralizedRCNNTransform):
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple:
         """Resize one [3, H, W] image and the boxes of its target."""
         before = list(image.shape[-2:])
+        least = 1 + max(before) // self.max_size
+        if min(before) < least:  # made to fit, a strip this thin would have no pixel left
+            size = [max(side, least) for side in before]
+            image = F.interpolate(image[None], size)[0]
+            if target is not None:
+                target = target | {"boxes": resize_boxes(target["boxes"], before, size)}
         image, target = super().resize(image, target)
         if target is not None and "ignore" in target:
             target["ignore"] = resize_boxes(target["ignore"], before, list(image.shape[-2:]))

@@ -19,6 +19,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from frcnn.checkpoint import is_state_dict, read
 from frcnn.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -202,16 +203,10 @@ def file_weights(path: str | Path) -> Mapping[str, Tensor]:
     Raises:
         UserError: the file is missing, unreadable, or holds no state dict.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"weights {path}: no such file") from None
-    except Exception as error:  # a truncated or foreign file fails in many ways inside torch
-        reason = str(error).split("\n")[0][:200]
-        raise UserError(f"weights {path}: not a readable weights file ({reason})") from error
+    content = read(Path(path), "weights file")
     state = content.get("model", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"weights {path}: holds no state dict")
+    if not is_state_dict(state):
+        raise UserError(f"{path}: holds no state dict")
     return state
 
 

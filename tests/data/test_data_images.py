@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frcnn.data import Problems, check_images
+from frcnn.data import check_images, drop_misfits
 from frcnn.data.image_files import ImageFiles, header_size
 from frcnn.errors import UserError
 
@@ -70,21 +70,42 @@ def test_a_truncated_file_is_named(tmp_path):
         load(path, 64, 64)
 
 
-def test_check_images_finds_what_reading_cannot(voc_folder, save_image):
-    for id in "abc":
-        voc_folder.add("train", id, ("cat", (1, 1, 9, 9)))
-    (voc_folder.root / "JPEGImages/a.jpg").write_bytes(b"no image")
-    save_image(voc_folder.root / "JPEGImages/b.jpg", 30, 40)
+def test_images_that_do_not_fit_are_dropped_by_their_headers(voc_folder, save_image):
+    """a is no image, b of another size, d is cut off after its header."""
+    for number, id in enumerate("abcd"):
+        voc_folder.add("train", id, *[("cat", (1, 1, 9 + number, 9))] * number)
+    folder = voc_folder.root / "JPEGImages"
+    (folder / "a.jpg").write_bytes(b"no image")
+    save_image(folder / "b.jpg", 30, 41)
+    (folder / "d.jpg").write_bytes((folder / "d.jpg").read_bytes()[:-40])
     data = voc_folder.read()
     assert not data.problems
-    problems = Problems()
-    check_images(data, problems)
-    assert problems.counts == {
+    with pytest.raises(UserError, match=r"b\.jpg \(image b\): is 30x41 but .* says 40x30"):
+        data[1]
+    drop_misfits(data, "train")
+    assert data.image_ids == ["c", "d"] and data.files.tolist() == ["c.jpg", "d.jpg"]
+    assert data.offsets.tolist() == [0, 2, 5]
+    assert data.boxes[:, 2].tolist() == [11, 11, 12, 12, 12]
+    assert data.problems.counts == {
         "unreadable images": 1,
         "images of another size than annotated": 1,
     }
-    assert "b.jpg: 30x40, its annotation says 40x30" in problems.table()
-    with pytest.raises(UserError, match=r"b\.jpg: is 30x40 but its annotation says 40x30"):
+    assert "b.jpg (image b): 30x41, its annotation says 40x30" in data.problems.table()
+    image, target = data[0]
+    assert image.shape == (3, 30, 40) and len(target["boxes"]) == 2
+    check_images(data)
+    assert data.problems.counts["images that cannot be decoded"] == 1
+    with pytest.raises(UserError, match=r"d\.jpg: cannot be read"):
         data[1]
-    with pytest.raises(UserError, match=r"a\.jpg: cannot be read"):
-        data[0]
+
+
+def test_a_set_of_misfits_alone_is_refused(voc_folder, save_image):
+    for id in "ab":
+        voc_folder.add("train", id, *[("cat", (1, 1, 9, 9))] * (id == "a"))
+    save_image(voc_folder.root / "JPEGImages/a.jpg", 4, 4)
+    with pytest.raises(UserError, match=r"no object to train on .*a\.jpg \(image a\): 4x4"):
+        drop_misfits(voc_folder.read(), "train")
+    drop_misfits(voc_folder.read(classes=["cat"]), "val")
+    save_image(voc_folder.root / "JPEGImages/b.jpg", 4, 4)
+    with pytest.raises(UserError, match="no image can be used"):
+        drop_misfits(voc_folder.read(), "val")

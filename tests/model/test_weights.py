@@ -73,7 +73,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "some.pt"
     with pytest.raises(UserError) as missing, torch.device("meta"):
         detector(weights=str(path))
-    one_line(missing.value, str(path), "no such file")
+    one_line(missing.value, str(path), "no such weights file")
 
     torch.save({"weight": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
