@@ -77,10 +77,10 @@ class OHEM:
 
         Greedy NMS never looks at a lower loss, so the first B survivors of an image need only its
         hardest candidates: the window grows until there are B, instead of 250,000 anchors being
-        compared with each other.
+        compared with each other. Few are copies, and NMS costs the square of the window.
         """
         sizes = candidates.by_image(pool).sum(1)
-        window = 2 * self.batch_size_per_image
+        window = 5 * self.batch_size_per_image // 4
         while True:
             inside = self._hardest(candidates, loss, pool, window)
             left = self._suppressed(candidates, loss, torch.where(inside)[0])
