@@ -46,9 +46,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
-    """The one line that names the file."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UserError(f"{path}: cannot be written ({reason.splitlines()[0]})")
+    """The one line that names the file, and the system's reason."""
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, OSError):  # torch buries it
+        reason = reason.__context__
+    return UserError(f"{path}: cannot be written ({getattr(reason, 'strerror', None) or error})")
 
 
 def _sync_names(folder: Path) -> None:

@@ -119,7 +119,7 @@ class Run:
         loader = make_loader(self.train_set, batches, trainer["workers"])
         val_loader = validation_loader(self.val_set, trainer["batch_size"], trainer["workers"])
         try:
-            with dead_workers_named(loader), dead_workers_named(val_loader):
+            with dead_workers_named(loader, val_loader):
                 metrics = self._epochs(engine, batches, loader, val_loader, tracker)
         except Stop:
             self._save_last(engine, tracker)
