@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,13 +94,19 @@ class Case:
         """The process of a run; ``watch`` is called before each of its file operations."""
         child = os.fork()
         if child == 0:
-            os.setsid()
-            output = os.open(f"{folder}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            if watch is not None:
-                watch_files(folder, watch)
-            os._exit(call(train.main, *self.command, f"hydra.run.dir={folder}"))
+            code = 1
+            try:
+                os.setsid()
+                output = os.open(f"{folder}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                if watch is not None:
+                    watch_files(folder, watch)
+                code = call(train.main, *self.command, f"hydra.run.dir={folder}")
+            except Exception:
+                traceback.print_exc()
+            finally:  # nothing of the parent's may run twice
+                os._exit(code)
         self.groups.append(child)
         return child
 

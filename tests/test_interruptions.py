@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SMALL, call, file_size_limit, lines, small_network, the_same
+from tiny import (
+    SMALL,
+    call,
+    file_size_limit,
+    history,
+    lines,
+    small_network,
+    the_same,
+    without_times,
+)
 from torch.utils.data import get_worker_info
 
 import frcnn.run
@@ -21,8 +30,8 @@ from frcnn import checkpoint, train
 from frcnn.data import DetectionDataset
 from frcnn.engine import Engine
 
-# Two epochs of four steps; a log line every third.
-LINE = [*SMALL, "data.train_images=8", "trainer.log_every=3"]
+# Two epochs of three steps; a log line every second.
+LINE = [*SMALL, "data.train_images=6", "data.val_images=2", "trainer.log_every=2"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,7 +81,10 @@ def before(name: str, count: int, act: Callable[[], None], patch: pytest.MonkeyP
     patch.setattr(place, name, patched)
 
 
-SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+SIGNALS = [
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
@@ -80,23 +92,24 @@ def test_a_signal_in_a_step_finishes_and_saves_it(
     straight: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        before("_update", 2, lambda: signal.raise_signal(number), patch)
+        before("_update", 1, lambda: signal.raise_signal(number), patch)
         assert command(tmp_path) == code
-    assert last(tmp_path)["step"] == 2 and status(tmp_path) == "INTERRUPTED"
+    assert last(tmp_path)["step"] == 1 and status(tmp_path) == "INTERRUPTED"
     assert not (tmp_path / "traceback.txt").exists()
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
     starts = json.loads((tmp_path / "environment.json").read_text())
-    assert [start["step"] for start in starts] == [0, 2]
+    assert [start["step"] for start in starts] == [0, 1]
 
 
 def test_a_signal_in_a_validation_leaves_it_for_later(straight: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before("evaluate", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
         assert command(tmp_path) == 143
-    assert last(tmp_path)["step"] == 4 and not any("val/AP" in row for row in lines(tmp_path))
+    assert last(tmp_path)["step"] == 3 and not any("val/AP" in row for row in lines(tmp_path))
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_a_signal_as_a_validation_is_recorded_does_not_double_it(
     straight: Path, tmp_path: Path
 ) -> None:
@@ -109,10 +122,11 @@ def test_a_signal_as_a_validation_is_recorded_does_not_double_it(
 
         patch.setattr(frcnn.run.Run, "_keep_best", stopped)
         assert command(tmp_path) == 130
-    assert last(tmp_path)["validated"] == 4
+    assert last(tmp_path)["validated"] == 3
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_a_second_signal_saves_nothing(straight: Path, tmp_path: Path) -> None:
     def twice() -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -125,6 +139,7 @@ def test_a_second_signal_saves_nothing(straight: Path, tmp_path: Path) -> None:
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_as_a_whole(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before("_update", 2, lambda: signal.raise_signal(signal.SIGTERM), patch)
@@ -152,9 +167,9 @@ def buggy() -> None:
 @pytest.mark.parametrize(
     ("act", "says"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "died .* killed by signal: Killed"),
-        (lambda: os._exit(3), "died .* exit code 3"),
-        (buggy, r"ValueError: two lines"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"died .*\(killed by signal: Killed\)"),
+        pytest.param(lambda: os._exit(3), r"died .*\(exit code 3\)", marks=pytest.mark.slow),
+        pytest.param(buggy, r"ValueError: two lines", marks=pytest.mark.slow),
     ],
     ids=["killed", "left", "raised"],
 )
@@ -170,6 +185,7 @@ def test_a_worker_that_fails_is_named_with_its_image(
     assert status(tmp_path) == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_does_not_keep_a_stopped_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +201,9 @@ def test_a_worker_that_hangs_does_not_keep_a_stopped_run(
     assert not [pid for pid in children if "python" in Path(f"/proc/{pid}/comm").read_text()]
 
 
-@pytest.mark.parametrize("more", [[], ["-m"]], ids=["a run", "a sweep"])
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(["-m"], marks=pytest.mark.slow)], ids=["a run", "a sweep"]
+)
 def test_a_second_process_in_a_run_s_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
@@ -209,14 +227,14 @@ def test_a_second_process_in_a_run_s_folder_is_refused(
         os.waitpid(owner, 0)
         os.close(read)
         os.close(write)
-    assert command(tmp_path, "trainer.max_steps=1") == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        before("_update", 5, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        before("_update", 4, lambda: signal.raise_signal(signal.SIGTERM), patch)
         assert command(tmp_path) == 143
     path = tmp_path / "checkpoints/last.pt"
     kept = path.read_bytes()
@@ -245,9 +263,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(
 
 
 def test_a_checkpoint_that_is_damaged_is_named_and_kept(
-    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(tmp_path, "trainer.max_steps=2") == 0
+    assert command(tmp_path, "trainer.max_steps=1") == 0
     path = tmp_path / "checkpoints/last.pt"
     damaged, records = path.read_bytes()[:-300], (tmp_path / "metrics.jsonl").read_bytes()
     path.write_bytes(damaged)
@@ -255,9 +273,11 @@ def test_a_checkpoint_that_is_damaged_is_named_and_kept(
     line = error_line(capsys)
     assert line.startswith(f"{path}: not a readable checkpoint") and "resume=never" in line
     assert path.read_bytes() == damaged and (tmp_path / "metrics.jsonl").read_bytes() == records
-    assert command(tmp_path, "resume=never") == 0 and the_same(tmp_path, straight)
+    assert command(tmp_path, "resume=never", "trainer.max_steps=1") == 0
+    assert (tmp_path / "metrics.jsonl").read_bytes() != b"" and last(tmp_path)["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_did_no_step_may_be_made_of_other_parts(straight: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before("train_step", 1, lambda: 1 / 0, patch)
@@ -267,6 +287,7 @@ def test_a_run_that_did_no_step_may_be_made_of_other_parts(straight: Path, tmp_p
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_deterministic_is_for_one_run(straight: Path, tmp_path: Path) -> None:
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -279,6 +300,31 @@ def test_deterministic_is_for_one_run(straight: Path, tmp_path: Path) -> None:
     assert seen == [True] and the_same(tmp_path / "a", tmp_path / "b")
     assert command(tmp_path / "c", "trainer.max_steps=1") == 0
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
+def test_wandb_has_every_row_once_under_one_id(tmp_path: Path) -> None:
+    offline = ["wandb.mode=offline", f"wandb.dir={tmp_path}", "trainer.num_pictures=1"]
+    assert command(tmp_path / "straight", *offline) == 0
+    (whole,) = tmp_path.rglob("run-*.wandb")
+    for step in (2, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            before("_update", step, lambda: signal.raise_signal(signal.SIGTERM), patch)
+            assert command(tmp_path / "cut", *offline) == 143
+    assert command(tmp_path / "cut", *offline) == 0
+    identity = last(tmp_path / "cut")["tracker"]["wandb_id"]
+    files = sorted(tmp_path.rglob(f"run-{identity}.wandb"), key=lambda p: p.stat().st_mtime_ns)
+    assert len(files) == 3 and len(list(tmp_path.rglob("run-*.wandb"))) == 4
+    rows = [row for file in files for row in history(file)]
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    plain = [r for r in rows if "train/loss" in r or "val/AP" in r]
+    expected = [r for r in history(whole) if "train/loss" in r or "val/AP" in r]
+    clocks = {"_runtime", "_timestamp", "_wandb"}
+    first, second = (
+        without_times([{k: v for k, v in row.items() if k not in clocks} for row in found])
+        for found in (plain, expected)
+    )
+    assert first == second and len(rows) == len(history(whole))
 
 
 def test_a_log_that_cannot_be_written_says_nothing_of_its_own() -> None:
