@@ -46,9 +46,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
-    """The one line that names the file."""
-    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return UserError(f"{path}: cannot be written ({reason.splitlines()[0] if reason else error!r})")
+    """The one line that names the file, and the system's reason."""
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, OSError):  # torch buries it
+        reason = reason.__context__
+    return UserError(f"{path}: cannot be written ({getattr(reason, 'strerror', None) or error})")
 
 
 def _sync_names(folder: Path) -> None:

@@ -17,14 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from frcnn.cluster import Place, address, place
 from frcnn.device import device_of
 from frcnn.distributed import joined
-from frcnn.errors import ConfigError, UserError
+from frcnn.errors import UserError
 from frcnn.run import run
 from frcnn.signals import SIGNALS, leave_to_others, stopping
 
@@ -35,16 +32,20 @@ log = logging.getLogger(__name__)
 TO_SAVE, TO_END = 60.0, 10.0
 
 
-def run_in_all(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
+def run_in_all(
+    config: dict[str, Any], choices: dict[str, str], folder: Path, logs: dict[str, Any]
+) -> float | None:
     """Train in ``trainer.devices`` processes, or in those that a launcher started; the best AP.
 
+    Args:
+        logs: for ``logging.config``, in new processes.
+
     Raises:
-        ConfigError: more GPUs than there are; a launcher's processes without a common run folder.
+        ConfigError: more GPUs than there are.
         UserError: a process died; or what a process raised, the one that failed first.
     """
     here = place()
     if here is not None:
-        check_joined(config, here)
         os.environ.update(address())
         follow(here)
         return member(here, "env://", config, choices, folder)
@@ -53,27 +54,7 @@ def run_in_all(config: dict[str, Any], choices: dict[str, str], folder: Path) ->
         return run(config, choices, folder)
     for rank in range(size):
         device_of(config["trainer"]["device"], rank)
-    logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
     return start(size, member, config, choices, folder, logs=logs)
-
-
-def check_joined(config: dict[str, Any], here: Place) -> None:
-    """Raise ConfigError where the processes of a launcher cannot be one run."""
-    hydra = HydraConfig.get()
-    given = [*hydra.overrides.task, *hydra.overrides.hydra]
-    if hydra.mode == RunMode.MULTIRUN:
-        raise ConfigError(
-            "-m under torchrun or srun: start each run by itself, or use trainer.devices=N, which "
-            "starts the processes of each run of a sweep"
-        )
-    if not any(text.startswith(("run_name=", "hydra.run.dir=")) for text in given):
-        raise ConfigError(
-            "under torchrun or srun each process would make a folder of its own: add run_name=NAME"
-        )
-    if config["trainer"]["devices"] not in (1, here.size):
-        raise ConfigError(
-            f"trainer.devices={config['trainer']['devices']}, but the launcher started {here.size}"
-        )
 
 
 def member(

@@ -64,11 +64,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     parts = [key for key in SAME if before.get(key) != now[key]]
-    # The place in an epoch is counted in steps.
-    steps = _images(before["trainer"]) != _images(now["trainer"])
-    return parts + ["trainer.batch_size x devices, accumulate"] * steps
+    then, here = _steps(before["trainer"]), _steps(now["trainer"])
+    return parts + [f"trainer.{key}" for key in here if then[key] != here[key]]
 
 
-def _images(trainer: dict[str, Any]) -> tuple[int, int]:
-    """Images a batch of all processes, batches a step."""
-    return trainer["batch_size"] * trainer.get("devices", 1), trainer["accumulate"]
+def _steps(trainer: dict[str, Any]) -> dict[str, int]:
+    """What a step is made of: the place in an epoch is counted in steps."""
+    batch = trainer["batch_size"] * trainer.get("devices", 1)
+    return {"batch_size x devices": batch, "accumulate": trainer["accumulate"]}

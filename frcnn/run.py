@@ -39,17 +39,21 @@ def run(
 
     ``processes`` is who takes part, where that is more than this one.
     """
-    return Run(config, choices, folder, processes or Alone()).go()
+    return Run(config, choices, folder, processes).go()
 
 
 class Run:
     """The parts of one training run and what has come of it so far."""
 
     def __init__(
-        self, config: dict[str, Any], choices: dict[str, str], folder: Path, processes: Alone
+        self,
+        config: dict[str, Any],
+        choices: dict[str, str],
+        folder: Path,
+        processes: Alone | None = None,
     ) -> None:
         self.config, self.choices, self.folder = config, choices, folder
-        self.processes = processes
+        self.processes = processes or Alone()
         trainer = config["trainer"]
         set_deterministic(trainer["deterministic"])
         self.device = choose_device(trainer["device"])
@@ -146,7 +150,7 @@ class Run:
             self.processes.size,
         )
         try:
-            with dead_workers_named(loader), dead_workers_named(val_loader):
+            with dead_workers_named(loader, val_loader):
                 metrics = self._epochs(engine, batches, loader, val_loader, tracker)
         except Stop:
             self._save_last(engine, tracker)
@@ -233,11 +237,12 @@ class Run:
         """Detections (to the first process), losses and metrics on the validation set."""
         own = detect(self.detector, loader, self.device, self.dtype)
         detections, losses = merged(self.processes.gather_objects(own))
-        metrics = None
-        if self.processes.first:
-            truth, names = self.val_set.ground_truth(), self.val_set.class_names
-            metrics = evaluate(truth, detections, names, self.config["evaluation"]["backend"])
+        metrics = self._metrics(detections) if self.processes.first else None
         return detections, *self.processes.of_first((losses, metrics))
+
+    def _metrics(self, detections: Detections) -> dict[str, Any]:
+        truth, names = self.val_set.ground_truth(), self.val_set.class_names
+        return evaluate(truth, detections, names, self.config["evaluation"]["backend"])
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]

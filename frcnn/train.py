@@ -5,20 +5,45 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from frcnn.cluster import place
 from frcnn.config import command
+from frcnn.errors import ConfigError
 
 
 def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """One run; returns its best AP, for a sweeper to compare."""
-    from frcnn.launch import (
-        run_in_all,
-    )  # torch takes seconds to load; --help and bad keys need none of it
+    # torch takes seconds to load; --help and bad keys need none of it
+    from frcnn.launch import run_in_all
 
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and config["wandb"]["group"] is None:
+    sweep = hydra.mode == RunMode.MULTIRUN
+    if sweep and config["wandb"]["group"] is None:
         config["wandb"]["group"] = Path(hydra.sweep.dir).name
-    return run_in_all(config, choices, folder)
+    check_launcher(config, sweep, [*hydra.overrides.task, *hydra.overrides.hydra])
+    logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
+    return run_in_all(config, choices, folder, logs)
+
+
+def check_launcher(config: dict[str, Any], sweep: bool, overrides: list[str]) -> None:
+    """Raise ConfigError where the processes that torchrun or srun started cannot be one run."""
+    here = place()
+    if here is None:
+        return
+    if sweep:
+        raise ConfigError(
+            "-m under torchrun or srun: start each run by itself, or use trainer.devices=N, which "
+            "starts the processes of each run of a sweep"
+        )
+    if not any(text.startswith(("run_name=", "hydra.run.dir=")) for text in overrides):
+        raise ConfigError(
+            "under torchrun or srun each process would make a folder of its own: add run_name=NAME"
+        )
+    if config["trainer"]["devices"] not in (1, here.size):
+        raise ConfigError(
+            f"trainer.devices={config['trainer']['devices']}, but the launcher started {here.size}"
+        )
 
 
 def main() -> None:

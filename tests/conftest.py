@@ -12,3 +12,13 @@ def bccd() -> Path:
     if not (folder / "ImageSets/Main/trainval.txt").exists():
         pytest.skip("BCCD is not beside the project")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what long tests counted (`record_property("counts", ...)`)."""
+    reports = terminalreporter.getreports("passed")
+    counts = [value for r in reports for name, value in r.user_properties if name == "counts"]
+    if counts:
+        terminalreporter.section("counts")
+        for line in counts:
+            terminalreporter.line(str(line))

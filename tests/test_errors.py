@@ -22,3 +22,5 @@ def test_a_workers_error_is_its_own_line(tmp_path: Path) -> None:
         next(iter(make_loader(dataset, [[0]], workers=1)))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "JPEGImages/x.jpg"))
+    (note,) = caught.value.__notes__
+    assert "Traceback" in note  # for the run's traceback.txt

@@ -197,7 +197,7 @@ def test_a_finished_run_started_again_stays_as_it_is(tmp_path: Path) -> None:
         (["sampler=ohem"], "sampler"),
         (["seed=1"], "seed"),
         (["data.clutter=1"], "data"),
-        (["trainer.batch_size=3"], "trainer.batch_size"),
+        (["trainer.batch_size=3"], "trainer.batch_size x devices"),
         (["trainer.accumulate=2"], "trainer.accumulate"),
     ],
     ids=str,

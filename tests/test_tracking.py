@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import file_size_limit
+from tiny import file_size_limit, history, leet, records
 
 from frcnn.errors import UserError
 from frcnn.tracking import BoxedImage, Tracker
@@ -31,21 +30,6 @@ def tracker(
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def leet(*args: object) -> str:
-    """What ``wandb leet inspect --json`` prints."""
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
-    command += [str(arg) for arg in args]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in leet(path).splitlines()]
-
-
-def history(path: Path) -> list[dict[str, Any]]:
-    return [r["history"]["item"] for r in records(path) if r["type"] == "history"]
 
 
 def runs(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import resource
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -166,6 +167,23 @@ def file_size_limit(size: int) -> Iterator[None]:
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def leet(*args: object) -> str:
+    """What ``wandb leet inspect --json`` prints."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    command += [str(arg) for arg in args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """What a .wandb file holds."""
+    return [json.loads(line) for line in leet(path).splitlines()]
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .wandb file."""
+    return [r["history"]["item"] for r in records(path) if r["type"] == "history"]
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ class Watched(Dataset):
         except UserError:
             raise
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
+            what = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"{self.dataset.describe(index)}: {what}") from error
 
     def read_by(self, processes: list[int]) -> list[str]:
@@ -78,7 +78,7 @@ def _heed_parent() -> None:
 
 
 @contextmanager
-def dead_workers_named(loader: DataLoader) -> Iterator[None]:
+def dead_workers_named(*loaders: DataLoader) -> Iterator[None]:
     """Turn torch's error for a worker that died, which it raises anywhere, into a UserError."""
     try:
         yield
@@ -88,7 +88,8 @@ def dead_workers_named(loader: DataLoader) -> Iterator[None]:
         if found is None:
             raise
         how = re.search(r"killed by signal: [^.]+|exit code \d+", text)
-        images = loader.dataset.read_by([int(pid) for pid in found[1].split(",")])
+        pids = [int(pid) for pid in found[1].split(",")]
+        images = [image for loader in loaders for image in loader.dataset.read_by(pids)]
         raise UserError(
             f"{', '.join(images) or 'before any image'}: a data worker died while it read this "
             f"({how[0] if how else 'no signal'}); if memory ran out, take fewer trainer.workers"

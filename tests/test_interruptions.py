@@ -1,0 +1,331 @@
+"""Commands that are stopped, refused or run out of disk: exit codes, one line, nothing lost."""
+
+import json
+import logging
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import (
+    SMALL,
+    call,
+    file_size_limit,
+    history,
+    lines,
+    small_network,
+    the_same,
+    without_times,
+)
+from torch.utils.data import get_worker_info
+
+import frcnn.run
+from frcnn import checkpoint, train
+from frcnn.data import DetectionDataset
+from frcnn.engine import Engine
+
+# Two epochs of three steps; a log line every second.
+LINE = [*SMALL, "data.train_images=6", "data.val_images=2", "trainer.log_every=2"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def network() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+def command(folder: Path, *more: str) -> int:
+    return call(train.main, *LINE, f"hydra.run.dir={folder}", *more)
+
+
+def status(folder: Path) -> str:
+    return json.loads((folder / "status.json").read_text())["status"]
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return checkpoint.load(folder / "checkpoints/last.pt")
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a failed command ends with."""
+    error = capsys.readouterr().err
+    assert "Traceback" not in error, error
+    (line,) = [row for row in error.splitlines() if row.startswith("error: ")]
+    assert error.rstrip().endswith(line)
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    assert command(folder) == 0
+    return folder
+
+
+def before(name: str, count: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
+    """Act within call number ``count`` of a function of the run's or of the engine's."""
+    place = Engine if hasattr(Engine, name) else frcnn.run
+    real, calls = getattr(place, name), iter(range(1, 1000))
+
+    def patched(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == count:
+            act()
+        return real(*arguments, **options)
+
+    patch.setattr(place, name, patched)
+
+
+SIGNALS = [
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_in_a_step_finishes_and_saves_it(
+    straight: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before("_update", 1, lambda: signal.raise_signal(number), patch)
+        assert command(tmp_path) == code
+    assert last(tmp_path)["step"] == 1 and status(tmp_path) == "INTERRUPTED"
+    assert not (tmp_path / "traceback.txt").exists()
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    assert [start["step"] for start in starts] == [0, 1]
+
+
+def test_a_signal_in_a_validation_leaves_it_for_later(straight: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before("evaluate", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        assert command(tmp_path) == 143
+    assert last(tmp_path)["step"] == 3 and not any("val/AP" in row for row in lines(tmp_path))
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_a_signal_as_a_validation_is_recorded_does_not_double_it(
+    straight: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        real = frcnn.run.Run._keep_best
+
+        def stopped(*arguments: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            real(*arguments)
+
+        patch.setattr(frcnn.run.Run, "_keep_best", stopped)
+        assert command(tmp_path) == 130
+    assert last(tmp_path)["validated"] == 3
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_a_second_signal_saves_nothing(straight: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        before("_update", 2, twice, patch)
+        assert command(tmp_path) == 143
+    assert last(tmp_path)["step"] == 0 and status(tmp_path) == "INTERRUPTED"
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_as_a_whole(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before("_update", 2, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        sweep = ["seed=0,1", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=${seed}", "-m"]
+        assert call(train.main, *LINE, *sweep) == 143
+    assert status(tmp_path / "0") == "INTERRUPTED" and not (tmp_path / "1").exists()
+
+
+def in_worker(patch: pytest.MonkeyPatch, index: int, act: Callable[[], Any]) -> None:
+    """What a data worker does as it reads the image."""
+    real = DetectionDataset._image
+
+    def patched(self: DetectionDataset, wanted: int) -> Any:
+        if wanted == index and get_worker_info() is not None:
+            act()
+        return real(self, wanted)
+
+    patch.setattr(DetectionDataset, "_image", patched)
+
+
+def buggy() -> None:
+    raise ValueError("two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"died .*\(killed by signal: Killed\)"),
+        pytest.param(lambda: os._exit(3), r"died .*\(exit code 3\)", marks=pytest.mark.slow),
+        pytest.param(buggy, r"ValueError: two lines", marks=pytest.mark.slow),
+    ],
+    ids=["killed", "left", "raised"],
+)
+def test_a_worker_that_fails_is_named_with_its_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], act: Callable[[], Any], says: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        in_worker(patch, 5, act)
+        assert command(tmp_path, "trainer.workers=1") == 1
+    line = error_line(capsys)
+    assert line.startswith("train-000005 (image id 5): ")
+    assert re.search(says, line), line
+    assert status(tmp_path) == "FAILED"
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_does_not_keep_a_stopped_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    in_worker(monkeypatch, 5, lambda: time.sleep(600))
+    timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    assert command(tmp_path, "trainer.workers=1") == 143
+    timer.join()
+    assert status(tmp_path) == "INTERRUPTED"
+    time.sleep(0.5)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in children if "python" in Path(f"/proc/{pid}/comm").read_text()]
+
+
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(["-m"], marks=pytest.mark.slow)], ids=["a run", "a sweep"]
+)
+def test_a_second_process_in_a_run_s_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    (tmp_path / "status.json").write_text('{"status": "RUNNING"}')
+    read, write = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        from frcnn.files import locked
+
+        with locked(tmp_path):
+            os.write(write, b".")
+            signal.pause()
+    os.read(read, 1)
+    try:
+        sweep = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=."] if more else []
+        assert command(tmp_path, *sweep, *more) == 1
+        assert error_line(capsys).startswith(f"{tmp_path}: in use by process {owner};")
+        assert status(tmp_path) == "RUNNING" and not (tmp_path / "checkpoints").exists()
+    finally:
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before("_update", 4, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        assert command(tmp_path) == 143
+    path = tmp_path / "checkpoints/last.pt"
+    kept = path.read_bytes()
+    with file_size_limit(len(kept) // 2):
+        assert command(tmp_path) == 1
+    assert error_line(capsys) == f"{path}: cannot be written (File too large)"
+    assert path.read_bytes() == kept and status(tmp_path) == "FAILED"
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with file_size_limit(20_000):
+        assert command(tmp_path) == 1
+    assert "checkpoints/last.pt: cannot be written (" in error_line(capsys)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert command(tmp_path / "file/run") == 1
+    assert "file/run" in error_line(capsys)
+
+
+def test_a_checkpoint_that_is_damaged_is_named_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path, "trainer.max_steps=1") == 0
+    path = tmp_path / "checkpoints/last.pt"
+    damaged, records = path.read_bytes()[:-300], (tmp_path / "metrics.jsonl").read_bytes()
+    path.write_bytes(damaged)
+    assert command(tmp_path) == 1
+    line = error_line(capsys)
+    assert line.startswith(f"{path}: not a readable checkpoint") and "resume=never" in line
+    assert path.read_bytes() == damaged and (tmp_path / "metrics.jsonl").read_bytes() == records
+    assert command(tmp_path, "resume=never", "trainer.max_steps=1") == 0
+    assert (tmp_path / "metrics.jsonl").read_bytes() != b"" and last(tmp_path)["step"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_did_no_step_may_be_made_of_other_parts(straight: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before("train_step", 1, lambda: 1 / 0, patch)
+        with pytest.raises(ZeroDivisionError):
+            command(tmp_path, "seed=1")
+    assert last(tmp_path)["config"]["seed"] == 1
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_deterministic_is_for_one_run(straight: Path, tmp_path: Path) -> None:
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        act = lambda: seen.append(torch.are_deterministic_algorithms_enabled())  # noqa: E731
+        before("_update", 1, act, patch)
+        for name in ("a", "b"):
+            assert command(tmp_path / name, "trainer.deterministic=true") == 0
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert seen == [True] and the_same(tmp_path / "a", tmp_path / "b")
+    assert command(tmp_path / "c", "trainer.max_steps=1") == 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
+def test_wandb_has_every_row_once_under_one_id(tmp_path: Path) -> None:
+    offline = ["wandb.mode=offline", f"wandb.dir={tmp_path}", "trainer.num_pictures=1"]
+    assert command(tmp_path / "straight", *offline) == 0
+    (whole,) = tmp_path.rglob("run-*.wandb")
+    for step in (2, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            before("_update", step, lambda: signal.raise_signal(signal.SIGTERM), patch)
+            assert command(tmp_path / "cut", *offline) == 143
+    assert command(tmp_path / "cut", *offline) == 0
+    identity = last(tmp_path / "cut")["tracker"]["wandb_id"]
+    files = sorted(tmp_path.rglob(f"run-{identity}.wandb"), key=lambda p: p.stat().st_mtime_ns)
+    assert len(files) == 3 and len(list(tmp_path.rglob("run-*.wandb"))) == 4
+    rows = [row for file in files for row in history(file)]
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    plain = [r for r in rows if "train/loss" in r or "val/AP" in r]
+    expected = [r for r in history(whole) if "train/loss" in r or "val/AP" in r]
+    clocks = {"_runtime", "_timestamp", "_wandb"}
+    first, second = (
+        without_times([{k: v for k, v in row.items() if k not in clocks} for row in found])
+        for found in (plain, expected)
+    )
+    assert first == second and len(rows) == len(history(whole))
+
+
+def test_a_log_that_cannot_be_written_says_nothing_of_its_own() -> None:
+    assert logging.raiseExceptions is False
