@@ -89,12 +89,12 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
     except KeyboardInterrupt:
         sys.exit(130)
     except (*KNOWN, ValueError, OSError) as error:
-        # Hydra has a ValueError for `experiment=null` and an OSError for a folder that cannot be
-        # made; one that comes out of a job is a bug.
+        # Hydra has a ValueError for `experiment=null` and an OSError for a folder that it cannot
+        # write; one that comes out of a job is a bug.
         if full_error == "1" or (composed and not isinstance(error, KNOWN)):
             raise
         print(f"error: {one_line(name, error)}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(getattr(error, "exit_code", 1 if isinstance(error, OSError) else 2))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full_error
 

@@ -28,7 +28,8 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> dict[str, Any]
     saved = checkpoint.load(path)
     if "optimizer" not in saved:
         raise UserError(f"{path}: holds weights only; use last.pt, or model.weights={path}")
-    changed = _changed(saved["config"], config)
+    with checkpoint.usable(path):
+        changed = _changed(saved["config"], config)
     if changed:
         raise ConfigError(
             f"{path} was trained with another {', '.join(changed)}: give the run another "

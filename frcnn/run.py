@@ -75,7 +75,8 @@ class Run:
             )
             engine = self._engine(tracker, batches)
             if saved:
-                self._restore(engine, saved)
+                with checkpoint.usable(f"resume={self.config['resume']}"):
+                    self._restore(engine, saved)
             self._train(engine, batches, tracker)
         return self.best["AP"]
 

@@ -29,6 +29,7 @@ from tests.bad_input.outcomes import assert_whole
 Rng = np.random.Generator
 Case = Callable[[Rng], bool]  # runs one case; whether the input was taken, not refused
 
+MEMORY = Path("/dev/shm")
 FILES = ["a.png", "sub/b.png"]
 # What stands in the place of something else, or beside it.
 ODD: list[Any] = [
@@ -61,18 +62,21 @@ def coco_document(rng: Rng) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of every value inside."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in list(items):
-        yield node, key
-        if isinstance(value, dict | list) and value:
-            yield from places(value)
+def place(rng: Rng, node: Any) -> tuple[Any, Any]:
+    """(container, key) of a value inside: a walk down that stops anywhere, mostly at the end."""
+    while True:
+        key = pick(rng, list(node)) if isinstance(node, dict) else int(rng.integers(len(node)))
+        deeper = node[key]
+        if not isinstance(deeper, dict | list) or not deeper or rng.random() < 0.1:
+            return node, key
+        node = deeper
 
 
 def mutate(rng: Rng, document: dict[str, Any]) -> None:
     """Replace, delete, add or double one value, wherever it stands."""
-    node, key = pick(rng, list(places(document)))
+    if not document:
+        return
+    node, key = place(rng, document)
     kind = rng.integers(5)
     if kind == 0:
         del node[key]
@@ -95,7 +99,8 @@ def corrupt(rng: Rng, text: bytes) -> bytes:
 
 @contextmanager
 def images(*files: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
+    # In memory where there is such a place: creating a file takes longer than all the rest.
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
         for file in files:
             path = Path(name, file)
             path.parent.mkdir(parents=True, exist_ok=True)
