@@ -33,7 +33,7 @@ test: $(READY) ## the tests that take minutes, not hours
 	$(PARALLEL) -m 'not slow'
 
 test-all: $(READY) lint ## every test
-	$(PARALLEL)
+	FUZZ_EXAMPLES=1000 $(PARALLEL)
 
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,5 +1,7 @@
 """Checkpoints: written whole or not at all, read without running code from them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,20 @@ def read(path: Path, what: str) -> Any:
     except Exception as error:  # a truncated or foreign file fails in many ways inside torch
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable {what} ({reason})") from error
+
+
+@contextmanager
+def usable(path: str | Path) -> Iterator[None]:
+    """Turn what fails inside over a checkpoint's content into a UserError that names the file.
+
+    A file of other hands may hold any value at any place; what it must be is known to those who
+    use it.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: its content cannot be used ({reason[:300]})") from error
 
 
 def is_state_dict(content: Any) -> bool:

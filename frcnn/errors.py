@@ -11,7 +11,9 @@ def printable(text: str) -> str:
     What is not printable (line ends, control sequences, halves of surrogates) is shown escaped.
     """
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+    if len(shown) <= LONGEST:
+        return shown
+    return f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"  # the reason stands at the end
 
 
 class UserError(Exception):

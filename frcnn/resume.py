@@ -37,7 +37,8 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
         return None
     path = last if wanted == "auto" or _began_with(last, wanted) else Path(wanted)
     saved = _load(path)
-    changed = _changed(saved["config"], config)
+    with checkpoint.usable(path):
+        changed = _changed(saved["config"], config)
     if changed and path == last and saved["step"] == 0:
         return None  # nothing is lost
     if changed:

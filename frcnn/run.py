@@ -86,6 +86,7 @@ class Run:
         """Train to the end, from a checkpoint if there is one."""
         self._log_start()
         resumed = checkpoint_to_resume(self.config, self.folder)
+        self.processes.of_first(None)  # all have read it before the first one writes another
         state = resumed.saved["tracker"] if resumed and resumed.own else None
         tracker = self._tracker(state)
         batches = AspectGroupedBatches(
@@ -97,7 +98,8 @@ class Run:
         )
         engine = self._engine(tracker, batches)
         if resumed:
-            self._restore(engine, resumed)
+            with checkpoint.usable(f"resume={self.config['resume']}"):
+                self._restore(engine, resumed)
         if self.processes.first:
             record_environment(self.folder, self.device, engine.step if state else 0)
         self._saved = time.perf_counter()

@@ -1,7 +1,5 @@
 """A detector out of a checkpoint, ready to use."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +45,7 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
     """
     saved = checkpoint.load(Path(path))
     place = choose_device(device)
-    with usable(path):
+    with checkpoint.usable(path):
         # Samplers, optimizer and the like are training's, and may be the user's own.
         config = {part: saved["config"][part] for part in PARTS}
         refuse_foreign(config, path)
@@ -72,22 +70,8 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
 
 def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
     """The data that a detector was trained with, from the checkpoint at ``path``."""
-    with usable(path):
+    with checkpoint.usable(path):
         return dataset(trained.config["data"], split)
-
-
-@contextmanager
-def usable(path: str) -> Iterator[None]:
-    """Raise UserError where a checkpoint's configuration makes its user fail.
-
-    A file of other hands may hold any value at any place; what it must be is known to those who
-    use it.
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: its configuration cannot be used ({reason[:300]})") from error
 
 
 def refuse_foreign(config: dict[str, Any], path: str) -> None:

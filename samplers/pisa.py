@@ -206,11 +206,13 @@ def keep_total(weights: Tensor, loss: Tensor, group: Tensor, num_groups: int) ->
         weights, loss: [K] >= 0.
         group: [K] int64 in 0..num_groups-1.
     """
+    # In double: the sum of float32 losses may leave float32.
+    loss = loss.double()
     plain, weighted = (
-        torch.zeros(num_groups, device=loss.device).index_add_(0, group, value)
+        torch.zeros(num_groups, dtype=loss.dtype, device=loss.device).index_add_(0, group, value)
         for value in (loss, weights * loss)
     )
-    return weights * torch.where(weighted > 0, plain / weighted, 1)[group]
+    return weights * torch.where(weighted > 0, plain / weighted, 1).float()[group]
 
 
 def hierarchical_local_rank(

@@ -127,4 +127,6 @@ def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bit grey, which convert() would saturate to white
         grey = np.clip(np.asarray(picture), 0, 65535).astype(np.uint16) >> 8
         picture = Image.fromarray(grey.astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # or Pillow warns
     return picture.convert("RGB")

@@ -38,7 +38,7 @@ def scale_jitter() -> v2.Compose:
     return _preset(
         v2.RandomHorizontalFlip(0.5),
         v2.RandomZoomOut(FILL, side_range=(1.0, 2.0), p=0.4),
-        v2.RandomIoUCrop(min_scale=0.4, trials=20),
+        _Crop(min_scale=0.4, trials=20),
         v2.SanitizeBoundingBoxes(labels_getter=_labels),
     )
 
@@ -49,6 +49,15 @@ def _preset(*steps: nn.Module) -> v2.Compose:
 
 def _labels(sample: tuple[Tensor, Target]) -> Tensor:
     return sample[1]["labels"]
+
+
+class _Crop(v2.RandomIoUCrop):
+    """Leaves an image alone of which the smallest crop would have no pixel."""
+
+    def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        if min(image.shape[-2:]) * self.min_scale < 1:
+            return image, target
+        return super().forward(image, target)
 
 
 class _Joined(nn.Module):

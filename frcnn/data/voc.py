@@ -58,7 +58,7 @@ def voc(
     if classes is None and found.unknown:
         where, unknown = found.unknown[0]
         raise UserError(
-            f"{where}: class {unknown!r} is not in split {train_split!r} "
+            f"{root / 'Annotations' / where}: class {unknown!r} is not in split {train_split!r} "
             f"({', '.join(names)}); set data.classes to choose the classes yourself"
         )
     data = _dataset(root, name, found, names)
@@ -114,7 +114,7 @@ def _add_objects(
     """Objects of the image whose row comes next."""
     for number, element in enumerate(tree.iter("object"), start=1):
         where, name = f"{file} object {number}", _text(element, "name")
-        if name not in label_of:
+        if name and name not in label_of:
             found.unknown.append((where, name))
         found.image.append(len(found.ids))
         found.boxes.append(_box(element))

@@ -1,0 +1,205 @@
+"""Command lines and files that a user types: one line and exit code 1 or 2."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny import SMALL, call, small_network
+
+from frcnn import check_data, evaluate, predict, train
+from frcnn.predict import find_images, picture_names
+from frcnn.trained import Trained
+
+MAINS = {"train": train, "evaluate": evaluate, "predict": predict, "check_data": check_data}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+# Command, its arguments, what its one line says, the exit code.
+BAD = [
+    ("train", "optimizer.lr=.inf", "optimizer.lr: inf is too large", 2),
+    ("train", "optimizer.lr=-.inf", "optimizer.lr: -inf is too large", 2),
+    ("train", "optimizer.lr=.nan", "optimizer.lr: expected a number above 0, got nan", 2),
+    ("train", "optimizer.lr=1e400", "optimizer.lr: inf is too large", 2),
+    ("train", "trainer.epochs=1e400", "trainer.epochs: inf is too large", 2),
+    ("train", f"seed={10**30}", f"seed: {10**30} is too large", 2),
+    ("train", f"model.min_size=[96,{10**30}]", "model.min_size: 1", 2),
+    ("train", "seed=-1", "seed: expected an integer of at least 0, got -1", 2),
+    ("train", "seed=", "seed: expected an integer of at least 0, got ''", 2),
+    ("train", "seed=yes", "seed: expected an integer of at least 0, got True", 2),
+    ("train", "seed=${nowhere}", "nowhere", 2),
+    ("train", "seed=${oc.env:FRCNN_NOT_SET}", "FRCNN_NOT_SET", 2),
+    ("train", "seed=${seed}", "seed", 2),
+    ("train", "seed=${no_such_resolver:1}", "no_such_resolver", 2),
+    ("train", "seed=[", "mismatched input", 2),
+    ("train", "=3", "extraneous input '='", 2),
+    ("train", "seed", "missing EQUAL", 2),
+    ("train", "sampler=", "sampler", 2),
+    ("train", "sampler=../loss", "", 2),
+    ("train", "data=voc,coco", "", 2),
+    ("train", "hydra.run.dir=/dev/null/run", "/dev/null", 1),
+    ("train", "+experiment=broken hydra.searchpath=[file://own]", "", 2),
+    ("train", "experiment=broken hydra.searchpath=[file://own]", "broken.yaml", 2),
+    ("train", "experiment=code hydra.searchpath=[file://own]", "could not determine", 2),
+    ("evaluate", "", "checkpoint is required: add checkpoint=VALUE", 2),
+    ("evaluate", "checkpoint=a.pt split=test", "split: expected one of train, val", 2),
+    ("evaluate", "checkpoint=a.pt batch_size=0", "batch_size: expected an integer", 2),
+    ("evaluate", "checkpoint=5", "checkpoint: expected a text, got 5", 2),
+    ("evaluate", "checkpoint=none.pt", "none.pt: no such checkpoint", 1),
+    ("evaluate", "checkpoint=own", "own: not a readable checkpoint", 1),
+    ("predict", "checkpoint=a.pt", "input is required: add input=VALUE", 2),
+    ("predict", "checkpoint=a.pt input=x.png min_score=2", "min_score: expected a number", 2),
+    ("predict", "checkpoint=a.pt input=x.png min_score=nan", "min_score: expected a number", 2),
+    ("predict", "checkpoint=a.pt input=none.png", "input=none.png: no image there", 1),
+    ("predict", "checkpoint=a.pt input=", "input=: no image there", 1),
+    ("predict", "checkpoint=a.pt input='[a'", "no image there", 1),
+    ("predict", f"checkpoint=a.pt input={'x' * 5000}", "no image there", 1),
+    ("predict", "checkpoint=a.pt input=own", "input=own: no image there", 1),
+    ("check_data", "data=voc", "data.root is required", 2),
+    ("check_data", "data=voc data.root=none", "cannot be read", 1),
+    ("check_data", "data=voc data.root=own/broken.yaml", "cannot be read", 1),
+    ("check_data", "data=coco2017 data.root=none", "cannot be read", 1),
+    ("check_data", "data.object_size=[40,14]", "object_size", 1),
+    ("check_data", "data.num_objects=[3,1]", "num_objects", 1),
+    ("check_data", "data.train_images=0", "train_images=0", 1),
+    ("check_data", "data.class_probabilities=[0,0,0]", "class_probabilities", 1),
+    ("check_data", "data.width=0", "data.width: expected an integer of at least 1", 2),
+    ("check_data", "images=maybe", "images: expected true or false, got 'maybe'", 2),
+    ("check_data", "images=false data.clutter=1.5", "data.clutter: expected an integer", 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says", "code"), BAD, ids=[f"{c[0]} {c[1]}"[:60] for c in BAD]
+)
+def test_a_bad_command_line_ends_in_one_line(
+    name: str, line: str, says: str, code: int, folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (folder / "own/experiment").mkdir(parents=True)
+    (folder / "own/experiment/broken.yaml").write_text("a: [1\nb: {")
+    trap = "!!python/object/apply:os.mkdir [trap]"
+    (folder / "own/experiment/code.yaml").write_text(f"# @package _global_\nrun_name: {trap}\n")
+    (folder / "own/broken.yaml").touch()
+    run = [f"hydra.run.dir={folder}/run"] if name == "train" and "run.dir" not in line else []
+    assert call(MAINS[name].main, *run, *line.split()) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert says in error, error
+    assert set(os.listdir(folder)) <= {"own", "run"}  # not the trap, nothing half-written
+    assert not (folder / "run/checkpoints").exists()
+
+
+def test_pictures_of_equal_names_keep_their_folder(folder: Path) -> None:
+    files = [Path("in/a/x.jpg"), Path("in/b/x.jpg"), Path("in/b/x.png")]
+    assert picture_names(files) == ["a/x.jpg_boxes.png", "b/x.jpg_boxes.png", "b/x.png_boxes.png"]
+    assert picture_names(files[1:]) == ["x.jpg_boxes.png", "x.png_boxes.png"]
+    assert picture_names([Path("../../x.jpg")]) == ["x.jpg_boxes.png"]
+    assert picture_names([Path("/a/x.jpg"), Path("../y/x.jpg")])[0] == "a/x.jpg_boxes.png"
+    assert not any(".." in name for name in picture_names([Path("../a/x"), Path("b/x")]))
+
+
+class Blind(torch.nn.Module):
+    """Sees one box in every image."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+        found = {"boxes": box, "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+        return [found] * len(images)
+
+
+@pytest.fixture
+def detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What predict loads, whatever the checkpoint."""
+    device = torch.device("cpu")
+    found = Trained(Blind(), {}, ["cat"], [1], device, torch.float32)  # type: ignore[arg-type]
+    monkeypatch.setattr("frcnn.trained.load_trained", lambda *_: found)
+
+
+def test_predict_on_folders_with_equal_names_overwrites_nothing(
+    detector: None, folder: Path
+) -> None:
+    for name in "ab":
+        (folder / f"in/{name}").mkdir(parents=True)
+        Image.new("RGB", (6, 4)).save(folder / f"in/{name}/x.jpg")
+    assert call(predict.main, "checkpoint=a.pt", "input=in/*/x.jpg", "output=out") == 0
+    rows = json.loads((folder / "out/predictions.json").read_text())
+    assert [row["picture"] for row in rows] == ["a/x.jpg_boxes.png", "b/x.jpg_boxes.png"]
+    assert all((folder / "out" / row["picture"]).is_file() for row in rows)
+
+
+@pytest.mark.parametrize("odd", ["folder", "pipe", "text", "empty", "dangling"])
+def test_predict_goes_on_after_what_is_no_image(
+    detector: None, folder: Path, odd: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "in").mkdir()
+    Image.new("RGB", (6, 4)).save(folder / "in/z.png")
+    make: dict[str, Any] = {
+        "folder": Path.mkdir, "pipe": os.mkfifo, "text": lambda path: path.write_text("x"),
+        "empty": Path.touch, "dangling": lambda path: path.symlink_to("nowhere"),
+    }  # fmt: skip
+    make[odd](folder / "in/a.jpg")
+    assert call(predict.main, "checkpoint=a.pt", "input=in", "output=out") == 0
+    assert len(json.loads((folder / "out/predictions.json").read_text())) == 1
+    error = capsys.readouterr().err
+    assert "in/a.jpg: cannot be read as an image" in error or odd == "dangling"
+
+
+def test_an_output_that_is_a_file_is_one_line(
+    detector: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (6, 4)).save(folder / "a.png")
+    (folder / "out").touch()
+    assert call(predict.main, "checkpoint=a.pt", "input=a.png", "output=out") == 1
+    assert "error: out/a.png_boxes.png: cannot be written" in capsys.readouterr().err
+    assert (folder / "out").read_bytes() == b""
+
+
+def test_names_of_any_kind_stay_below_the_output(detector: None, folder: Path) -> None:
+    (folder / "in").mkdir()
+    names = ["..jpg.png", " .png", "a\nb.png", "-o.png", "${seed}.png", "[x].png", "猫.png"]
+    for name in names:
+        Image.new("RGB", (6, 4)).save(folder / "in" / name)
+    assert len(find_images("in")) == len(names)
+    assert call(predict.main, "checkpoint=a.pt", "input=in", "output=out") == 0
+    assert set(os.listdir("out")) == {f"{name}_boxes.png" for name in names} | {"predictions.json"}
+    assert set(os.listdir(folder)) == {"in", "out"}
+
+
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("place", ["environment", "netrc"])
+def test_the_key_of_wandb_reaches_no_file(
+    folder: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if place == "environment":
+        monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    else:
+        netrc = folder / "netrc"
+        netrc.write_text(f"machine api.wandb.ai\n  login user\n  password {SECRET}\n")
+        netrc.chmod(0o600)
+        monkeypatch.setenv("NETRC", str(netrc))
+    line = [*SMALL, "trainer.epochs=1", "data.train_images=2", "data.val_images=1"]
+    line += ["wandb.mode=offline", "wandb.dir=runs", "hydra.run.dir=runs/a"]
+    assert call(train.main, *line) == 0
+    written = [file for file in (folder / "runs").rglob("*") if file.is_file()]
+    assert any(file.suffix == ".wandb" for file in written)
+    assert not [file for file in written if SECRET.encode() in file.read_bytes()]
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
