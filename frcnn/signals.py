@@ -59,7 +59,9 @@ def unheard() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    """What is ignored stays so: a shell keeps Ctrl-C from its background jobs in this way."""
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
