@@ -169,7 +169,6 @@ class Run:
         tracker: Tracker,
     ) -> dict[str, Any]:
         """Train and validate to the end; the last validation's metrics, if there was one."""
-
         seconds = 60 * self.config["trainer"]["checkpoint_minutes"]
 
         def save_in_time() -> None:

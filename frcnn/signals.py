@@ -61,8 +61,8 @@ def unheard() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    # As with nohup: who ignores a signal has a reason.
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    """What is ignored stays so: a shell keeps Ctrl-C from its background jobs in this way."""
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ def bccd() -> Path:
     if not (folder / "ImageSets/Main/trainval.txt").exists():
         pytest.skip("BCCD is not beside the project")
     return folder
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, which a shell lets its background jobs ignore, and which tests send."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -203,6 +203,7 @@ def is_alive(group: int) -> bool:
 def main(names: Sequence[str]) -> None:
     """Play the named cases, or all."""
     root = Path(tempfile.mkdtemp())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may come ignored
     counts: Counter[str] = Counter()
     with small_network():
         for name in names or [*CASES, "every operation"]:

@@ -172,12 +172,16 @@ def test_more_steps_go_on_in_mid_epoch(tmp_path: Path) -> None:
     assert same(weights(longer), weights(straight))
 
 
-def test_resume_from_elsewhere_and_not_at_all(whole: Path, tmp_path: Path) -> None:
+def test_resume_from_elsewhere_and_not_at_all(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = whole / "checkpoints/last.pt"
     moved = trained(tmp_path / "moved", f"resume={path}", "trainer.epochs=3")
     assert [r["step"] for r in lines(moved) if "train/loss" in r] == list(range(13, 19))
     assert (moved / "checkpoints/best.pt").exists()  # a run's folder is whole
-    again = trained(moved, f"resume={path}", "trainer.epochs=4")  # from the folder's own
+    with caplog.at_level("INFO"):
+        again = trained(moved, f"resume={path}", "trainer.epochs=4")
+    assert "resumed after step 18" in caplog.text  # the folder's own last.pt
     assert [r["step"] for r in lines(again) if "train/loss" in r] == list(range(13, 25))
     anew = trained(moved, "resume=never", "trainer.epochs=1")
     assert [r["step"] for r in lines(anew) if "train/loss" in r] == list(range(1, 7))

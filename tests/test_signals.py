@@ -59,6 +59,16 @@ def test_without_a_signal_nothing_happens() -> None:
         pass
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As Ctrl-C is in a shell's background jobs."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping(), held():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_process_started_unheard_hears_neither() -> None:
     with unheard():
         child = os.fork()
