@@ -11,9 +11,10 @@ from frcnn import checkpoint, losses
 from frcnn.assemble import dataset, detector
 from frcnn.data import DetectionDataset
 from frcnn.device import choose_device, choose_precision
-from frcnn.errors import UserError
+from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
 from frcnn.model.zoo import PREDICTOR, load_into
+from frcnn.rules import check_value
 
 # What the parts of a run that a trained detector needs are made of, and nothing else.
 OWN = {f"frcnn.losses.{name}" for name in losses.__all__} | {
@@ -49,6 +50,7 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
         # Samplers, optimizer and the like are training's, and may be the user's own.
         config = {part: saved["config"][part] for part in PARTS}
         refuse_foreign(config, path)
+        _check_values(config["model"], path)
         base, start = config["model"]["name"], config["model"]["weights"]
         config["model"] |= {"weights": None, "weights_backbone": None}
         model = detector(config, len(saved["class_names"]) + 1)
@@ -108,6 +110,15 @@ def _refuse_keys(node: dict[Any, Any], path: str) -> None:
     target = node.get("_target_")
     if "_target_" in node and str(target) not in OWN:
         raise UserError(f"{path}: its configuration names {target}, which is not ours to run")
+
+
+def _check_values(model: dict[str, Any], path: str) -> None:
+    """Refuse what no command line could give; some of it would fail at the first image only."""
+    for key, value in model.items():
+        try:
+            check_value(f"model.{key}", value, value)
+        except ConfigError as error:
+            raise UserError(f"{path}: {error}") from error
 
 
 def _refuse_other_classes(saved: dict[str, Any], path: str) -> None:

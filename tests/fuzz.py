@@ -11,8 +11,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 import numpy as np
@@ -21,7 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from frcnn.config import CONF, build
-from frcnn.data import coco, coco_json, drop_misfits, voc
+from frcnn.data import check, coco, coco_json, drop_misfits, image_files, voc
 from frcnn.errors import UserError
 from samplers import Candidates, Prediction, Sampler
 from tests.bad_input.outcomes import assert_whole
@@ -105,7 +107,9 @@ def images(*files: str) -> Iterator[Path]:
             path = Path(name, file)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 30)).save(path)
-        yield Path(name)
+        # The images never change: their headers are read once.
+        with patch.object(check, "header_sizes", lru_cache(image_files.header_sizes)):
+            yield Path(name)
 
 
 def taken(read: Callable[[str], Any], split: str, names: str) -> bool:

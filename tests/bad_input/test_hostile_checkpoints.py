@@ -4,6 +4,7 @@ The traps make a folder when they are sprung.
 """
 
 import copy
+import io
 import os
 import pickle
 import zipfile
@@ -211,12 +212,18 @@ def scripted(file: Path, trap: Path) -> None:
         archive.writestr("a/version", "3\n")
 
 
+def npz() -> bytes:
+    out = io.BytesIO()
+    np.savez(out, a=np.ones(3))
+    return out.getvalue()
+
+
 UNREADABLE: dict[str, Callable[[Path, Path], None]] = {
     "empty": lambda file, trap: file.write_bytes(b""),
     "text": lambda file, trap: file.write_text("hello"),
     "zeros": lambda file, trap: file.write_bytes(b"\0" * 4096),
     "folder": lambda file, trap: file.mkdir(),
-    "numpy": lambda file, trap: np.savez(file.open("wb"), a=np.ones(3)),
+    "numpy": lambda file, trap: file.write_bytes(npz()),
     "pickle-0": pickled(0), "pickle-2": pickled(2), "pickle-5": pickled(5),
     "malicious": lambda file, trap: torch.save({"model": Malicious(trap)}, file),
     "malicious-legacy": lambda file, trap: torch.save(
@@ -305,8 +312,10 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "empty-config": (changed(config={}), UNFIT),
     "unknown-network": (with_config("model", "name", value="vgg"), "'vgg' is not one of"),
     "network-no-text": (with_config("model", "name", value=3), "3 is not one of"),
-    "unknown-option": (with_config("model", "x", value=1), UNFIT),
-    "size-text": (with_config("model", "min_size", value="small"), UNFIT),
+    "part-text": (with_config("model", "backbone", value="x"), UNFIT),
+    "size-text": (with_config("model", "min_size", value="small"), "model.min_size: expected an"),
+    "size-huge": (with_config("model", "max_size", value=10**30), "model.max_size: 1"),
+    "score-nan": (with_config("model", "box_score_thresh", value=float("nan")), "between 0 and 1"),
     "no-loss": (with_config("loss", value={}), UNFIT),
     "loss-text": (with_config("loss", "rpn", value="ce"), UNFIT),
     "loss-unknown-option": (with_config("loss", "rpn", "x", value=1), "losses.CrossEntropy: "),
