@@ -184,8 +184,8 @@ def look(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     prediction = candidates.predict(rows)
     seen = [getattr(prediction, key).float() for key in ("scores", "boxes", "class_loss")]
-    # A sum shows in one pass whether all are finite.
-    if not torch.stack([part.sum() for part in seen]).isfinite().all():
+    # A sum shows in one pass whether all are finite; float32's would end at 3e38.
+    if not torch.stack([part.sum(dtype=torch.float64) for part in seen]).isfinite().all():
         raise FloatingPointError("the prediction of a candidate is not finite")
     scores, boxes, loss = seen
     return scores, boxes, loss
