@@ -1,12 +1,14 @@
 """Collect finished runs into a CSV, and the CSV into a Markdown table.
 
 ``python -m experiments.table RUN... --csv FILE`` reads each run folder's ``summary.json`` and
-``status.json``; ``python -m experiments.table --csv FILE`` prints the table of a CSV.
+``status.json``; ``python -m experiments.table --csv FILE`` prints the table of a CSV, and with
+``--page README.md`` writes it there, where a comment names the CSV.
 """
 
 import argparse
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,11 +55,21 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def put(table: str, csv_name: str, page: Path) -> None:
+    """Write a table into a page, between ``<!-- csv_name -->`` and ``<!-- end -->``."""
+    block = re.compile(rf"(<!-- {re.escape(csv_name)} -->\n).*?(<!-- end -->)", re.S)
+    text, places = block.subn(lambda found: found[1] + table + found[2], page.read_text())
+    if not places:
+        raise SystemExit(f"{page}: no place for {csv_name}")
+    page.write_text(text)
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--csv", required=True, type=Path)
+    parser.add_argument("--page", action="append", default=[], type=Path)
     options = parser.parse_args()
     if options.runs:
         rows = [row(folder) for folder in options.runs]
@@ -65,7 +77,10 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    print(markdown(read(options.csv)), end="")
+    table = markdown(read(options.csv))
+    for page in options.page:
+        put(table, options.csv.as_posix(), page)
+    print(table, end="")
 
 
 if __name__ == "__main__":

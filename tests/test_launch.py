@@ -66,7 +66,7 @@ def test_a_run_of_two_processes_that_is_stopped_goes_on(tmp_path: Path) -> None:
 
 def test_a_sweep_of_two_processes_each(tmp_path: Path) -> None:
     few = ("trainer.devices=2", "trainer.epochs=1", "hydra.sweep.subdir=${hydra.job.num}")
-    ended(started("-m", f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1"))
+    ended(started(f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1", "-m"))
     assert [status(tmp_path / job) for job in "01"] == ["COMPLETED"] * 2
     assert [steps(tmp_path / job) for job in "01"] == [[1, 2, 3]] * 2
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.benchmark.report import headlines
 from experiments.benchmark.report import page as benchmark_page
-from experiments.table import markdown, read, row
+from experiments.table import markdown, put, read, row
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
@@ -54,3 +54,14 @@ def test_a_row_tells_command_and_figures(tmp_path: Path) -> None:
         .splitlines()[2]
         .startswith("| `python -m frcnn.train sampler=ohem` | 12.3 | 50.0 | 25.0 | 50.0 | 7 | 3 |")
     )
+
+
+@pytest.mark.parametrize("before", ["", "| old |\n"])
+def test_a_table_takes_its_own_place_alone(tmp_path: Path, before: str) -> None:
+    page = tmp_path / "page.md"
+    other = "\n<!-- b.csv -->\n| b |\n<!-- end -->\n"
+    page.write_text(f"<!-- a.csv -->\n{before}<!-- end -->\n{other}")
+    put("| new |\n", "a.csv", page)
+    assert page.read_text() == f"<!-- a.csv -->\n| new |\n<!-- end -->\n{other}"
+    with pytest.raises(SystemExit, match="no place for c.csv"):
+        put("", "c.csv", page)
