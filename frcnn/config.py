@@ -94,7 +94,7 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         if full_error == "1" or (composed and not isinstance(error, KNOWN)):
             raise
         print(f"error: {one_line(name, error)}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1 if isinstance(error, OSError) else 2))
+        sys.exit(getattr(error, "exit_code", 2 if isinstance(error, (*KNOWN, ValueError)) else 1))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full_error
 
