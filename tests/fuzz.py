@@ -5,6 +5,7 @@ function of its target and its number alone, so that what fails can be run again
 """
 
 import argparse
+import copy
 import json
 import tempfile
 import time
@@ -74,6 +75,11 @@ def place(rng: Rng, node: Any) -> tuple[Any, Any]:
         node = deeper
 
 
+def odd(rng: Rng) -> Any:
+    """One of them, the case's own: it may be changed in its turn."""
+    return copy.deepcopy(pick(rng, ODD))
+
+
 def mutate(rng: Rng, document: dict[str, Any]) -> None:
     """Replace, delete, add or double one value, wherever it stands."""
     if not document:
@@ -83,11 +89,11 @@ def mutate(rng: Rng, document: dict[str, Any]) -> None:
     if kind == 0:
         del node[key]
     elif kind == 1 and isinstance(node, list):
-        node.insert(key, pick(rng, [node[key], pick(rng, ODD)]))
+        node.insert(key, pick(rng, [node[key], odd(rng)]))
     elif kind == 2 and isinstance(node, dict):
-        node[pick(rng, ["id", "bbox", "image_id", "width", "x", ""])] = pick(rng, ODD)
+        node[pick(rng, ["id", "bbox", "image_id", "width", "x", ""])] = odd(rng)
     else:
-        node[key] = pick(rng, ODD)
+        node[key] = odd(rng)
 
 
 def corrupt(rng: Rng, text: bytes) -> bytes:

@@ -26,7 +26,7 @@ from frcnn.data.records import (
     checked,
     refuse_without_objects,
 )
-from frcnn.errors import ConfigError, UserError
+from frcnn.errors import ConfigError, UserError, printable
 
 
 def voc(
@@ -113,7 +113,7 @@ def _add_objects(
 ) -> None:
     """Objects of the image whose row comes next."""
     for number, element in enumerate(tree.iter("object"), start=1):
-        where, name = f"{file} object {number}", _text(element, "name")
+        where, name = f"{file} object {number}", _class(element)
         if name and name not in label_of:
             found.unknown.append((where, name))
         found.image.append(len(found.ids))
@@ -175,7 +175,7 @@ def _distinct(classes: Sequence[str]) -> list[str]:
 
 def _class_names(root: Path, split: str) -> list[str]:
     trees = (_annotation(root, id) for id in _image_ids(root, split))
-    names = {_text(element, "name") for tree in trees for element in tree.iter("object")} - {""}
+    names = {_class(element) for tree in trees for element in tree.iter("object")} - {""}
     if not names:
         raise UserError(f"{root / 'Annotations'}: split {split!r} holds no object with a name")
     return sorted(names)
@@ -204,6 +204,10 @@ class _Tree(ElementTree.TreeBuilder):
 
 def _text(element: ElementTree.Element, path: str) -> str:
     return " ".join((element.findtext(path) or "").split())
+
+
+def _class(element: ElementTree.Element) -> str:
+    return printable(_text(element, "name"))
 
 
 def _number(element: ElementTree.Element, path: str) -> float:

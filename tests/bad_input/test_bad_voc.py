@@ -199,6 +199,13 @@ def test_every_encoding_that_xml_declares_is_read(root: Path, encoding: str) -> 
     assert usable(reader(root)).class_names == ["cat", "h\xe9ron"]
 
 
+def test_a_class_name_is_one_line(root: Path) -> None:
+    """Found by fuzzing: in latin-1 a byte above 127 may be a control character."""
+    declared = b'<?xml version="1.0" encoding="latin-1"?>'
+    write(root, declared + annotation(name="<name>a\x9b31m b</name>").encode("latin-1"))
+    assert usable(reader(root)).class_names == ["a\\x9b31m b", "cat"]
+
+
 def test_deep_elements_are_no_problem(root: Path) -> None:
     write(root, annotation(more="<a>" * 50_000 + "</a>" * 50_000))
     assert usable(reader(root)).boxes.tolist() == GOOD

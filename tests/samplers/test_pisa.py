@@ -451,3 +451,11 @@ def test_against_loops(
         sampler = PISA(budget, fraction, rank_scale=scale, score_threshold=0.3)
         weights = sampler(candidates)
     assert weights.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_whose_sum_leaves_float32_still_keep_their_total() -> None:
+    """Found by fuzzing: infinity by infinity made the weights NaN."""
+    loss = torch.tensor([3e38, 3e38, 1e38])
+    weights = keep_total(torch.tensor([1.0, 0.5, 0.0]), loss, torch.zeros(3, dtype=torch.int64), 1)
+    # 7e38 / (3e38 + 1.5e38)
+    assert weights.tolist() == pytest.approx([14 / 9, 7 / 9, 0])
