@@ -22,7 +22,7 @@ from tiny import SMALL, call, small_network, tiny
 from frcnn import checkpoint, evaluate, predict, train, trained
 from frcnn.assemble import dataset, detector, fill_from_data
 from frcnn.model.zoo import PREDICTOR, file_weights
-from frcnn.resume import checkpoint_to_resume
+from frcnn.resume import STATE, checkpoint_to_resume
 
 Content = dict[str, Any]
 BIAS = f"{PREDICTOR}cls_score.bias"
@@ -391,7 +391,8 @@ def test_resume_runs_nothing_of_a_hostile_file(
     file: Path, content: Content, trap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({**content, "optimizer": Malicious(trap)}, tmp_path / "pickle.pt")
-    torch.save({**content, "optimizer": {"state": mkdir(trap)}}, file)
+    whole = dict.fromkeys(STATE) | content
+    torch.save({**whole, "optimizer": {"state": mkdir(trap)}}, file)
     line = [*SMALL, "box_loss=ghm_r", f"hydra.run.dir={tmp_path}/run"]
     for name, says in {"pickle.pt": "not a readable", file.name: "cannot be used"}.items():
         assert call(train.main, *line, f"resume={tmp_path / name}") == 1
