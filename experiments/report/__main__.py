@@ -1,0 +1,53 @@
+"""``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER]``.
+
+DIR is a sweep's folder, or a CSV that the report of one wrote. Writes runs.csv (one row a run; all
+else can be made from it), report.md and report.html with its figures, to DIR/report, or beside the
+CSV.
+"""
+
+import argparse
+from pathlib import Path
+
+from experiments.report import markdown
+from experiments.report.runs import Run, read, read_csv, write_csv
+from experiments.report.study import Study, study
+from experiments.report.tables import sentences
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
+    parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    runs = _runs(options.source)
+    try:
+        found = study(runs, options.baseline)
+    except LookupError as error:
+        raise SystemExit(str(error)) from error
+    out = options.out or (
+        options.source / "report" if options.source.is_dir() else options.source.parent
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    if options.source.is_dir():
+        write_csv(runs, out / "runs.csv")
+    _write(found, out)
+    print("\n".join([*found.problems, *sentences(found), str(out / "report.md")]))
+
+
+def _runs(source: Path) -> list[Run]:
+    if not source.exists():
+        raise SystemExit(f"{source}: no such folder or file")
+    runs = read(source) if source.is_dir() else read_csv(source)
+    if not runs:
+        raise SystemExit(f"{source}: no run, which is a folder with a status.json")
+    return runs
+
+
+def _write(found: Study, out: Path) -> None:
+    (out / "report.md").write_text(markdown.page(found))
+
+
+if __name__ == "__main__":
+    main()
