@@ -1,14 +1,15 @@
 """``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER]``.
 
 DIR is a sweep's folder, or a CSV that the report of one wrote. Writes runs.csv (one row a run; all
-else can be made from it), report.md and report.html with its figures, to DIR/report, or beside the
-CSV.
+else can be made from it), report.md, report.html (which needs no other file) and its figures to
+DIR/report, or beside the CSV.
 """
 
 import argparse
 from pathlib import Path
 
-from experiments.report import markdown
+from experiments.report import html, markdown
+from experiments.report.figures import figures
 from experiments.report.runs import Run, read, read_csv, write_csv
 from experiments.report.study import Study, study
 from experiments.report.tables import sentences
@@ -33,7 +34,7 @@ def main() -> None:
     if options.source.is_dir():
         write_csv(runs, out / "runs.csv")
     _write(found, out)
-    print("\n".join([*found.problems, *sentences(found), str(out / "report.md")]))
+    print("\n".join([*found.problems, *sentences(found), str(out / "report.html")]))
 
 
 def _runs(source: Path) -> list[Run]:
@@ -46,7 +47,11 @@ def _runs(source: Path) -> list[Run]:
 
 
 def _write(found: Study, out: Path) -> None:
-    (out / "report.md").write_text(markdown.page(found))
+    drawn = figures(found)
+    for name, png in drawn.items():
+        (out / f"{name}.png").write_bytes(png)
+    (out / "report.md").write_text(markdown.page(found, list(drawn)))
+    (out / "report.html").write_text(html.page(found, drawn))
 
 
 if __name__ == "__main__":

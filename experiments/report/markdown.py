@@ -6,10 +6,11 @@ from experiments.report.study import Study
 from experiments.report.tables import Table, sentences, tables
 
 
-def page(study: Study) -> str:
-    """Sentences, problems and tables; the same study gives the same bytes."""
+def page(study: Study, figures: Sequence[str] = ()) -> str:
+    """Sentences, problems, figures (by name, ``NAME.png`` beside the page) and tables."""
     parts = ["# Comparison", *_listed("What can be said", sentences(study))]
     parts += _listed("What is wrong with the runs", study.problems)
+    parts += [f"![{name}]({name}.png)" for name in figures]
     for table in tables(study):
         parts += [f"## {table.title}", markdown(table), *table.notes]
     return "\n\n".join(parts) + "\n"

@@ -34,8 +34,8 @@ class Run:
         name: the folder, relative to the one that was read.
         status: COMPLETED, FAILED, INTERRUPTED, RUNNING, or UNREADABLE where files are missing.
         error: why it failed or cannot be read.
-        method: what tells its method from others, option by group and value by key
-            (``{"sampler": "ohem"}``); empty where all runs are of one method.
+        method: its values of all that any run was told beside seed, conditions and names: option
+            by group, value by key (``{"sampler": "ohem"}``).
         settings: its values of all settings that are not the same in every run.
         seed, steps, seconds: None where the run does not say.
         figures: ``METRICS`` and ``AP <class>`` as fractions; NaN where there is no such object.
@@ -68,13 +68,10 @@ def is_ignored(key: str) -> bool:
 def read(folder: Path) -> list[Run]:
     """The runs below a folder, which are the folders with a ``status.json``."""
     contents = [_content(file.parent, folder) for file in sorted(folder.rglob("status.json"))]
-    every = [content["values"] for content in contents if content["values"]]
     said = set().union(*(content["said"] for content in contents))
-    told = {key for key in said if not is_condition(key)}
-    terms = [{key: values[key] for key in sorted(told & values.keys())} for values in every]
-    different = _different(terms)
-    differing = _different(every)
-    return [_run(content, different or told, differing) for content in contents]
+    terms = {key for key in said if not is_condition(key)}
+    differing = _different([content["values"] for content in contents if content["values"]])
+    return [_run(content, terms, differing) for content in contents]
 
 
 def _content(folder: Path, top: Path) -> dict[str, Any]:
@@ -99,7 +96,15 @@ def _values(folder: Path) -> dict[str, Any]:
     config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
     hydra = yaml.safe_load((folder / ".hydra/hydra.yaml").read_text())
     choices = hydra["hydra"]["runtime"]["choices"]
-    return dict(_flat(config)) | {k: v for k, v in choices.items() if not k.startswith("hydra/")}
+    values = dict(_flat(config))
+    values = {key: values.get(_reference(value), value) for key, value in values.items()}
+    return values | {k: v for k, v in choices.items() if not k.startswith("hydra/")}
+
+
+def _reference(value: Any) -> str | None:
+    """``${budget.rcnn}`` -> the key whose value it is."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    return found[1] if found else None
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

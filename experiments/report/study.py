@@ -6,6 +6,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.report.runs import Run, is_condition, terms
 
@@ -22,6 +23,8 @@ ENDS = {
     "RUNNING": "runs, or was killed",
     "UNREADABLE": "cannot be read",
 }
+
+SHOWN = 4  # of the settings in which a run is unlike others
 
 Terms = tuple[tuple[str, str], ...]
 
@@ -64,9 +67,7 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
     problems: list[str] = []
     finished = _finished(runs, problems)
     finished = _agreeing(finished, is_condition, "most runs", problems)
-    groups: dict[Terms, list[Run]] = defaultdict(list)
-    for run in finished:
-        groups[tuple(run.method.items())].append(run)
+    groups = _methods(finished)
     methods = {key: _seeds(groups[key], problems) for key in sorted(groups)}
     chosen = _baseline(list(methods), baseline)
     if chosen is None:
@@ -116,10 +117,27 @@ def _agreeing(
     for run in runs:
         if kind(run) != usual_kind:
             own = json.loads(kind(run))
-            keys = sorted(k for k in own.keys() | usual.keys() if own.get(k) != usual.get(k))
-            texts = [f"{k}={own.get(k)} where {whose} have {usual.get(k)}" for k in keys]
-            problems.append(f"{_named(run)} has other settings: {', '.join(texts)}; left out.")
+            problems.append(
+                f"{_named(run)} has other settings: {_unlike(own, usual, whose)}; left out."
+            )
     return [run for run in runs if kind(run) == usual_kind]
+
+
+def _unlike(own: Mapping[str, Any], usual: Mapping[str, Any], whose: str) -> str:
+    keys = sorted(k for k in own.keys() | usual.keys() if own.get(k) != usual.get(k))
+    texts = [f"{k}={own.get(k)} where {whose} have {usual.get(k)}" for k in keys[:SHOWN]]
+    return ", ".join(texts) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+
+
+def _methods(runs: Sequence[Run]) -> dict[Terms, list[Run]]:
+    """The runs by what is not the same in all; one method keeps all that it was told."""
+    shared = set.intersection(*(set(run.method.items()) for run in runs)) if runs else set()
+    if all(shared == set(run.method.items()) for run in runs):
+        shared = set()
+    groups: dict[Terms, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[tuple(term for term in run.method.items() if term not in shared)].append(run)
+    return groups
 
 
 def _seeds(runs: Sequence[Run], problems: list[str]) -> dict[int, Run]:

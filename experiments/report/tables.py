@@ -61,7 +61,7 @@ def sentences(study: Study) -> list[str]:
 
 def _sentence(method: str, baseline: str, verdict: Verdict) -> str:
     difference = verdict.difference.spread
-    mean = f"{difference.mean:+.1f} AP"
+    mean = f"{difference.mean:+.2f} AP"
     if verdict.interval is None or difference.std is None:
         return (
             f"`{method}` has one seed in common with `{baseline}` ({mean}): nothing can be said, "
@@ -79,7 +79,7 @@ def _sentence(method: str, baseline: str, verdict: Verdict) -> str:
 def _interval(verdict: Verdict) -> str:
     assert verdict.interval is not None and verdict.level is not None
     low, high = verdict.interval
-    return f"{100 * verdict.level:.3g} % interval {low:+.1f} to {high:+.1f}"
+    return f"{100 * verdict.level:.3g} % interval {low:+.2f} to {high:+.2f}"
 
 
 def _needed(std: float) -> str:
@@ -108,7 +108,7 @@ def _differences(study: Study) -> Table:
 
 def _difference_row(method: str, difference: Difference, verdict: Verdict) -> list[str]:
     own = difference.spread
-    first = [method, f"{own.mean:+.1f}"]
+    first = [method, f"{own.mean:+.2f}"]
     if own.std is None:
         return [*first, NONE, NONE, NONE, "1"]
     p = "< 0.001" if (verdict.p or 0) < 0.001 else f"{verdict.p:.3f}"
@@ -117,7 +117,10 @@ def _difference_row(method: str, difference: Difference, verdict: Verdict) -> li
 
 def _overall(study: Study) -> Table:
     rows = [_figures(study, method, METRICS) for method in study.methods]
-    notes = ["In percent: mean ± standard deviation over the seeds, as COCO defines the figures."]
+    notes = [
+        "COCO's figures in percent after the last step: mean ± standard deviation over the seeds, "
+        f"{NONE} where a run has none (no such object)."
+    ]
     return Table("Figures", ["method", "seeds", *METRICS], rows, notes)
 
 
