@@ -297,8 +297,17 @@ def test_what_cannot_be_read_is_one_line(
         called(monkeypatch, tmp_path / name)
 
 
-def test_a_report_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys, experiments.report.__main__; print('torch' in sys.modules)"
+def python(code: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+
+
+def test_a_report_needs_no_torch() -> None:
+    done = python("import sys, experiments.report.__main__; print('torch' in sys.modules)")
     assert done.stdout == "False\n"
+
+
+def test_a_missing_extra_is_one_line() -> None:
+    done = python("import sys; sys.modules['scipy'] = None; import experiments.report.__main__")
+    assert done.returncode == 1
+    assert done.stderr == "scipy.stats is missing: pip install -e '.[report]'\n"

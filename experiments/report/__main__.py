@@ -8,11 +8,14 @@ DIR/report, or beside the CSV.
 import argparse
 from pathlib import Path
 
-from experiments.report import html, markdown
-from experiments.report.figures import figures
-from experiments.report.runs import Run, read, read_csv, write_csv
-from experiments.report.study import Study, study
-from experiments.report.tables import sentences
+try:
+    from experiments.report import html, markdown
+    from experiments.report.figures import figures
+    from experiments.report.runs import Run, read, read_csv, write_csv
+    from experiments.report.study import Study, study
+    from experiments.report.tables import sentences
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
 
 def main() -> None:

@@ -101,10 +101,10 @@ def _values(folder: Path) -> dict[str, Any]:
     return values | {k: v for k, v in choices.items() if not k.startswith("hydra/")}
 
 
-def _reference(value: Any) -> str | None:
-    """``${budget.rcnn}`` -> the key whose value it is."""
+def _reference(value: Any) -> str:
+    """``${budget.rcnn}`` -> the key whose value it is, else no key."""
     found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-    return found[1] if found else None
+    return found[1] if found else ""
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
