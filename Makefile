@@ -18,8 +18,11 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY) ## train on the embedded shapes with OHEM, a few minutes on two CPU cores
 	$(PY) -m frcnn.train experiment=quick sampler=ohem
 
-sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes
-	$(PY) -m frcnn.train -m experiment=quick sampler=random,ohem seed=0,1
+sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes, to runs/sweep
+	$(PY) -m frcnn.train -m experiment=quick sampler=random,ohem seed=0,1 run_name=sweep
+
+report: $(READY) ## compare the runs of `make sweep`: runs/sweep/report/report.html
+	$(PY) -m experiments.report runs/sweep
 
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/
 	$(PY) -m experiments.benchmark all
@@ -38,4 +41,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep bench lint test test-all clean
+.PHONY: help setup train sweep report bench lint test test-all clean

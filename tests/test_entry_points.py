@@ -15,6 +15,8 @@ import wandb
 from PIL import Image
 from tiny import SMALL, call, command_line, lines, small_network
 
+from experiments.report.runs import read
+from experiments.report.study import study
 from frcnn import check_data, checkpoint, evaluate, predict, train
 from frcnn.config import CONF
 from frcnn.data import shapes
@@ -135,6 +137,12 @@ def test_a_sweep_in_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     ids = {checkpoint.load(job / "checkpoints/last.pt")["tracker"]["wandb_id"] for job in jobs}
     runs = list((folder / "wb/wandb").glob("offline-run-*"))
     assert len(ids) == 4 and {run.name.rpartition("-")[2] for run in runs} == ids
+    found = study(read(folder / "sweep"))
+    assert found.baseline == "sampler=random" and found.problems == []
+    assert {label: sorted(runs) for label, runs in found.methods.items()} == {
+        "sampler=random": [0, 1],
+        "sampler=ohem": [0, 1],
+    }
     assert [options["group"] for options in started] == ["sweep"] * 4
     made_of = [
         f"shapes random {s} cross_entropy seed {n}" for s in ("random", "ohem") for n in "01"

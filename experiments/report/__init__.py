@@ -1,0 +1,1 @@
+"""Runs of a sweep -> a paired comparison: ``python -m experiments.report DIR``."""

@@ -1,0 +1,207 @@
+"""Run folders -> runs, and a CSV with one row a run, from which a report can be made again."""
+
+import csv
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+UNREADABLE = "UNREADABLE"
+
+# Runs that are compared must share these: the data, the network, and how long it was trained.
+CONDITIONS = re.compile(
+    r"(data|augmentation)([./].*)?|model|model\.(name|weights|weights_backbone)|steps"
+    r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate|precision|patience)"
+)
+# And these say nothing of what was learnt: names, places, speed, what is recorded.
+IGNORED = re.compile(
+    r"seed|run_name|resume|sweep|data\.root|(hydra|wandb|evaluation|trainer)[./].*"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Args:
+        name: the folder, relative to the one that was read.
+        status: COMPLETED, FAILED, INTERRUPTED, RUNNING, or UNREADABLE where files are missing.
+        error: why it failed or cannot be read.
+        method: its values of all that any run was told beside seed, conditions and names: option
+            by group, value by key (``{"sampler": "ohem"}``).
+        settings: its values of all settings that are not the same in every run.
+        seed, steps, seconds: None where the run does not say.
+        figures: ``METRICS`` and ``AP <class>`` as fractions; NaN where there is no such object.
+        curve: AP as a fraction by epoch.
+    """
+
+    name: str
+    status: str
+    error: str = ""
+    method: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    curve: Mapping[int, float] = field(default_factory=dict)
+
+
+def is_condition(key: str) -> bool:
+    """Whether all compared runs must share a setting."""
+    return bool(CONDITIONS.fullmatch(key)) and key != "data.root"
+
+
+def is_ignored(key: str) -> bool:
+    """Whether a setting says nothing of what was learnt."""
+    free = key == "trainer.clip_norm" or is_condition(key)
+    return not free and bool(IGNORED.fullmatch(key))
+
+
+def read(folder: Path) -> list[Run]:
+    """The runs below a folder, which are the folders with a ``status.json``."""
+    contents = [_content(file.parent, folder) for file in sorted(folder.rglob("status.json"))]
+    said = set().union(*(content["said"] for content in contents))
+    terms = {key for key in said if not is_condition(key)}
+    differing = _different([content["values"] for content in contents if content["values"]])
+    return [_run(content, terms, differing) for content in contents]
+
+
+def _content(folder: Path, top: Path) -> dict[str, Any]:
+    """What the files of a run folder say."""
+    found: dict[str, Any] = {"name": folder.relative_to(top).as_posix(), "values": {}, "said": ()}
+    try:
+        found |= json.loads((folder / "status.json").read_text())
+        values = _values(folder)
+        if found["status"] == "COMPLETED":
+            found["summary"] = json.loads((folder / "summary.json").read_text())
+            found["curve"] = _curve(folder / "metrics.jsonl")
+            values["steps"] = found["summary"]["steps"]
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        return found | {"status": UNREADABLE, "error": f"{type(error).__name__}: {error}"}
+    keys = (text.lstrip("+~").partition("=")[0] for text in found["overrides"])
+    said = {key for key in keys if not is_ignored(key)}
+    return found | {"seed": values["seed"], "values": _told(values), "said": said}
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    """All of a run's settings, key by key, and its options by group."""
+    config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+    hydra = yaml.safe_load((folder / ".hydra/hydra.yaml").read_text())
+    choices = hydra["hydra"]["runtime"]["choices"]
+    values = dict(_flat(config))
+    values = {key: values.get(_reference(value), value) for key, value in values.items()}
+    return values | {k: v for k, v in choices.items() if not k.startswith("hydra/")}
+
+
+def _reference(value: Any) -> str:
+    """``${budget.rcnn}`` -> the key whose value it is, else no key."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    return found[1] if found else ""
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:  # 10.0 is 10, whichever was typed
+            whole = isinstance(value, float) and value.is_integer()
+            yield f"{prefix}{key}", int(value) if whole else value
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not is_ignored(key)}
+
+
+def _curve(file: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    return {r["epoch"]: r["val/AP"] for r in records if r.get("val/AP") is not None}
+
+
+def _different(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The keys whose values are not the same in all."""
+    keys = set().union(*nodes)
+    return {k for k in keys if len({json.dumps(node.get(k, "absent")) for node in nodes}) > 1}
+
+
+def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Run:
+    values, summary = content["values"], content.get("summary", {})
+    classes = {f"AP {name}": found["AP"] for name, found in summary.get("per_class", {}).items()}
+    figures = {name: summary[name] for name in METRICS if name in summary} | classes
+    return Run(
+        name=content["name"],
+        status=content["status"],
+        error=content.get("error") or "",
+        method={key: _text(values[key]) for key in sorted(terms & values.keys())},
+        settings={key: values[key] for key in sorted(differing & values.keys())},
+        seed=content.get("seed"),
+        steps=summary.get("steps"),
+        seconds=summary.get("seconds"),
+        figures={name: math.nan if v is None else v for name, v in figures.items()},
+        curve=content.get("curve", {}),
+    )
+
+
+def _text(value: Any) -> str:
+    """As on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def write_csv(runs: Sequence[Run], file: Path) -> None:
+    """One row a run."""
+    figures = list(dict.fromkeys(name for run in runs for name in run.figures))
+    first = ["run", "status", "error", "method", "seed", "steps", "seconds"]
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, [*first, *figures, "curve", "settings"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(run) for run in runs)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "status": run.status,
+        "error": run.error,
+        "method": shlex.join(f"{key}={value}" for key, value in run.method.items()),
+        "seed": run.seed,
+        "steps": run.steps,
+        "seconds": run.seconds,
+        **{name: "" if math.isnan(value) else value for name, value in run.figures.items()},
+        "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
+        "settings": json.dumps(run.settings),
+    }
+
+
+def read_csv(file: Path) -> list[Run]:
+    """The runs of a CSV that ``write_csv`` wrote."""
+    with file.open(newline="") as rows:
+        return [_from_row(row) for row in csv.DictReader(rows)]
+
+
+def _from_row(row: Mapping[str, str]) -> Run:
+    figures = {k: v for k, v in row.items() if k in METRICS or k.startswith("AP ")}
+    has_figures = row["status"] == "COMPLETED"
+    return Run(
+        name=row["run"],
+        status=row["status"],
+        error=row["error"],
+        method=terms(row["method"]),
+        settings=json.loads(row["settings"]),
+        seed=int(row["seed"]) if row["seed"] else None,
+        steps=int(row["steps"]) if row["steps"] else None,
+        seconds=float(row["seconds"]) if row["seconds"] else None,
+        figures={k: float(v or math.nan) for k, v in figures.items()} if has_figures else {},
+        curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},
+    )
+
+
+def terms(text: str) -> dict[str, str]:
+    """``sampler=ohem budget.rcnn=64`` as values by key."""
+    return {key: value for key, _, value in (part.partition("=") for part in shlex.split(text))}

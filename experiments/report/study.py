@@ -1,0 +1,186 @@
+"""Runs -> methods to compare, and what is wrong with the runs."""
+
+import json
+import math
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.report.runs import Run, is_condition, terms
+
+# What a baseline may say of itself where the methods differ from it.
+DEFAULTS = {
+    "sampler": "random",
+    "loss": "cross_entropy",
+    "box_loss": "smooth_l1",
+    "experiment": "null",
+}
+ENDS = {
+    "FAILED": "failed",
+    "INTERRUPTED": "was interrupted",
+    "RUNNING": "runs, or was killed",
+    "UNREADABLE": "cannot be read",
+}
+
+SHOWN = 4  # of the settings in which a run is unlike others
+
+Terms = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that can be compared.
+
+    Args:
+        methods: the runs by label (``sampler=ohem``) and seed, the baseline first.
+        baseline: its label, or None if there is none.
+        problems: a sentence for every run that is left out, every seed and baseline missing.
+    """
+
+    methods: Mapping[str, Mapping[int, Run]]
+    baseline: str | None
+    problems: Sequence[str]
+
+    def values(self, method: str, figure: str) -> dict[int, float]:
+        """A method's figure by seed, as a percentage; NaN where there is none."""
+        runs = self.methods[method]
+        return {seed: 100 * run.figures.get(figure, math.nan) for seed, run in runs.items()}
+
+    @property
+    def compared(self) -> list[str]:
+        """The methods beside the baseline; none without a baseline."""
+        return [] if self.baseline is None else [m for m in self.methods if m != self.baseline]
+
+
+def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
+    """Group runs by method and seed; what cannot be compared is left out, and named.
+
+    Args:
+        baseline: a method's label or a part of it (``sampler=ohem``); by default the method that
+            is random sampling with the default losses.
+
+    Raises:
+        LookupError: ``baseline`` is none of the methods, or more than one.
+    """
+    problems: list[str] = []
+    finished = _finished(runs, problems)
+    finished = _agreeing(finished, is_condition, "most runs", problems)
+    groups = _methods(finished)
+    methods = {key: _seeds(groups[key], problems) for key in sorted(groups)}
+    chosen = _baseline(list(methods), baseline)
+    if chosen is None:
+        problems.append(
+            "There is no baseline: no finished run is random sampling with the default losses, so "
+            "nothing is compared. `--baseline` names another one."
+        )
+    order = sorted(methods, key=lambda key: key != chosen)
+    labels = {key: _label(key, chosen) for key in order}
+    named = {labels[key]: methods[key] for key in order}
+    problems += _missing_seeds(named)
+    return Study(named, None if chosen is None else labels[chosen], problems)
+
+
+def _finished(runs: Sequence[Run], problems: list[str]) -> list[Run]:
+    found = []
+    for run in runs:
+        if run.status != "COMPLETED":
+            reason = f" ({' '.join(run.error.split())})" if run.error else ""
+            problems.append(f"{_named(run)} {ENDS[run.status]}{reason}: left out.")
+        elif math.isnan(run.figures.get("AP", math.nan)):
+            problems.append(f"{_named(run)} has no AP: left out.")
+        else:
+            found.append(run)
+    return found
+
+
+def _named(run: Run) -> str:
+    what = shlex.join(f"{key}={value}" for key, value in run.method.items())
+    seed = [] if run.seed is None else [f"seed {run.seed}"]
+    details = ", ".join([*([f"`{what}`"] if what else []), *seed])
+    return f"Run `{run.name}`" + (f" ({details})" if details else "")
+
+
+def _agreeing(
+    runs: Sequence[Run], compared: Callable[[str], bool], whose: str, problems: list[str]
+) -> list[Run]:
+    """The runs whose settings are the usual ones; where two kinds are as many, the first ones."""
+
+    def kind(run: Run) -> str:
+        return json.dumps({k: v for k, v in run.settings.items() if compared(k)}, sort_keys=True)
+
+    if not runs:
+        return []
+    usual_kind = Counter(kind(run) for run in runs).most_common(1)[0][0]
+    usual = json.loads(usual_kind)
+    for run in runs:
+        if kind(run) != usual_kind:
+            own = json.loads(kind(run))
+            problems.append(
+                f"{_named(run)} has other settings: {_unlike(own, usual, whose)}; left out."
+            )
+    return [run for run in runs if kind(run) == usual_kind]
+
+
+def _unlike(own: Mapping[str, Any], usual: Mapping[str, Any], whose: str) -> str:
+    keys = sorted(k for k in own.keys() | usual.keys() if own.get(k) != usual.get(k))
+    texts = [f"{k}={own.get(k)} where {whose} have {usual.get(k)}" for k in keys[:SHOWN]]
+    return ", ".join(texts) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+
+
+def _methods(runs: Sequence[Run]) -> dict[Terms, list[Run]]:
+    """The runs by what is not the same in all; one method keeps all that it was told."""
+    shared = set.intersection(*(set(run.method.items()) for run in runs)) if runs else set()
+    if all(shared == set(run.method.items()) for run in runs):
+        shared = set()
+    groups: dict[Terms, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[tuple(term for term in run.method.items() if term not in shared)].append(run)
+    return groups
+
+
+def _seeds(runs: Sequence[Run], problems: list[str]) -> dict[int, Run]:
+    """A method's runs by seed."""
+    found: dict[int, Run] = {}
+    for run in _agreeing(runs, lambda key: not is_condition(key), "most of its method", problems):
+        assert run.seed is not None
+        if run.seed in found:
+            first = found[run.seed].name
+            problems.append(f"{_named(run)} repeats run `{first}`, which counts: left out.")
+        else:
+            found[run.seed] = run
+    return dict(sorted(found.items()))
+
+
+def _baseline(methods: Sequence[Terms], text: str | None) -> Terms | None:
+    if text is None:
+        found = [key for key in methods if all(_is_default(*term) for term in key)]
+        return found[0] if len(found) == 1 else None
+    wanted = terms(text).items()
+    found = [key for key in methods if wanted <= dict(key).items()]
+    found = [key for key in found if wanted == dict(key).items()] or found
+    if len(found) != 1:
+        known = ", ".join(_label(key, None) for key in found or methods)
+        raise LookupError(f"--baseline {text}: {len(found)} methods are that; there are {known}")
+    return found[0]
+
+
+def _is_default(key: str, value: str) -> bool:
+    return DEFAULTS.get(key.partition("/")[0]) == value
+
+
+def _label(method: Terms, baseline: Terms | None) -> str:
+    """In the fewest words: where a method differs from the baseline."""
+    shared = set() if baseline is None or baseline == method else set(baseline)
+    return shlex.join(f"{k}={v}" for k, v in method if (k, v) not in shared) or "defaults"
+
+
+def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+    seeds = sorted(set().union(*methods.values()))
+    found = []
+    for label, runs in methods.items():
+        missing = [str(seed) for seed in seeds if seed not in runs]
+        if missing:
+            found.append(f"`{label}` has no finished run of seed {', '.join(missing)}.")
+    return found

@@ -1,0 +1,313 @@
+"""A report of fabricated runs says what is in them, and names what is wrong with them."""
+
+import base64
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fabricated import fabricate, sweep
+
+from experiments.report import html, markdown
+from experiments.report.__main__ import main
+from experiments.report.figures import BLUE, VERMILLION, curves, differences, figures
+from experiments.report.runs import read, read_csv, write_csv
+from experiments.report.study import Study, study
+from experiments.report.tables import compare, sentences, tables
+
+
+def of(folder: Path, baseline: str | None = None) -> Study:
+    return study(read(folder), baseline)
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    main()
+
+
+def cells(found: Study, title: str) -> dict[str, list[str]]:
+    table = next(t for t in tables(found) if t.title.startswith(title))
+    return {row[0]: list(row[1:]) for row in table.rows}
+
+
+def test_a_known_difference_is_found_and_none_in_equal_runs(tmp_path: Path) -> None:
+    found = of(sweep(tmp_path, ohem=2.0, libra=-2.0, all=0.0))
+    assert found.baseline == "sampler=random" and found.problems == []
+    said = dict(zip(found.compared, sentences(found), strict=True))
+    assert said.keys() == {"sampler=ohem", "sampler=libra", "sampler=all"}
+    assert (
+        "`sampler=ohem` is better than `sampler=random` with 3 seeds: +2.03" in said["sampler=ohem"]
+    )
+    assert "`sampler=libra` is worse than `sampler=random` with 3 seeds" in said["sampler=libra"]
+    assert "is not told apart from `sampler=random` with 3 seeds: +0.00" in said["sampler=all"]
+    assert "takes 3 seeds to tell a difference of 0.5 AP" in said["sampler=ohem"]
+
+
+def test_a_difference_smaller_than_the_seeds_is_none(tmp_path: Path) -> None:
+    for seed, (base, own) in enumerate([(0.50, 0.53), (0.52, 0.50), (0.51, 0.53)]):
+        fabricate(tmp_path / f"a{seed}", "sampler=random", f"seed={seed}", ap=base)
+        fabricate(tmp_path / f"b{seed}", "sampler=ohem", f"seed={seed}", ap=own)
+    (said,) = sentences(of(tmp_path))
+    # Differences 3, -2, 2: mean 1, std sqrt(7), half an interval 4.30265 sqrt(7 / 3) = 6.57.
+    assert "is not told apart from" in said and "+1.00 AP, 95 % interval -5.57 to +7.57" in said
+    assert "At this spread (2.65) it takes 222 seeds" in said
+
+
+def test_one_seed_says_nothing(tmp_path: Path) -> None:
+    found = of(sweep(tmp_path, seeds=1, ohem=9.0))
+    assert "nothing can be said" in sentences(found)[0]
+    assert cells(found, "Difference")["sampler=ohem"] == ["+9.00", "–", "–", "–", "1"]
+    assert cells(found, "Figures")["sampler=ohem"][:2] == ["1", "59.0"]
+
+
+def test_tables_by_hand(tmp_path: Path) -> None:
+    found = of(sweep(tmp_path, ohem=2.0))
+    # 50, 51, 52 and 52, 53.1, 54; no object is small.
+    ohem = ["3", "53.0 ± 1.0", "73.0 ± 1.0", "63.0 ± 1.0", "–", "53.0 ± 1.0", "53.0 ± 1.0"]
+    assert cells(found, "Figures")["sampler=ohem"] == [*ohem, "60.0 ± 0.0"]
+    assert cells(found, "AP by class")["sampler=random"] == ["3", "61.0 ± 1.0", "41.0 ± 1.0"]
+    assert cells(found, "Cost")["sampler=ohem"] == ["3", "102 ± 0", "1.02 ± 0.00"]
+    assert list(cells(found, "Figures")) == ["sampler=random", "sampler=ohem"]
+
+
+def test_swapped_baseline_negates_the_difference(tmp_path: Path) -> None:
+    sweep(tmp_path, ohem=2.0)
+    (there,) = compare(of(tmp_path)).values()
+    (back,) = compare(of(tmp_path, "sampler=ohem")).values()
+    assert there.interval is not None and back.interval is not None
+    assert back.difference.spread.mean == pytest.approx(-there.difference.spread.mean)
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
+    assert back.p == pytest.approx(there.p)
+
+
+def test_runs_that_did_not_end_and_missing_seeds_are_named(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=2, ohem=2.0)
+    for seed, status in ((2, "FAILED"), (3, "INTERRUPTED"), (4, "RUNNING")):
+        fabricate(tmp_path / f"x{seed}", "sampler=ohem", f"seed={seed}", status=status)
+    fabricate(tmp_path / "random_2", "sampler=random", "seed=2")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/status.json").write_text('{"status": "COMPLETED", "overrides": []}')
+    found = of(tmp_path)
+    assert found.problems[0].startswith("Run `odd` cannot be read (FileNotFoundError")
+    assert found.problems[1:] == [
+        "Run `x2` (`sampler=ohem`, seed 2) failed (RuntimeError: out of memory): left out.",
+        "Run `x3` (`sampler=ohem`, seed 3) was interrupted: left out.",
+        "Run `x4` (`sampler=ohem`, seed 4) runs, or was killed: left out.",
+        "`sampler=ohem` has no finished run of seed 2.",
+    ]
+    assert sorted(found.methods["sampler=ohem"]) == [0, 1]
+    assert all(problem in markdown.page(found) for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("override", "steps", "named"),
+    [
+        ("trainer.epochs=24", 876, "trainer.epochs=24 where most runs have 2"),
+        ("data.min_size=256", 876, "data.min_size=256 where most runs have 192"),
+        ("data=coco", 876, "data=coco where most runs have bccd"),
+        ("seed=3", 90, "steps=90 where most runs have 876"),
+    ],
+)
+def test_other_conditions_are_named_and_not_averaged(
+    tmp_path: Path, override: str, steps: int, named: str
+) -> None:
+    sweep(tmp_path, ohem=2.0)
+    fabricate(tmp_path / "z", "sampler=ohem", "seed=3", override, ap=0.9, steps=steps)
+    found = of(tmp_path)
+    assert found.problems == [
+        f"Run `z` (`sampler=ohem`, seed 3) has other settings: {named}; left out."
+    ]
+    assert sorted(found.methods["sampler=ohem"]) == [0, 1, 2]
+
+
+def test_a_method_whose_settings_changed_is_not_averaged(tmp_path: Path) -> None:
+    sweep(tmp_path, ohem=2.0)
+    other = fabricate(tmp_path / "z", "sampler=ohem", "seed=3", "sampler.rcnn.nms_iou=0.5")
+    status = other / "status.json"  # as if the option file had changed
+    status.write_text(status.read_text().replace(', "sampler.rcnn.nms_iou=0.5"', ""))
+    (problem,) = of(tmp_path).problems
+    assert "sampler.rcnn.nms_iou=0.5 where most of its method have None; left out" in problem
+
+
+def test_a_repeated_run_counts_once(tmp_path: Path) -> None:
+    sweep(tmp_path, ohem=2.0)
+    fabricate(tmp_path / "z", "sampler=ohem", "seed=0", ap=0.9)
+    (problem,) = of(tmp_path).problems
+    assert problem == (
+        "Run `z` (`sampler=ohem`, seed 0) repeats run `ohem_0`, which counts: left out."
+    )
+
+
+def test_names_places_and_speed_make_no_method(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    fabricate(
+        tmp_path / "z", "seed=3", "run_name=z", "data.root=/else", "trainer.workers=0", "wandb.x=1"
+    )
+    found = of(tmp_path)
+    assert list(found.methods) == ["sampler=random"] and len(found.methods["sampler=random"]) == 4
+    assert found.problems == [] and sentences(found) == []
+
+
+def test_labels_say_where_a_method_differs_from_the_baseline(tmp_path: Path) -> None:
+    fabricate(tmp_path / "a", "budget.rcnn=64", "trainer.clip_norm=10")
+    fabricate(tmp_path / "b", "loss=focal", "loss.rcnn.gamma=1", "budget.rcnn=64")
+    fabricate(tmp_path / "c", "sampler=ohem", "budget.rcnn=64", "trainer.clip_norm=10.0")
+    found = of(tmp_path)
+    assert found.baseline == "loss=cross_entropy sampler=random"
+    assert found.compared == ["sampler=ohem", "loss=focal loss.rcnn.gamma=1"]
+
+
+def test_runs_left_out_change_no_label(tmp_path: Path) -> None:
+    sweep(tmp_path, ohem=2.0)
+    fabricate(tmp_path / "y", "experiment=libra", "budget.rcnn=128", status="FAILED")
+    fabricate(tmp_path / "z", "optimizer.lr=0.1", "trainer.epochs=24")
+    found = of(tmp_path)
+    assert list(found.methods) == ["sampler=random", "sampler=ohem"] and len(found.problems) == 2
+
+
+def test_a_setting_that_refers_to_another_has_its_value(tmp_path: Path) -> None:
+    sweep(tmp_path, ohem=2.0)
+    for name, value in (("y", "${budget.rcnn}"), ("z", "64")):
+        told = f"sampler.rcnn.batch_size_per_image={value}"
+        fabricate(tmp_path / name, "sampler=all", told, f"seed={name == 'z':d}")
+    found = of(tmp_path)
+    label = "sampler=all sampler.rcnn.batch_size_per_image=64"
+    assert sorted(found.methods[label]) == [0, 1]
+
+
+def test_many_other_settings_are_counted(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    fabricate(tmp_path / "z", *(f"data.option{i}=1" for i in range(6)), "seed=3")
+    (problem,) = of(tmp_path).problems
+    assert "data.option0=1 where most runs have None, data.option1=1" in problem
+    assert problem.endswith("data.option3=1 where most runs have None and 2 more; left out.")
+
+
+def test_a_missing_baseline_is_named_and_another_can_be_chosen(tmp_path: Path) -> None:
+    for name in ("ohem", "libra"):
+        fabricate(tmp_path / name, f"sampler={name}", "optimizer.lr=0.01")
+    found = of(tmp_path)
+    assert found.baseline is None and "There is no baseline" in found.problems[0]
+    assert sentences(found) == [] and list(found.methods) == ["sampler=libra", "sampler=ohem"]
+    assert of(tmp_path, "sampler=libra").baseline == "sampler=libra"
+    with pytest.raises(LookupError, match="0 methods are that; there are sampler=libra, sampler="):
+        of(tmp_path, "sampler=pisa")
+
+
+def test_the_csv_makes_the_same_page_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(tmp_path, ohem=2.0)
+    fabricate(tmp_path / "x", "sampler=ohem", "seed=7", status="FAILED")
+    fabricate(tmp_path / "z", "sampler=ohem", "seed=3", "trainer.epochs=24")
+    called(monkeypatch, tmp_path)
+    made = {file.name: file.read_bytes() for file in (tmp_path / "report").iterdir()}
+    pages = {"runs.csv", "report.md", "report.html", "differences.png", "curves.png"}
+    assert made.keys() == pages
+    called(monkeypatch, tmp_path / "report/runs.csv", "--out", tmp_path / "again")
+    again = {file.name: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    assert again == {name: made[name] for name in made if name != "runs.csv"}
+    runs = read_csv(tmp_path / "report/runs.csv")
+    write_csv(runs, tmp_path / "copy.csv")
+    assert (tmp_path / "copy.csv").read_bytes() == made["runs.csv"]
+    assert runs[0].curve == {1: 0.26, 2: 0.52}
+    assert "`sampler=ohem` is better" in capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    """What a page shows and refers to; tags must close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
+    sweep(tmp_path, ohem=2.0, libra=0.0)
+    fabricate(tmp_path / "x", "sampler=<b>", "seed=7", status="FAILED")
+    found = of(tmp_path)
+    drawn = figures(found)
+    shown = Page(html.page(found, drawn))
+    assert shown.open == [] and len(shown.links) == 2
+    for link, png in zip(shown.links, drawn.values(), strict=True):
+        kind, data = link.split(",")
+        assert kind == "data:image/png;base64" and base64.b64decode(data) == png
+        assert png.startswith(b"\x89PNG")
+    texts = [*sentences(found), *found.problems]
+    assert all(text.replace("`", "") in shown.text for text in texts)
+    assert "sampler=<b>" in shown.text
+    for table in tables(found):
+        assert all(cell in shown.text for row in table.rows for cell in row)
+
+
+def test_the_forest_plot_shows_the_intervals(tmp_path: Path) -> None:
+    found = of(sweep(tmp_path, ohem=2.0, libra=-2.0))
+    verdicts = compare(found)
+    (axes,) = differences(verdicts, "sampler=random").axes
+    lines = axes.lines[1:]  # after the zero
+    shown = {label.get_text(): lines[2 * i] for i, label in enumerate(axes.get_yticklabels())}
+    for method, verdict in verdicts.items():
+        assert tuple(shown[method].get_xdata()) == verdict.interval
+    assert (shown["sampler=ohem"].get_color(), shown["sampler=libra"].get_color()) == (
+        BLUE,
+        VERMILLION,
+    )
+
+
+def test_curves_show_mean_and_spread_beside_the_baseline(tmp_path: Path) -> None:
+    found = of(sweep(tmp_path, ohem=2.0))
+    (axes,) = curves(found).axes
+    grey, blue = axes.lines
+    assert list(grey.get_xdata()) == [1, 2]
+    assert list(grey.get_ydata()) == pytest.approx([25.5, 51.0])
+    assert list(blue.get_ydata()) == pytest.approx([(52 + 53.1 + 54) / 6, (52 + 53.1 + 54) / 3])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((25.0, 52.0))  # 51 +- 1, 25.5 +- 0.5
+
+
+def test_curves_without_a_baseline_have_a_panel_a_method(tmp_path: Path) -> None:
+    for i, name in enumerate(("ohem", "libra", "pisa", "all", "libra2")):
+        fabricate(tmp_path / str(i), f"sampler={name}")
+    panels = [axes for axes in curves(of(tmp_path)).axes if axes.get_visible()]
+    assert len(panels) == 5 and all(len(axes.lines) == 1 for axes in panels)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nothing", "no such folder"), (".", "no run, which is a folder")]
+)
+def test_what_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match=said):
+        called(monkeypatch, tmp_path / name)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+
+
+def test_a_report_needs_no_torch() -> None:
+    done = python("import sys, experiments.report.__main__; print('torch' in sys.modules)")
+    assert done.stdout == "False\n"
+
+
+def test_a_missing_extra_is_one_line() -> None:
+    done = python("import sys; sys.modules['scipy'] = None; import experiments.report.__main__")
+    assert done.returncode == 1
+    assert done.stderr == "scipy.stats is missing: pip install -e '.[report]'\n"

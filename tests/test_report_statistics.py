@@ -1,0 +1,162 @@
+"""The statistics of the comparison, against numbers worked by hand and scipy's own tests."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t, ttest_rel
+
+from experiments.report.statistics import (
+    ALPHA,
+    Difference,
+    Spread,
+    paired,
+    power,
+    seeds_needed,
+    spread,
+    verdicts,
+)
+
+VALUES = st.lists(
+    st.tuples(*[st.floats(0, 100).map(lambda x: round(x, 3))] * 2), min_size=2, max_size=8
+)
+
+
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def with_p(p: float, n: int = 4) -> Difference:
+    """A difference whose paired t test has this p."""
+    return Difference(Spread(t.isf(p / 2, n - 1) / math.sqrt(n), 1.0, n), p)
+
+
+def test_spread_by_hand() -> None:
+    assert spread([1.0, 2.0, 6.0]) == Spread(3.0, math.sqrt(7), 3)
+    assert spread([5.0]) == Spread(5.0, None, 1)
+
+
+def test_a_paired_difference_by_hand() -> None:
+    # Differences 1, 2, 3: mean 2, std 1, t = 2 sqrt(3). With two degrees of freedom the
+    # distribution function is 1/2 + t / (2 sqrt(2 + t^2)), and its 97.5 % point is 4.30265.
+    found = paired(by_seed(11.0, 22.0, 33.0), by_seed(10.0, 20.0, 30.0))
+    assert found.spread == Spread(2.0, 1.0, 3)
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
+    half = 4.30265 / math.sqrt(3)
+    assert found.interval(0.95) == pytest.approx((2 - half, 2 + half), abs=1e-5)
+
+
+@given(VALUES)
+def test_a_paired_difference_is_scipys(pairs: list[tuple[float, float]]) -> None:
+    method, baseline = zip(*pairs, strict=True)
+    found = paired(by_seed(*method), by_seed(*baseline))
+    if found.spread.std < 1e-6:
+        return  # scipy has no t there
+    expected = ttest_rel(method, baseline)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    assert found.interval(0.9) == pytest.approx(tuple(expected.confidence_interval(0.9)), rel=1e-6)
+
+
+@given(VALUES)
+def test_swapped_sides_negate_the_difference(pairs: list[tuple[float, float]]) -> None:
+    method, baseline = (by_seed(*side) for side in zip(*pairs, strict=True))
+    found, swapped = paired(method, baseline), paired(baseline, method)
+    assert swapped.spread.mean == pytest.approx(-found.spread.mean, abs=1e-9)
+    assert swapped.p == pytest.approx(found.p)
+    low, high = found.interval(0.95)
+    assert swapped.interval(0.95) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_only_common_seeds_are_paired() -> None:
+    found = paired({0: 1.0, 1: 5.0, 7: 99.0}, {1: 4.0, 0: 0.0, 8: -99.0})
+    assert found.spread == Spread(1.0, 0.0, 2)
+    with pytest.raises(ValueError, match="no seed in common"):
+        paired({0: 1.0}, {1: 1.0})
+
+
+def test_identical_runs_are_not_told_apart() -> None:
+    same = by_seed(50.1, 51.7, 49.9)
+    verdict = verdicts({"same": paired(same, same)})["same"]
+    assert (verdict.p, verdict.interval, verdict.told_apart) == (1.0, (0.0, 0.0), False)
+
+
+def test_one_seed_says_nothing() -> None:
+    difference = paired({0: 90.0}, {0: 10.0})
+    assert difference.p is None
+    with pytest.raises(ValueError, match="one seed"):
+        difference.interval(0.95)
+    verdict = verdicts({"one": difference})["one"]
+    assert (verdict.p, verdict.interval, verdict.told_apart) == (None, None, False)
+
+
+def test_a_known_difference_is_found_among_methods_without_one() -> None:
+    noise = random.Random(0)
+    seeds = range(5)
+    image_noise = {seed: noise.gauss(0, 2) for seed in seeds}  # both sides have it: it cancels
+
+    def runs(mean: float) -> dict[int, float]:
+        return {seed: mean + image_noise[seed] + noise.gauss(0, 0.3) for seed in seeds}
+
+    baseline = runs(50.0)
+    methods = {"better": runs(52.0), "worse": runs(48.0), **{f"same{i}": runs(50) for i in "abc"}}
+    found = verdicts({name: paired(values, baseline) for name, values in methods.items()})
+    assert {name for name, verdict in found.items() if verdict.told_apart} == {"better", "worse"}
+    assert found["better"].interval[0] > 0 > found["worse"].interval[1]
+
+
+def test_holm_by_hand() -> None:
+    # Held against .05/4, .05/3, .05/2: the third is larger, and stops also the fourth.
+    values = {"c": 0.030, "a": 0.010, "d": 0.040, "b": 0.015}
+    found = verdicts({name: with_p(p) for name, p in values.items()})
+    expected = {"a": 4 * 0.010, "b": 3 * 0.015, "c": 2 * 0.030, "d": 2 * 0.030}
+    assert {name: verdict.p for name, verdict in found.items()} == pytest.approx(expected)
+    assert {name for name, verdict in found.items() if verdict.told_apart} == {"a", "b"}
+    levels = {"a": 1 - 0.05 / 4, "b": 1 - 0.05 / 3, "c": 1 - 0.05 / 2, "d": 1 - 0.05 / 2}
+    assert {name: verdict.level for name, verdict in found.items()} == pytest.approx(levels)
+
+
+def test_a_method_with_one_seed_takes_nothing_from_the_others() -> None:
+    untested = Difference(Spread(1.0, None, 1), None)
+    alone = verdicts({"a": with_p(0.04)})["a"]
+    assert verdicts({"a": with_p(0.04), "one": untested})["a"] == alone
+    assert alone.told_apart and alone.level == 0.95
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=8))
+def test_intervals_leave_zero_out_exactly_where_the_sentence_does(values: list[float]) -> None:
+    for verdict in verdicts({str(i): with_p(p) for i, p in enumerate(values)}).values():
+        assert verdict.p is not None and verdict.interval is not None
+        if abs(verdict.p - ALPHA) > 1e-9:
+            assert (verdict.interval[0] > 0) == verdict.told_apart
+
+
+def test_power_and_seeds_by_published_tables() -> None:
+    # Cohen, Statistical Power Analysis (1988): a paired effect of 0.5 std takes 34, one of 0.8
+    # takes 15 pairs for a power of 0.8 at a two-sided 0.05.
+    assert seeds_needed(0.5, 1.0) == 34
+    assert seeds_needed(0.8, 1.0) == 15
+    assert power(0.5, 1.0, 34) == pytest.approx(0.808, abs=0.001)
+
+
+@given(st.floats(0.01, 5), st.floats(0.001, 20))
+def test_the_seeds_needed_are_the_fewest(difference: float, std: float) -> None:
+    std = min(std, 20 * difference)
+    n = seeds_needed(difference, std)
+    assert power(difference, std, n) >= 0.8
+    assert n == 2 or power(difference, std, n - 1) < 0.8
+
+
+def test_power_is_what_simulated_studies_find() -> None:
+    noise = random.Random(1)
+    found = 0
+    for _ in range(1000):
+        method = {seed: noise.gauss(1.0, 1.0) for seed in range(8)}
+        p = paired(method, dict.fromkeys(range(8), 0.0)).p
+        found += p is not None and p < ALPHA
+    assert found / 1000 == pytest.approx(power(1.0, 1.0, 8), abs=0.04)
+
+
+def test_runs_without_spread_take_two_seeds() -> None:
+    assert seeds_needed(0.5, 0.0) == seeds_needed(0.5, 1e-12) == 2
