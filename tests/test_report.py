@@ -239,7 +239,8 @@ class Page(HTMLParser):
 
 def test_the_page_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
     sweep(tmp_path, ohem=2.0, libra=0.0)
-    fabricate(tmp_path / "x", "sampler=<b>", "seed=7", status="FAILED")
+    fabricate(tmp_path / "x", "sampler=<b>", "seed=0")
+    fabricate(tmp_path / "y", "sampler=<i>", "seed=7", status="FAILED")
     found = of(tmp_path)
     drawn = figures(found)
     shown = Page(html.page(found, drawn))
@@ -250,7 +251,7 @@ def test_the_page_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
         assert png.startswith(b"\x89PNG")
     texts = [*sentences(found), *found.problems]
     assert all(text.replace("`", "") in shown.text for text in texts)
-    assert "sampler=<b>" in shown.text
+    assert "sampler=<b>" in shown.text and "sampler=<i>" in shown.text
     for table in tables(found):
         assert all(cell in shown.text for row in table.rows for cell in row)
 

@@ -18,6 +18,7 @@ from experiments.report.tables import compare
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#666666"
 STYLE: dict[str, Any] = {"fontsize": 9}
 COLUMNS = 4
+DPI = 150
 
 
 def figures(study: Study) -> dict[str, bytes]:
@@ -106,5 +107,5 @@ def _plain(axes: Axes) -> None:
 def _png(figure: Figure) -> bytes:
     """The same figure gives the same bytes."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()

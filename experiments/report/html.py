@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from experiments.report.figures import DPI
 from experiments.report.study import Study
 from experiments.report.tables import Table, sentences, tables
 
@@ -55,7 +56,9 @@ def _code(text: str) -> str:
 
 def _figure(name: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
-    image = f'<img alt="{CAPTIONS[name]}" src="data:image/png;base64,{data}">'
+    # In its size on paper, whose text is as large as the page's; a sharp screen shows more dots.
+    width = int.from_bytes(png[16:20]) * 96 // DPI
+    image = f'<img alt="{CAPTIONS[name]}" width="{width}" src="data:image/png;base64,{data}">'
     return f'<h2>{name.capitalize()}</h2>\n{image}\n<p class="note">{CAPTIONS[name]}</p>'
 
 
