@@ -11,10 +11,11 @@ from fabricated import fabricate, sweep
 
 from experiments.report import html, markdown
 from experiments.report.__main__ import main
-from experiments.report.figures import BLUE, VERMILLION, curves, differences, figures
+from experiments.report.figures import curves, differences, figures
 from experiments.report.runs import read, read_csv, write_csv
 from experiments.report.study import Study, study
 from experiments.report.tables import compare, sentences, tables
+from experiments.style import BLUE, VERMILLION
 
 
 def of(folder: Path, baseline: str | None = None) -> Study:

@@ -1,10 +1,7 @@
-"""The figures of a study, as PNG files' bytes. Colours are Okabe and Ito's (2008): they differ for
-colour-blind readers too."""
+"""The figures of a study, as PNG files' bytes."""
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,20 +11,18 @@ from experiments.report.runs import Run
 from experiments.report.statistics import Verdict
 from experiments.report.study import Study
 from experiments.report.tables import compare
+from experiments.style import BLUE, GREY, STYLE, VERMILLION, plain, png
 
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#666666"
-STYLE: dict[str, Any] = {"fontsize": 9}
 COLUMNS = 4
-DPI = 150
 
 
 def figures(study: Study) -> dict[str, bytes]:
     """PNG by name: ``differences`` where methods are compared, ``curves`` where there are any."""
     found = {}
     if verdicts := compare(study):
-        found["differences"] = _png(differences(verdicts, study.baseline or ""))
+        found["differences"] = png(differences(verdicts, study.baseline or ""))
     if any(run.curve for runs in study.methods.values() for run in runs.values()):
-        found["curves"] = _png(curves(study))
+        found["curves"] = png(curves(study))
     return found
 
 
@@ -46,7 +41,7 @@ def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.set_xlabel(f"difference in AP (percent) to {baseline}", **STYLE)
     axes.grid(axis="x", alpha=0.3)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -75,7 +70,7 @@ def curves(study: Study) -> Figure:
         axes.set_title(method, **STYLE)
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain(axes)
+        plain(axes)
     return _named(figure, study)
 
 
@@ -97,15 +92,3 @@ def _band(axes: Axes, runs: Sequence[Run], colour: str) -> None:
     low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
     high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
     axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-
-
-def _png(figure: Figure) -> bytes:
-    """The same figure gives the same bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from experiments.report.figures import DPI
 from experiments.report.study import Study
 from experiments.report.tables import Table, sentences, tables
+from experiments.style import DPI
 
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2rem auto;

@@ -1,0 +1,65 @@
+"""The figures of the papers: ``python -m experiments.figures checkpoint=PATH [data=...]``."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from frcnn.config import command
+from frcnn.errors import UserError
+from frcnn.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
+    """Write a PNG for each figure."""
+    try:
+        from experiments.figures import losses, sampling
+        from experiments.style import png
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
+    from experiments.figures.seen import look
+    from frcnn.assemble import dataset
+    from frcnn.trained import load_trained, own_data
+    from frcnn.validation import validation_loader
+
+    trained = load_trained(config["checkpoint"], config["device"], config["precision"])
+    if config.get("data"):
+        images = dataset(config["data"], config["split"])
+    else:
+        images = own_data(trained, config["checkpoint"], config["split"])
+    frequencies = images.class_frequencies().tolist()
+    images.keep(first(len(images), config["images"]))
+    loader = validation_loader(images, config["batch_size"], config["workers"])
+    seen = look(trained, loader, config["budget"])
+    drawn = {
+        "cumulative_loss": losses.focal_loss(seen),
+        "gradients": losses.gradients(seen),
+        "box_gradients": losses.box_gradients(seen),
+        "loss_curves": losses.curves(),
+        "negative_ious": sampling.negative_ious(seen),
+        "prime_samples": sampling.prime_samples(seen["rcnn"]),
+        "candidates": sampling.counts(seen),
+        "classes": sampling.classes(images.class_names, frequencies),
+    }
+    output = Path(config["output"] or "figures")
+    for name, figure in drawn.items():
+        with replacing(output / f"{name}.png") as file:
+            file.write(png(figure))
+    log.info("%d images of %s; figures in %s", len(images), config["split"], output)
+
+
+def first(size: int, number: int) -> Any:
+    """[size] bool array, true for the first ``number``."""
+    import numpy as np
+
+    return np.arange(size) < number
+
+
+def main() -> None:
+    """Entry point."""
+    command("figures", figures)
+
+
+if __name__ == "__main__":
+    main()

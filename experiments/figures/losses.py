@@ -1,0 +1,157 @@
+"""What losses do to a trained network's examples, and their curves.
+
+Shape letters: N examples, M bins.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.figures.seen import Seen
+from experiments.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, named, panels
+from frcnn.losses import ClassLoss, FocalSigmoid, FocalStar, Samples
+
+GAMMAS = {0.0: GREY, 0.5: BLUE, 1.0: GREEN, 2.0: VERMILLION}
+SITES = {"rpn": "RPN", "rcnn": "RCNN head"}
+NUM_BINS = 30
+MU = 0.02  # GHM's bend between squared and absolute box errors
+SMOOTH_L1_BETA = 1 / 9
+# An untrained or a perfect network may have nothing in a bin: log axes begin here.
+LEAST = 1e-7
+
+
+def focal_loss(seen: Mapping[str, Seen]) -> Figure:
+    """Focal loss, fig. 4, from its other end: the share of the loss that the hardest make up.
+
+    Of anchors all but the hardest hundredth lie on one line there; here the axis is logarithmic.
+    """
+    figure, axes = panels(4, columns=2)
+    for row, (site, one) in enumerate(seen.items()):
+        for column, (kind, chosen) in enumerate(
+            {"positives": one.positive, "negatives": ~one.positive}.items()
+        ):
+            here = axes[2 * row + column]
+            for gamma, colour in GAMMAS.items():
+                loss = value_and_slope(focal(gamma), one.right[chosen])[0]
+                share = cumulative(loss)
+                place = torch.arange(1, len(share) + 1) / len(share)
+                here.plot(place, share, color=colour, label=f"γ = {gamma:g}")
+            here.set_xscale("log")
+            title = f"{SITES[site]}: {int(chosen.sum()):,} {kind}"
+            named(here, title, "share of the examples, hardest first", "share of the loss")
+    return figure
+
+
+def cumulative(loss: Tensor) -> Tensor:
+    """[N] losses -> [N] share of their sum that the 1, 2, ... N largest are."""
+    total = loss.double().sort(descending=True).values.cumsum(0)
+    return total / total[-1:].clamp(min=torch.finfo(total.dtype).tiny)
+
+
+def gradients(seen: Mapping[str, Seen]) -> Figure:
+    """GHM, fig. 1 to 3: gradient norms of the classification, and what losses make of them."""
+    figure, axes = panels(3 * len(seen))
+    for row, (site, one) in enumerate(seen.items()):
+        counts, centres = histogram(1 - one.right)
+        slopes = {
+            "cross entropy": value_and_slope(focal(0.0), 1 - centres)[1],
+            "focal, γ = 2": value_and_slope(focal(2.0), 1 - centres)[1],
+            "GHM-C": centres * harmony(counts),
+        }
+        norm = "gradient norm g = 1 - p of the label"
+        triple(axes[3 * row : 3 * row + 3], SITES[site], norm, counts, centres, slopes)
+    return figure
+
+
+def box_gradients(seen: Mapping[str, Seen]) -> Figure:
+    """GHM-R: the same for the box errors of the positives."""
+    figure, axes = panels(3 * len(seen))
+    for row, (site, one) in enumerate(seen.items()):
+        error = one.errors.flatten()
+        counts, centres = histogram(error.abs() / (error**2 + MU**2).sqrt())
+        size = MU * centres / (1 - centres**2).sqrt()
+        slopes = {
+            "smooth L1, β = 1/9": (size / SMOOTH_L1_BETA).clamp(max=1),
+            f"ASL1, μ = {MU:g}": centres,
+            "GHM-R": centres * harmony(counts),
+        }
+        norm = "gradient norm of ASL1, |d| / √(d² + μ²)"
+        triple(axes[3 * row : 3 * row + 3], SITES[site], norm, counts, centres, slopes)
+    return figure
+
+
+def triple(
+    axes: list, site: str, norm: str, counts: Tensor, centres: Tensor, slopes: Mapping[str, Tensor]
+) -> None:
+    """How many examples have which norm; what each loss makes of it; their sum in each bin."""
+    share = counts / counts.sum().clamp(min=1)
+    axes[0].step(centres, share.clamp(min=LEAST), where="mid", color=GREY)
+    for (name, slope), colour in zip(slopes.items(), (GREY, BLUE, VERMILLION), strict=True):
+        axes[1].plot(centres, slope.clamp(min=LEAST), color=colour, label=name)
+        axes[2].plot(centres, (share * slope).clamp(min=LEAST), color=colour, label=name)
+    for one in axes:
+        one.set_yscale("log")
+    named(axes[0], site, norm, f"share of {int(counts.sum()):,} examples")
+    named(axes[1], site, norm, "gradient norm under the loss")
+    named(axes[2], site, norm, "share times gradient norm")
+
+
+def histogram(norms: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] norms in [0, 1] -> [M] counts and [M] bin centres."""
+    bins = (norms * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+    counts = bins.bincount(minlength=NUM_BINS).float()
+    return counts, (torch.arange(NUM_BINS) + 0.5) / NUM_BINS
+
+
+def harmony(counts: Tensor) -> Tensor:
+    """[M] counts -> [M] GHM's ``beta = N / (M counts)``; 0 where a bin is empty."""
+    return torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 0)
+
+
+def curves() -> Figure:
+    """Focal loss, fig. 5 and 6: CE, FL and FL* of one positive, and their slopes."""
+    losses = {
+        "CE": (focal(0.0), GREY),
+        "FL, γ = 2": (focal(2.0), BLUE),
+        "FL*, γ = 2, β = 1": (FocalStar(2.0, 1.0, per=1.0), VERMILLION),
+        "FL*, γ = 4, β = 0": (FocalStar(4.0, 0.0, per=1.0), PURPLE),
+    }
+    logit = torch.linspace(-4, 6, 201)
+    figure, axes = panels(2, columns=2)
+    for name, (loss, colour) in losses.items():
+        value, slope = value_and_slope(loss, logit.sigmoid())
+        axes[0].plot(logit, value, color=colour, label=name)
+        axes[1].plot(logit, -slope, color=colour, label=name)
+    where = "logit towards the label, x_t"
+    named(axes[0], "loss of one binary example", where, "loss")
+    named(axes[1], "its slope", where, "d loss / d x_t")
+    return figure
+
+
+def focal(gamma: float) -> FocalSigmoid:
+    """Without alpha: the curves of the paper have none."""
+    return FocalSigmoid(gamma, alpha=None, per=1.0)
+
+
+def value_and_slope(loss: ClassLoss, right: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] loss and [N] size of its slope by the logit, at [N] probabilities of the label."""
+    logit = right.double().logit(eps=1e-12).requires_grad_()
+    none, zero = logit.new_zeros(0, 4), torch.zeros_like(logit)
+    found = loss(
+        Samples(
+            logits=torch.stack([zero, logit], 1),
+            labels=torch.ones(len(logit), dtype=torch.int64),
+            weights=torch.ones_like(logit),
+            ious=zero,
+            positive=torch.zeros(0, dtype=torch.int64),
+            deltas=none,
+            targets=none,
+            objects=none,
+            decode=lambda deltas: deltas,
+            scores=loss.scores,
+        )
+    )
+    (slope,) = torch.autograd.grad(found.sum(), logit)
+    return found.detach().float(), slope.abs().float()

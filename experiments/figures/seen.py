@@ -1,0 +1,139 @@
+"""What a trained detector's sites see: every candidate of some images, and what samplers take.
+
+Shape letters: N candidates of all images, P positives among them.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from frcnn.assemble import prepare
+from frcnn.device import autocast
+from frcnn.model import Detector
+from frcnn.model.site import Site
+from frcnn.trained import Trained
+from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
+
+
+@dataclass
+class Seen:
+    """The candidates of one site over all images, ignored ones left out; on the CPU.
+
+    Attributes:
+        labels: [N] int64, 0 background, 1..C.
+        ious: [N] with the matched object.
+        image: [N] int64, number of the image.
+        level: [N] int64, pyramid level, 0 the finest.
+        right: [N] score in [0, 1] that inference gives the label, p_t.
+        loss: [N] class and box loss.
+        errors: [P, 4] predicted less true box deltas of the positives, in their order.
+        picks: [N] weights by sampler, 0 = not sampled.
+    """
+
+    labels: Tensor
+    ious: Tensor
+    image: Tensor
+    level: Tensor
+    right: Tensor
+    loss: Tensor
+    errors: Tensor
+    picks: dict[str, Tensor]
+
+    @property
+    def positive(self) -> Tensor:
+        """[N] bool."""
+        return self.labels > 0
+
+
+def look(
+    trained: Trained, loader: DataLoader, batch_size_per_image: dict[str, int]
+) -> dict[str, Seen]:
+    """What both sites see of the images of a loader.
+
+    Args:
+        batch_size_per_image: budget of the samplers, by site.
+    """
+    detector = trained.detector
+    draws = {s.name: samplers(s, batch_size_per_image[s.name]) for s in detector.sites}
+    parts: dict[str, list[Seen]] = defaultdict(list)
+    images_before: dict[str, int] = defaultdict(int)
+
+    def observe(site: str, candidates: Candidates, _: Tensor) -> None:
+        seen = one_batch(detector, site, candidates, draws[site])
+        seen.image += images_before[site]
+        images_before[site] += candidates.num_images
+        parts[site].append(seen)
+
+    for site in detector.sites:
+        site.observer = observe
+    with torch.inference_mode():
+        for images, targets in loader:
+            with autocast(trained.device, trained.dtype):
+                detector(prepare(images, trained.device), targets)
+    return {site: joined(found) for site, found in parts.items()}
+
+
+def samplers(site: Site, batch_size_per_image: int) -> dict[str, Sampler]:
+    """The samplers whose picks the papers' figures compare, with the papers' defaults."""
+    budget = batch_size_per_image, {"rpn": 0.5, "rcnn": 0.25}[site.name]
+    return {
+        "random": Random(*budget),
+        "ohem": OHEM(batch_size_per_image),
+        "iou_balanced": IoUBalanced(*budget, negative_iou=site.matcher.low),
+        "pisa": PISA(*budget),
+    }
+
+
+def one_batch(
+    detector: Detector, site: str, candidates: Candidates, draws: dict[str, Sampler]
+) -> Seen:
+    """The candidates of one batch."""
+    rows = torch.where(candidates.labels >= 0)[0]
+    prediction, labels = candidates.predict(rows), candidates.labels[rows]
+    positive = rows[labels > 0]
+    boxes, objects = candidates.boxes[positive], candidates.gt_boxes[candidates.gt[positive]]
+    coder = {own.name: own.box_coder for own in detector.sites}[site]
+    found = coder.encode_single(prediction.boxes[labels > 0], boxes)
+    seen = Seen(
+        labels=labels,
+        ious=candidates.ious[rows],
+        image=candidates.image[rows],
+        level=level_of(detector, site, candidates.boxes[rows]),
+        right=prediction.scores.gather(1, labels[:, None])[:, 0],
+        loss=prediction.loss,
+        errors=found - coder.encode_single(objects, boxes),
+        picks={name: sampler(candidates)[rows] for name, sampler in draws.items()},
+    )
+    return moved(seen)
+
+
+def level_of(detector: Detector, site: str, boxes: Tensor) -> Tensor:
+    """[N] pyramid level of anchors (by their area) or of proposals (as RoIAlign takes them)."""
+    if site == "rcnn":
+        return detector.roi_heads.box_roi_pool.map_levels([boxes])
+    sizes = detector.rpn.anchor_generator.sizes
+    level = torch.tensor([number for number, own in enumerate(sizes) for _ in own])
+    sides = torch.tensor([side for own in sizes for side in own]).to(boxes).log()
+    side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt().log()
+    return level.to(boxes.device)[(side[:, None] - sides).abs().argmin(1)]
+
+
+def moved(seen: Seen) -> Seen:
+    """The same on the CPU."""
+
+    def cpu(value: Any) -> Any:
+        return {k: v.cpu() for k, v in value.items()} if isinstance(value, dict) else value.cpu()
+
+    return Seen(*(cpu(getattr(seen, field.name)) for field in fields(seen)))
+
+
+def joined(parts: list[Seen]) -> Seen:
+    """The candidates of all batches."""
+    names = [field.name for field in fields(Seen) if field.name != "picks"]
+    columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    picks = {name: torch.cat([part.picks[name] for part in parts]) for name in parts[0].picks}
+    return Seen(**columns, picks=picks)

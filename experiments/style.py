@@ -1,0 +1,47 @@
+"""One look for all figures. Colours are Okabe and Ito's (2008): they differ for colour-blind
+readers too."""
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+STYLE: dict[str, Any] = {"fontsize": 9}
+DPI = 150
+
+
+def panels(number: int, columns: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of so many equal axes without frames."""
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(0.6 + 3.4 * columns, 0.4 + 2.7 * rows), layout="constrained")
+    found = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    for axes in found[number:]:
+        axes.set_visible(False)
+    for axes in found[:number]:
+        plain(axes)
+    return figure, found[:number]
+
+
+def plain(axes: Axes) -> None:
+    """No frame on the two sides where nothing is read."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def named(axes: Axes, title: str, x: str, y: str = "") -> None:
+    """Title and names of both axes, and a legend if a line has a name."""
+    axes.set_title(title, **STYLE)
+    axes.set_xlabel(x, **STYLE)
+    axes.set_ylabel(y, **STYLE)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def png(figure: Figure) -> bytes:
+    """The same figure gives the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()

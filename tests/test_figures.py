@@ -1,0 +1,105 @@
+"""The figures of the papers show what they say they show."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small import batch, quick
+from tiny import SMALL, call, small_network
+from torch.testing import assert_close
+
+from experiments.figures.__main__ import main
+from experiments.figures.losses import cumulative, focal, harmony, histogram, value_and_slope
+from experiments.figures.seen import Seen, level_of, look
+from frcnn.losses import SmoothL1
+from frcnn.train import main as train
+from frcnn.trained import Trained
+
+BUDGET = {"rpn": 16, "rcnn": 8}
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Seen]:
+    images, targets = batch(2, 3)
+    loader = [
+        ([(255 * image).byte()], [target]) for image, target in zip(images, targets, strict=False)
+    ]
+    detector = quick(rcnn_box_loss=SmoothL1(beta=0.5)).eval()
+    cpu = torch.device("cpu")
+    return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
+
+
+def test_share_of_the_loss_hardest_first() -> None:
+    assert_close(cumulative(torch.tensor([1.0, 5.0, 2.0])).float(), torch.tensor([5, 7, 8]) / 8)
+    assert cumulative(torch.zeros(2)).tolist() == [0, 0]
+
+
+def test_slopes_by_hand() -> None:
+    half = torch.tensor([0.5])
+    value, slope = value_and_slope(focal(0.0), half)
+    assert_close((value.item(), slope.item()), (math.log(2), 0.5))
+    # (1 - p)^2 (1 - p - 2 p log p) at p = 1/2
+    assert_close(value_and_slope(focal(2.0), half)[1].item(), 0.25 * (0.5 + math.log(2)))
+
+
+def test_gradient_harmony_by_hand() -> None:
+    counts, centres = histogram(torch.tensor([0.0, 0.01, 1.0]))
+    assert (counts[0], counts[29], counts.sum()) == (2, 1, 3)
+    assert_close(centres[[0, 29]], torch.tensor([1 / 60, 59 / 60]))
+    beta = harmony(counts)
+    assert_close(beta[[0, 1, 29]], torch.tensor([3 / 60, 0, 3 / 30]))
+
+
+def test_the_level_of_an_anchor_is_the_one_it_was_made_at() -> None:
+    images, targets = batch(2)
+    detector = quick()
+    anchors = []
+    detector.rpn.site.observer = lambda _, candidates, __: anchors.append(candidates.boxes)
+    detector(images, targets)
+    found = level_of(detector, "rpn", anchors[0]).bincount()
+    finest = found[0].item()
+    assert found[1:4].tolist() == [finest // 4, finest // 16, finest // 64]
+    assert (level_of(detector, "rpn", anchors[0]).diff() >= 0).all()
+
+
+@pytest.mark.parametrize("site", ["rpn", "rcnn"])
+def test_errors_and_scores_are_those_of_the_loss(seen: dict[str, Seen], site: str) -> None:
+    one = seen[site]
+    beta = {"rpn": 1 / 9, "rcnn": 0.5}[site]
+    error = one.errors.abs()
+    box = torch.where(error < beta, error**2 / (2 * beta), error - beta / 2).sum(1)
+    expected = -one.right.log()
+    expected[one.positive] += box
+    assert one.positive.any() and not one.positive.all()
+    assert_close(one.loss, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_images_are_numbered_over_batches_and_picks_are_within_budget(
+    seen: dict[str, Seen],
+) -> None:
+    for site, one in seen.items():
+        assert one.image.unique().tolist() == [0, 1]
+        for name, weights in one.picks.items():
+            taken = one.image[weights > 0].bincount(minlength=2)
+            assert (taken > 0).all() and (taken <= BUDGET[site]).all(), name
+
+
+def test_the_command_draws_every_figure(tmp_path: Path) -> None:
+    with small_network():
+        assert call(train, *SMALL, "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}") == 0
+        out = tmp_path / "out"
+        source = f"checkpoint={tmp_path / 'run/checkpoints/last.pt'}"
+        more = ["split=train", "images=5", "workers=0", "device=cpu", "budget.rpn=16"]
+        assert call(main, source, f"output={out}", *more) == 0
+    drawn = sorted(file.stem for file in out.glob("*.png"))
+    assert drawn == [
+        "box_gradients",
+        "candidates",
+        "classes",
+        "cumulative_loss",
+        "gradients",
+        "loss_curves",
+        "negative_ious",
+        "prime_samples",
+    ]
