@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from frcnn.cluster import Meeting, Place, meeting, place
 from frcnn.device import device_of, wants_gpu
@@ -163,6 +164,7 @@ def work(
     # A whole group gets them, and the one that watches says it to the first.
     leave_to_others(signal.SIGINT, signal.SIGTERM)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which os._exit would leave behind
     store = connected(at, is_master=False)
     try:
         with stopping():

@@ -27,13 +27,21 @@ pytestmark = pytest.mark.slow
 
 
 def started(
-    *arguments: str, launcher: list[str] | None = None, few: list[str] = FEW
+    *arguments: str, launcher: list[str] | None = None, few: list[str] = FEW, **variables: str
 ) -> subprocess.Popen:
     command = [*(launcher or [sys.executable]), "-m", "frcnn.train", *few, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True
     )
+
+
+def tasks(*arguments: str, few: list[str] = FEW) -> list[subprocess.Popen]:
+    """What srun would start."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(os.getpid())}
+    return [
+        started(*arguments, few=few, SLURM_PROCID=rank, SLURM_LOCALID=rank, **step) for rank in "01"
+    ]
 
 
 def ended(process: subprocess.Popen, code: int = 0) -> str:
@@ -45,6 +53,13 @@ def ended(process: subprocess.Popen, code: int = 0) -> str:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == code, out + err
     return out + err
+
+
+def error_line(said: str) -> str:
+    """The one line of what failed; no other process complains after it."""
+    (line,) = [row for row in said.splitlines() if row.startswith("error: ")]
+    assert "leaked" not in said
+    return line
 
 
 def steps(folder: Path) -> list[int]:
@@ -129,8 +144,19 @@ def test_torchrun_says_what_failed_in_another_process(tmp_path: Path) -> None:
     said = ended(started(f"hydra.run.dir={tmp_path}/run", *data, launcher=TORCHRUN, few=few), 1)
     record = json.loads((tmp_path / "run/status.json").read_text())
     assert record["status"] == "FAILED" and bad in record["error"]
-    (line,) = [row for row in said.splitlines() if row.startswith("error: ")]
-    assert bad in line and "Connection closed" not in said
+    assert bad in error_line(said) and "Connection closed" not in said
+
+
+def test_sruns_tasks_are_one_run_and_say_once_what_fails(tmp_path: Path) -> None:
+    first, second = tasks(f"hydra.run.dir={tmp_path}/run", "trainer.epochs=1")
+    assert "after 3 steps" in ended(first) and "after 3 steps" not in ended(second)
+    assert status(tmp_path / "run") == "COMPLETED" and steps(tmp_path / "run") == [1, 2, 3]
+    bad = second_ones_image(tmp_path / "data")
+    data = ("data=voc", f"data.root={tmp_path}/data", "data.train_split=all", "data.val_split=all")
+    few = [text for text in FEW if not text.startswith("data.")]
+    first, second = tasks(f"hydra.run.dir={tmp_path}/bad", *data, few=few)
+    assert bad in error_line(ended(first, 1)) and bad not in ended(second, 1)
+    assert status(tmp_path / "bad") == "FAILED"
 
 
 def second_ones_image(root: Path) -> str:
