@@ -15,28 +15,49 @@ class Place:
     local_rank: int
 
 
+@dataclass
+class Meeting:
+    """Where processes meet: a store of torch.distributed's.
+
+    Args:
+        kept: by a process of the launcher's; else by the first of those that meet.
+        attempt: changes where a launcher starts them all again.
+    """
+
+    host: str
+    port: int
+    kept: bool = False
+    attempt: str = "0"
+
+
 def place(variables: Mapping[str, str] = os.environ) -> Place | None:
-    """What the launcher's variables say; None where there is no launcher."""
+    """What the launcher's variables say; None where there is no launcher.
+
+    A batch script of Slurm's has SLURM_PROCID and the job's SLURM_NTASKS too, though it is no task
+    of several; SLURM_STEP_NUM_TASKS is srun's own.
+    """
     for rank, size, local in (
         ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ):
         if int(variables.get(size, "1")) > 1 and rank in variables:
             return Place(int(variables[rank]), int(variables[size]), int(variables.get(local, "0")))
     return None
 
 
-def address(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """MASTER_ADDR and MASTER_PORT, where the processes meet.
+def meeting(variables: Mapping[str, str] = os.environ) -> Meeting:
+    """Where the processes of a launcher meet.
 
-    srun sets neither: they meet on the job's first machine, at a port that the job's number gives.
+    srun does not say: they meet on the job's first machine, at a port that the job's number gives.
     """
-    job = int(variables.get("SLURM_JOB_ID", "0"))
-    found = {
-        "MASTER_ADDR": first_host(variables.get("SLURM_STEP_NODELIST", "localhost")),
-        "MASTER_PORT": str(20_000 + job % 20_000),
-    }
-    return {key: variables.get(key, value) for key, value in found.items()}
+    host = first_host(variables.get("SLURM_STEP_NODELIST", "localhost"))
+    port = 20_000 + int(variables.get("SLURM_JOB_ID", "0")) % 20_000
+    return Meeting(
+        variables.get("MASTER_ADDR", host),
+        int(variables.get("MASTER_PORT", port)),
+        kept=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        attempt=variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
+    )
 
 
 def first_host(nodes: str) -> str:

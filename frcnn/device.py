@@ -31,14 +31,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def wants_gpu(name: str) -> bool:
+    """Whether ``trainer.device`` asks for a GPU, or finds one."""
+    return name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
+
+
 def device_of(name: str, local_rank: int) -> torch.device:
     """The device of a process of several on one machine: a GPU each, or the CPU for all.
 
     Raises:
-        ConfigError: there are fewer GPUs.
+        ConfigError: no such device here.
     """
-    device = choose_device(name)
-    return choose_device(f"cuda:{local_rank}") if device.type == "cuda" else device
+    return choose_device(f"cuda:{local_rank}" if wants_gpu(name) else name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

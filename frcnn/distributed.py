@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
+from frcnn.cluster import Place
+
 
 class Alone:
     """One process: the batch is its own, and there is nobody to wait for."""
@@ -102,15 +104,10 @@ class Group(Alone):
 
 
 @contextmanager
-def joined(rank: int, size: int, address: str, device: torch.device) -> Iterator[Group]:
-    """A member of a group of processes.
-
-    Args:
-        address: where the processes find each other: ``env://``, or ``file://`` and an absolute
-            path.
-    """
+def joined(here: Place, store: dist.Store, device: torch.device) -> Iterator[Group]:
+    """A member of a group of processes, which find each other through the store."""
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
     yield Group()
     # Not after an error: the others would hear of the end before they hear of its reason.
     dist.destroy_process_group()

@@ -1,41 +1,52 @@
-"""A run in several processes: started here, or joined where torchrun or Slurm started them."""
+"""A run in several processes: all of them started here, or the one that torchrun or srun asks for.
 
+The process that was called only watches: it keeps the run's folder, hears the signals, starts those
+that train and ends them. What ends a run is told once, in the store where all meet, and the first
+word counts: those that fail because another one did come later.
+"""
+
+import json
 import logging
 import logging.config
 import multiprocessing
 import os
-import pickle
 import signal
-import tempfile
+import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from tqdm import tqdm
 
-from frcnn.cluster import Place, address, place
-from frcnn.device import device_of
+from frcnn.cluster import Meeting, Place, meeting, place
+from frcnn.device import device_of, wants_gpu
 from frcnn.distributed import joined
-from frcnn.errors import UserError
+from frcnn.errors import ConfigError, UserError
 from frcnn.run import run
-from frcnn.signals import SIGNALS, leave_to_others, stopping
-
-log = logging.getLogger(__name__)
+from frcnn.signals import SIGNALS, Stop, leave_to_others, stopping
 
 # Seconds that the first process has to save when all are to stop, and the others to end by
 # themselves when one has failed.
 TO_SAVE, TO_END = 60.0, 10.0
+# Seconds between two looks at what was told elsewhere, and before a word that may be of another's
+# making: a lost connection.
+TO_LOOK, TO_WAIT = 0.5, 1.0
+WORD, RESULT = "word", "result"
+KINDS = {kind.__name__: kind for kind in (UserError, ConfigError, Stop)}
 
 
 def run_in_all(
     config: dict[str, Any], choices: dict[str, str], folder: Path, logs: dict[str, Any]
 ) -> float | None:
-    """Train in ``trainer.devices`` processes, or in those that a launcher started; the best AP.
+    """Train in ``trainer.devices`` processes, or in those of a launcher; the best AP.
 
     Args:
         logs: for ``logging.config``, in new processes.
@@ -43,22 +54,32 @@ def run_in_all(
     Raises:
         ConfigError: more GPUs than there are.
         UserError: a process died; or what a process raised, the one that failed first.
+        SystemExit: the same, in a process of a launcher that is not the first: that one says it.
     """
-    here = place()
+    here, size = place(), config["trainer"]["devices"]
     if here is not None:
-        os.environ.update(address())
         follow(here)
-        return member(here, "env://", config, choices, folder)
-    size = config["trainer"]["devices"]
+        try:
+            return start([here], member, config, choices, folder, logs=logs, at=meeting())
+        except Exception as error:
+            if here.rank:
+                raise SystemExit(getattr(error, "exit_code", 1)) from error
+            raise
     if size == 1:
         return run(config, choices, folder)
-    for rank in range(size):
-        device_of(config["trainer"]["device"], rank)
-    return start(size, member, config, choices, folder, logs=logs)
+    # Counted, not tried: a GPU that this process touched would hold memory for it.
+    if wants_gpu(config["trainer"]["device"]) and size > torch.cuda.device_count():
+        raise ConfigError(f"trainer.devices={size}: {torch.cuda.device_count()} GPUs are here")
+    return start(places(size), member, config, choices, folder, logs=logs)
+
+
+def places(size: int) -> list[Place]:
+    """Of so many processes on one machine."""
+    return [Place(rank, size, rank) for rank in range(size)]
 
 
 def member(
-    here: Place, meeting: str, config: dict[str, Any], choices: dict[str, str], folder: Path
+    here: Place, store: dist.Store, config: dict[str, Any], choices: dict[str, str], folder: Path
 ) -> float | None:
     """What each process does."""
     config["trainer"]["devices"] = here.size
@@ -68,73 +89,97 @@ def member(
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // here.size))
-    with joined(here.rank, here.size, meeting, device) as group:
+    with joined(here, store, device) as group:
         return run(config, choices, folder, group)
 
 
 def start(
-    size: int, task: Callable[..., Any], *arguments: Any, logs: dict[str, Any] | None = None
+    members: Sequence[Place],
+    task: Callable[..., Any],
+    *arguments: Any,
+    logs: dict[str, Any] | None = None,
+    at: Meeting | None = None,
 ) -> Any:
-    """Call ``task(place, meeting, *arguments)`` in so many new processes of this machine.
+    """Call ``task(place, store, *arguments)`` in a new process of this machine for each member.
 
     Args:
-        task: of a module's top level; ``meeting`` is the address for ``joined``.
+        task: of a module's top level.
         logs: for ``logging.config``.
+        at: where they meet members that are started elsewhere; None where these are all.
 
     Returns:
-        What the first process returned.
+        What the task of rank 0 returned, through JSON; None without that one.
 
     Raises:
-        Exception: what a process raised, the one that failed first; the others are ended.
+        Exception: what a process raised, here or elsewhere, the one that failed first.
         UserError: a process was killed.
+        Stop: a signal, once the first process has saved.
     """
+    store, at = opened(members[0], at)
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as meeting:
-        processes = [
-            spawn.Process(
-                target=work, args=(Place(rank, size, rank), meeting, logs, task, arguments)
-            )
-            for rank in range(size)
-        ]
-        try:
-            for process in processes:
-                process.start()
-            failed = wait_for(processes)
-        except BaseException:  # SIGTERM, Ctrl-C
-            let_save(processes[0])
-            end(processes, 0)
-            raise
-        end(processes, TO_END)
-        if failed:
-            raise cause(processes, Path(meeting))
-        return pickle.loads((Path(meeting) / "result").read_bytes())
+    processes = [
+        spawn.Process(
+            target=work,
+            args=(here, at, logs, task, arguments),
+            name=f"process {here.rank} of {here.size}",
+        )
+        for here in members
+    ]
+    try:
+        word = outcome(processes, store)
+        if isinstance(word, Exception):
+            all_ended_well(processes, TO_END)
+    finally:
+        end(processes)
+    if word is not None:
+        raise word
+    return json.loads(store.get(RESULT)) if members[0].rank == 0 else None
+
+
+def opened(first: Place, at: Meeting | None) -> tuple[dist.Store, Meeting]:
+    """The store where all meet, and where it is; a new one, which only this machine can reach."""
+    if at is not None:
+        return connected(at, is_master=first.rank == 0 and not at.kept), at
+    listener = socket.create_server(("localhost", 0))
+    at = Meeting("localhost", listener.getsockname()[1])
+    return connected(at, is_master=True, master_listen_fd=listener.detach()), at
+
+
+def connected(at: Meeting, **options: Any) -> dist.Store:
+    """The store there; what was told before torchrun started all anew is not seen."""
+    store = dist.TCPStore(at.host, at.port, wait_for_workers=False, **options)
+    return dist.PrefixStore(at.attempt, store)
 
 
 def work(
     here: Place,
-    meeting: str,
+    at: Meeting,
     logs: dict[str, Any] | None,
     task: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    """A process from its start to its end; what it raises is left for the one that waits."""
+    """A process from its start to its end; what it raises is told to those that watch."""
     if logs:
         logging.config.dictConfig(logs)
-    # A whole group gets them, and the one that waits says it to the first.
+    # A whole group gets them, and the one that watches says it to the first.
     leave_to_others(signal.SIGINT, signal.SIGTERM)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which os._exit would leave behind
+    store = connected(at, is_master=False)
     try:
         with stopping():
             follow(here)
-            result = task(here, f"file://{meeting}/store", *arguments)
+            result = task(here, store, *arguments)
     except SystemExit as stop:
         os._exit(int(stop.code or 0))
     except Exception as error:
-        text = traceback.format_exc()
-        leave(Path(meeting) / f"error{here.rank}", (time.time(), known(error, text), text))
+        if not isinstance(error, UserError):
+            time.sleep(TO_WAIT)
+        with suppress(dist.DistError):
+            tell(store, error)
         os._exit(1)  # destructors of a broken group may wait for ever
     if here.rank == 0:
-        leave(Path(meeting) / "result", result)
+        store.set(RESULT, json.dumps(result))
 
 
 def follow(here: Place) -> None:
@@ -152,31 +197,58 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def known(error: Exception, text: str) -> Exception:
-    """The error where it can travel between processes, else one that says the same."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(text.splitlines()[-1])
+def tell(store: dist.Store, error: BaseException) -> None:
+    """Leave word of what ends the run, unless another process was first."""
+    kind = type(error).__name__
+    says = error.args[0] if kind in KINDS else f"{kind}: {error}"
+    word = {"kind": kind, "says": says, "trace": "".join(traceback.format_exception(error))}
+    store.compare_set(WORD, "", json.dumps(word))
+
+
+def told(store: dist.Store) -> BaseException | None:
+    """What ends the run, in any process, to be raised here; None while it goes on."""
+    if not store.check([WORD]):
+        return None
+    word = json.loads(store.get(WORD))
+    error = KINDS.get(word["kind"], RuntimeError)(word["says"])
+    error.add_note(word["trace"])
     return error
 
 
-def leave(path: Path, value: Any) -> None:
-    """Write a value whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_bytes(pickle.dumps(value))
-    part.replace(path)
+def outcome(processes: Sequence[BaseProcess], store: dist.Store) -> BaseException | None:
+    """Start them and wait; what has ended the run, or None once all have ended well."""
+    try:
+        for process in processes:
+            process.start()
+        watch(processes, store)
+        return told(store)
+    except Stop as stop:
+        # torchrun says in this way too that a process elsewhere has failed.
+        if told(store) is None:
+            let_save(processes[0])
+            tell(store, stop)
+        return told(store)
+    except dist.DistError:  # who keeps the store has left; well, if these do
+        well = all_ended_well(processes, TO_END)
+        return None if well else UserError("the launcher or the first process has left")
 
 
-def wait_for(processes: list[BaseProcess]) -> bool:
-    """Wait until all have ended well, or one has not; returns whether one has not."""
+def watch(processes: Sequence[BaseProcess], store: dist.Store) -> None:
+    """Wait until all have ended well, or there is word of what ends the run."""
     running = list(processes)
-    while running:
-        wait([process.sentinel for process in running])
-        running = [process for process in running if process.is_alive()]
-        if any(process.exitcode for process in processes):
-            return True
-    return False
+    while running and not store.check([WORD]):
+        wait([process.sentinel for process in running], TO_LOOK)
+        running = [process for process in running if process.exitcode is None]
+        for process in processes:
+            if process.exitcode:  # by itself: nobody has been ended yet
+                tell(store, UserError(f"{process.name} {end_of(process.exitcode)}"))
+
+
+def end_of(exit_code: int) -> str:
+    """How a process ended that could not tell."""
+    if exit_code < 0:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    return f"ended with exit code {exit_code} and without a word"
 
 
 def let_save(first: BaseProcess) -> None:
@@ -186,31 +258,19 @@ def let_save(first: BaseProcess) -> None:
         first.join(TO_SAVE)
 
 
-def end(processes: list[BaseProcess], seconds: float) -> None:
-    """Wait for so long for those that still run, and stop them."""
+def all_ended_well(processes: Sequence[BaseProcess], seconds: float) -> bool:
+    """Wait for so long at most; whether all that were started have ended, and well."""
     deadline = time.monotonic() + seconds
-    for process in processes:
-        if process.pid is None:
-            continue
+    begun = [process for process in processes if process.pid is not None]
+    for process in begun:
         process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
+    return all(process.exitcode == 0 for process in begun)
 
 
-def cause(processes: list[BaseProcess], meeting: Path) -> Exception:
-    """Why the run failed: a process that was killed, else the error that came first.
-
-    The others lose their connection and fail too; that is nobody's fault.
-    """
-    for rank, process in enumerate(processes):
-        if process.exitcode is not None and process.exitcode < 0:
-            name = signal.Signals(-process.exitcode).name
-            return UserError(f"process {rank} of {len(processes)} was ended by {name}")
-    found = [pickle.loads(file.read_bytes()) for file in meeting.glob("error*") if not file.suffix]
-    if not found:
-        codes = [process.exitcode for process in processes]
-        return UserError(f"a process ended without a word; exit codes {codes}")
-    _, error, text = min(found, key=lambda item: item[0])
-    error.add_note(text)
-    return error
+def end(processes: Sequence[BaseProcess]) -> None:
+    """Stop those that still run."""
+    begun = [process for process in processes if process.pid is not None]
+    for process in begun:
+        process.kill()
+    for process in begun:
+        process.join()

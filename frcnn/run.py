@@ -24,7 +24,7 @@ from frcnn.files import write_text
 from frcnn.resume import Resumed, checkpoint_to_resume
 from frcnn.signals import Stop, held
 from frcnn.tracking import Silent, Tracker
-from frcnn.validation import Detections, detect, merged, validation_loader
+from frcnn.validation import Detections, detect, in_order, validation_loader
 
 log = logging.getLogger(__name__)
 
@@ -236,10 +236,10 @@ class Run:
 
     def _detect(self, loader: DataLoader) -> tuple[Detections, dict[str, float], dict[str, Any]]:
         """Detections (to the first process), losses and metrics on the validation set."""
-        own = detect(self.detector, loader, self.device, self.dtype)
-        detections, losses = merged(self.processes.gather_objects(own))
+        own, losses = detect(self.detector, loader, self.device, self.dtype, self.processes)
+        detections = in_order(self.processes.gather_objects(own))
         metrics = self._metrics(detections) if self.processes.first else None
-        return detections, *self.processes.of_first((losses, metrics))
+        return detections, losses, self.processes.of_first(metrics)
 
     def _metrics(self, detections: Detections) -> dict[str, Any]:
         truth, names = self.val_set.ground_truth(), self.val_set.class_names

@@ -13,6 +13,7 @@ from frcnn.assemble import prepare
 from frcnn.data import DetectionDataset, make_loader
 from frcnn.device import autocast
 from frcnn.distributed import Alone
+from frcnn.engine import nothing
 from frcnn.model import Detector
 from samplers import Random
 
@@ -22,52 +23,60 @@ Detections = list[dict[str, Any]]
 def validation_loader(
     dataset: DetectionDataset, batch_size: int, workers: int, rank: int = 0, size: int = 1
 ) -> DataLoader:
-    """The images in order, each once; of several processes each has every so manyth batch."""
-    order = range(len(dataset))
-    batches = [list(order[first : first + batch_size]) for first in order[::batch_size]]
-    return make_loader(dataset, batches[rank::size], workers)
+    """The images in order, each once; processes share out batches of ``size`` times as many.
+
+    All of them have as many batches; one of fewer images than processes is empty for some.
+    """
+    order, whole = range(len(dataset)), batch_size * size
+    batches = [list(order[first : first + whole]) for first in order[::whole]]
+    return make_loader(dataset, [batch[rank::size] for batch in batches], workers)
 
 
 @torch.inference_mode()
 def detect(
-    detector: Detector, loader: DataLoader, device: torch.device, dtype: torch.dtype
+    detector: Detector,
+    loader: DataLoader,
+    device: torch.device,
+    dtype: torch.dtype,
+    processes: Alone | None = None,
 ) -> tuple[Detections, dict[str, float]]:
-    """Run a detector over a data set.
+    """Run a detector over a data set; of several processes, each over its share.
 
     Returns:
-        A detection dict an image ("image_id", "boxes" in pixels of the original image, "scores",
-        "labels"), on the CPU; and the loss terms with their sum as "loss": means over batches,
-        weighted by their images, so that another batch size gives slightly other numbers.
+        A detection dict an image of this process ("image_id", "boxes" in pixels of the original
+        image, "scores", "labels"), on the CPU; and, of all processes, the loss terms with their sum
+        as "loss": means over batches, weighted by their images, so that another batch size gives
+        slightly other numbers.
     """
+    processes = processes or Alone()
     detector.eval()
     detections: Detections = []
     sums: dict[str, float] = defaultdict(float)
-    with baseline_samplers(detector):
+    count = 0.0
+    with baseline_samplers(detector, processes):
         for images, targets in loader:
+            shown, known = (images, targets) if images else nothing()
             with autocast(device, dtype):
-                found, losses = detector(prepare(images, device), targets)
-            for target, boxes in zip(targets, found, strict=True):
+                found, losses = detector(prepare(shown, device), known)
+            for target, boxes in zip(targets, found[: len(images)], strict=True):
                 moved = {key: value.cpu() for key, value in boxes.items()}
                 detections.append({"image_id": target["image_id"], **moved})
-            for term, value in losses.items():
-                sums[term] += value.item() * len(images)
-    means = {term: total / max(1, len(detections)) for term, total in sums.items()}
+            size = torch.tensor(float(len(images)), device=device)
+            number, *terms = processes.total(torch.stack([size, *losses.values()])).tolist()
+            count += number
+            for term, value in zip(losses, terms, strict=True):
+                sums[term] += value * number
+    means = {term: total / max(1.0, count) for term, total in sums.items()}
     return detections, {"loss": sum(means.values()), **means}
 
 
-def merged(
-    parts: list[tuple[Detections, dict[str, float]]],
-) -> tuple[Detections, dict[str, float]]:
-    """What ``detect`` would return for the images of all parts together, in their order."""
-    detections = sorted(chain(*(part for part, _ in parts)), key=lambda found: found["image_id"])
-    weights = [(losses, len(part) / max(1, len(detections))) for part, losses in parts]
-    terms = {term for losses, _ in weights for term in losses}
-    means = {t: sum(share * losses.get(t, 0.0) for losses, share in weights) for t in terms}
-    return detections, means
+def in_order(parts: list[Detections]) -> Detections:
+    """The detections of all processes as those of one."""
+    return sorted(chain(*parts), key=lambda found: found["image_id"])
 
 
 @contextmanager
-def baseline_samplers(detector: Detector) -> Iterator[None]:
+def baseline_samplers(detector: Detector, processes: Alone | None = None) -> Iterator[None]:
     """Random sampling of 256 anchors and 512 proposals, whatever the run trains with.
 
     A loss on the examples that a method picks cannot be compared between methods: OHEM's is high
@@ -76,7 +85,8 @@ def baseline_samplers(detector: Detector) -> Iterator[None]:
     samplers = [site.sampler for site in detector.sites]
     baseline = (Random(256, 0.5), Random(512, 0.25))
     for site, sampler in zip(detector.sites, baseline, strict=True):
-        site.sampler, site.observer, site.processes = sampler, None, Alone()
+        site.sampler, site.observer = sampler, None
+        site.processes = processes or Alone()
     try:
         yield
     finally:

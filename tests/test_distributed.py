@@ -1,23 +1,37 @@
 """Two processes with batches of 2 against one with a batch of 4: losses, weights, metrics."""
 
+import multiprocessing
+import os
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from processes import one_fails, one_is_killed, run_in_two, sums
-from tiny import SMALL, composed, lines, small_network, without_times
+from processes import (
+    one_fails,
+    one_fails_as_one_is_busy,
+    one_is_killed,
+    one_that_does_not_leave,
+    run_in_two,
+    sums,
+)
+from tiny import SMALL, composed, lines, small_network, tiny, without_times
 
-from frcnn import checkpoint
-from frcnn.cluster import address, first_host, place
+from frcnn import checkpoint, launch
+from frcnn.assemble import dataset
+from frcnn.cluster import Meeting, first_host, meeting, place
 from frcnn.config import CONF
 from frcnn.data import AspectGroupedBatches
-from frcnn.errors import UserError
-from frcnn.launch import start
+from frcnn.errors import ConfigError, UserError
+from frcnn.launch import places, run_in_all, start
 from frcnn.run import run
-from frcnn.validation import merged
+from frcnn.signals import Stop, stopping
+from frcnn.validation import in_order, validation_loader
 
 # One of each way in which a loss or a sampler looks at the batch.
 QUICK = (
@@ -30,9 +44,12 @@ QUICK = (
     "box_loss=carl",
     "box_loss=carl box_loss.rcnn.added=false",
     "trainer.accumulate=2",
+    # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
+    "data.train_images=15 data.val_images=5",
+    "data.num_objects=[0,0]",
 )
-# No object anywhere; and a last batch that leaves one process without an image.
-UNEVEN = {"nothing": "data.num_objects=[0,0]", "odd": "data.train_images=13"}
+# 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
+ODD = "data.train_images=13"
 ALL = sorted(
     f"{group}={file.stem}"
     for group in ("sampler", "loss", "box_loss")
@@ -55,13 +72,12 @@ def slug(case: str) -> str:
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    cases = {slug(case): case for case in QUICK} | UNEVEN
-    run_in_two({name: composed_for(case, 2) for name, case in cases.items()}, folder)
+    run_in_two({slug(case): composed_for(case, 2) for case in (*QUICK, ODD)}, folder)
     return folder
 
 
 def assert_same(two: Path, one: Path) -> None:
-    """Weights, loss states, BatchNorm's statistics and every record but the loss of validation."""
+    """Weights, loss states, BatchNorm's statistics and every record but those of one share."""
     first, second = (checkpoint.load(path / "checkpoints/last.pt") for path in (two, one))
     torch.testing.assert_close(first["model"], second["model"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(first["losses"], second["losses"], rtol=1e-5, atol=1e-5)
@@ -71,11 +87,12 @@ def assert_same(two: Path, one: Path) -> None:
     ]
     assert len(records[0]) == len(records[1]) >= 3
     for ours, theirs in zip(*records, strict=True):
-        # Validation's batches are those of a process, and its loss is a mean over batches.
-        shown = {k for k in theirs if "val/loss" not in k and theirs[k] is not None}
+        shown = {k for k in theirs if theirs[k] is not None}
+        assert {k for k in ours if ours[k] is not None} == shown
         assert {k: ours[k] for k in shown} == pytest.approx(
             {k: theirs[k] for k in shown}, rel=1e-5, abs=1e-5
         )
+    assert sum("val/loss" in record for record in records[0]) == 1
 
 
 @pytest.mark.parametrize("case", QUICK)
@@ -85,10 +102,9 @@ def test_two_processes_are_one(quick: Path, tmp_path: Path, case: str) -> None:
     assert_same(quick / slug(case), tmp_path)
 
 
-@pytest.mark.parametrize("name", UNEVEN)
-def test_uneven_data_hangs_nobody(quick: Path, name: str) -> None:
-    records = [record for record in lines(quick / name) if "train/loss" in record]
-    assert [record["step"] for record in records] == list(range(1, 5 if name == "odd" else 4))
+def test_a_process_without_an_image_hangs_nobody(quick: Path) -> None:
+    records = [record for record in lines(quick / slug(ODD)) if "train/loss" in record]
+    assert [record["step"] for record in records] == list(range(1, 5))
     assert all(np.isfinite(record["train/loss"]) for record in records)
 
 
@@ -104,7 +120,7 @@ def test_two_processes_are_one_for_every_name(tmp_path: Path, half: int) -> None
 
 
 def test_what_processes_say_to_each_other() -> None:
-    slope, rows, names, said = start(2, sums, 3.0)
+    slope, rows, names, said = start(places(2), sums, 3.0)
     assert slope == 3.0 * 2 * 2 * 1
     assert rows == [0, 1, 0, 1, 2]
     assert names == ["process 0", "process 1"]
@@ -113,12 +129,49 @@ def test_what_processes_say_to_each_other() -> None:
 
 def test_the_error_of_the_process_that_fails_is_the_error() -> None:
     with pytest.raises(UserError, match=r"^a.png: no such image"):
-        start(2, one_fails)
+        start(places(2), one_fails)
 
 
 def test_a_killed_process_ends_the_others() -> None:
     with pytest.raises(UserError, match="process 1 of 2 was ended by SIGKILL"):
-        start(2, one_is_killed)
+        start(places(2), one_is_killed)
+
+
+def test_an_error_is_told_by_one_that_others_do_not_heed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "TO_END", 0.1)
+    with pytest.raises(UserError, match=r"^a.png: no such image"):
+        start(places(2), one_fails_as_one_is_busy)
+    assert not multiprocessing.active_children()
+
+
+def test_a_second_signal_ends_a_process_that_does_not_leave(tmp_path: Path) -> None:
+    def once_there(name: str) -> None:
+        while not (tmp_path / name).exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def twice() -> None:
+        once_there("begun")
+        once_there("asked")
+
+    threading.Thread(target=twice, daemon=True).start()
+    with stopping(), pytest.raises(Stop) as stop:
+        start(places(1), one_that_does_not_leave, tmp_path)
+    assert stop.value.code == 143 and not multiprocessing.active_children()
+
+
+def test_more_processes_than_gpus_are_refused_before_one_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(launch, "start", lambda members, *_, **__: float(len(members)))
+    # Whatever puts a tensor on a GPU fails here: there is none.
+    config, choices = tiny("trainer.device=cuda", "trainer.devices=2")
+    assert run_in_all(config, choices, tmp_path, {}) == 2
+    config["trainer"].update(device="auto", devices=3)
+    with pytest.raises(ConfigError, match="^trainer.devices=3: 2 GPUs are here"):
+        run_in_all(config, choices, tmp_path, {})
 
 
 def test_every_image_is_of_one_process() -> None:
@@ -130,15 +183,22 @@ def test_every_image_is_of_one_process() -> None:
     assert any(not part for share in shares for part in share)  # 13 = 3 x 4 + 1
 
 
-def test_parts_of_a_validation_add_up() -> None:
-    parts = [
-        ([{"image_id": 0}, {"image_id": 1}, {"image_id": 4}], {"loss": 2.0}),
-        ([{"image_id": 2}], {"loss": 4.0}),
-        ([], {"loss": 0}),
+@pytest.mark.parametrize(("images", "size"), [(5, 2), (4, 2), (7, 3), (2, 3), (1, 2)])
+def test_every_image_is_evaluated_by_one_process(images: int, size: int) -> None:
+    config, _ = tiny(f"data.val_images={images}")
+    found = dataset(config["data"], "val")
+    shares = [
+        [[target["image_id"] for target in targets] for _, targets in loader]
+        for loader in (validation_loader(found, 2, 0, rank, size) for rank in range(size))
     ]
-    detections, losses = merged(parts)
-    assert [found["image_id"] for found in detections] == [0, 1, 2, 4]
-    assert losses == {"loss": pytest.approx((3 * 2 + 1 * 4) / 4)}
+    ids = [number for share in shares for batch in share for number in batch]
+    assert sorted(ids) == list(range(images))  # each once: more than the evaluator would notice
+    assert {len(share) for share in shares} == {-(-images // (2 * size))}  # all take part in each
+
+
+def test_detections_of_all_are_in_order() -> None:
+    parts = [[{"image_id": 0}, {"image_id": 1}, {"image_id": 4}], [{"image_id": 2}], []]
+    assert [found["image_id"] for found in in_order(parts)] == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +207,11 @@ def test_parts_of_a_validation_add_up() -> None:
         ({}, None),
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
         ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, (3, 4, 1)),
-        ({"SLURM_NTASKS": "4"}, None),  # a shell of salloc or sbatch: no task of srun
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}, (3, 4, 1)),
+        # sbatch --ntasks=4: the script itself is one process, whatever the job has room for
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}, None),
+        # srun --ntasks=1 in it, and an interactive step: one task
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),
     ],
 )
 def test_the_place_that_a_launcher_gives(variables, expected) -> None:
@@ -165,9 +228,8 @@ def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
 
 
 def test_where_processes_meet() -> None:
-    assert address({"MASTER_ADDR": "a", "MASTER_PORT": "1"}) == {
-        "MASTER_ADDR": "a",
-        "MASTER_PORT": "1",
-    }
+    torchrun = {"MASTER_ADDR": "a", "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    again = {**torchrun, "TORCHELASTIC_RESTART_COUNT": "2"}
+    assert meeting(again) == Meeting("a", 1, kept=True, attempt="2")
     slurm = {"SLURM_JOB_ID": "41234", "SLURM_STEP_NODELIST": "n[3-4]"}
-    assert address(slurm) == {"MASTER_ADDR": "n3", "MASTER_PORT": "21234"}
+    assert meeting(slurm) == Meeting("n3", 21234)

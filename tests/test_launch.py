@@ -8,24 +8,40 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny import SMALL, lines
+from PIL import Image
+from tiny import SMALL, lines, the_same
 
 from frcnn import checkpoint
+from frcnn.data import AspectGroupedBatches
 
 ROOT = Path(__file__).parents[1]
 FEW = [*SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.log_every=1", "optimizer.lr=0.001"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+# 12 steps of 4 images, saved after each.
+LONG = ("trainer.epochs=4", "trainer.checkpoint_minutes=0")
+TWO = "trainer.devices=2"
 
 pytestmark = pytest.mark.slow
 
 
-def started(*arguments: str, launcher: list[str] | None = None) -> subprocess.Popen:
-    command = [*(launcher or [sys.executable]), "-m", "frcnn.train", *FEW, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def started(
+    *arguments: str, launcher: list[str] | None = None, few: list[str] = FEW, **variables: str
+) -> subprocess.Popen:
+    command = [*(launcher or [sys.executable]), "-m", "frcnn.train", *few, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True
     )
+
+
+def tasks(*arguments: str, few: list[str] = FEW) -> list[subprocess.Popen]:
+    """What srun would start."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(os.getpid())}
+    return [
+        started(*arguments, few=few, SLURM_PROCID=rank, SLURM_LOCALID=rank, **step) for rank in "01"
+    ]
 
 
 def ended(process: subprocess.Popen, code: int = 0) -> str:
@@ -39,6 +55,13 @@ def ended(process: subprocess.Popen, code: int = 0) -> str:
     return out + err
 
 
+def error_line(said: str) -> str:
+    """The one line of what failed; no other process complains after it."""
+    (line,) = [row for row in said.splitlines() if row.startswith("error: ")]
+    assert "leaked" not in said
+    return line
+
+
 def steps(folder: Path) -> list[int]:
     return [record["step"] for record in lines(folder) if "train/loss" in record]
 
@@ -47,25 +70,49 @@ def status(folder: Path) -> str:
     return json.loads((folder / "status.json").read_text())["status"]
 
 
-def test_a_run_of_two_processes_that_is_stopped_goes_on(tmp_path: Path) -> None:
-    command = (f"hydra.run.dir={tmp_path}", "trainer.devices=2", "trainer.epochs=40")
-    process = started(*command)
+def reach_step(number: int, process: subprocess.Popen, folder: Path) -> None:
+    """Wait until so many steps are done."""
     deadline = time.monotonic() + 200
-    while not (tmp_path / "metrics.jsonl").exists() or len(steps(tmp_path)) < 3:
+    while not (folder / "metrics.jsonl").exists() or len(steps(folder)) < number:
         assert process.poll() is None and time.monotonic() < deadline, ended(process)
-        time.sleep(0.2)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("straight")
+    ended(started(f"hydra.run.dir={folder}", TWO, *LONG))
+    assert status(folder) == "COMPLETED" and steps(folder) == list(range(1, 13))
+    return folder
+
+
+def test_two_processes_that_are_stopped_go_on_exactly(straight: Path, tmp_path: Path) -> None:
+    command = (f"hydra.run.dir={tmp_path}", TWO, *LONG)
+    process = started(*command)
+    reach_step(4, process, tmp_path)
     process.send_signal(signal.SIGTERM)
     ended(process, 143)
     assert status(tmp_path) == "INTERRUPTED"
-    reached = checkpoint.load(tmp_path / "checkpoints/last.pt")["step"]
-    assert 3 <= reached < 120
-    ended(started(*command[:2], f"trainer.epochs={reached // 3 + 1}", "trainer.eval_every=50"))
-    assert status(tmp_path) == "COMPLETED"
-    assert steps(tmp_path) == list(range(1, 3 * (reached // 3 + 1) + 1))
+    assert 4 <= checkpoint.load(tmp_path / "checkpoints/last.pt")["step"] < 12
+    ended(started(*command))
+    assert status(tmp_path) == "COMPLETED" and the_same(straight, tmp_path)
+
+
+def test_two_processes_that_are_killed_go_on_exactly(straight: Path, tmp_path: Path) -> None:
+    command = (f"hydra.run.dir={tmp_path}", TWO, *LONG)
+    process = started(*command)
+    reach_step(5, process, tmp_path)
+    os.killpg(process.pid, signal.SIGKILL)
+    ended(process, -signal.SIGKILL)
+    assert status(tmp_path) == "RUNNING"
+    assert 4 <= checkpoint.load(tmp_path / "checkpoints/last.pt")["step"] < 12
+    ended(started(*command))
+    assert status(tmp_path) == "COMPLETED" and the_same(straight, tmp_path)
 
 
 def test_a_sweep_of_two_processes_each(tmp_path: Path) -> None:
-    few = ("trainer.devices=2", "trainer.epochs=1", "hydra.sweep.subdir=${hydra.job.num}")
+    few = (TWO, "trainer.epochs=1", "hydra.sweep.subdir=${hydra.job.num}")
     ended(started(f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1", "-m"))
     assert [status(tmp_path / job) for job in "01"] == ["COMPLETED"] * 2
     assert [steps(tmp_path / job) for job in "01"] == [[1, 2, 3]] * 2
@@ -76,6 +123,58 @@ def test_torchruns_processes_are_one_run(tmp_path: Path) -> None:
     assert status(tmp_path) == "COMPLETED" and steps(tmp_path) == [1, 2, 3]
     assert said.count("after 3 steps") == 1
     assert (tmp_path / "train.log").read_text().count("after 3 steps") == 1
+
+
+def test_torchrun_that_is_stopped_goes_on_exactly(straight: Path, tmp_path: Path) -> None:
+    command = (f"hydra.run.dir={tmp_path}", *LONG)
+    process = started(*command, launcher=TORCHRUN)
+    reach_step(4, process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    ended(process, 1)  # torchrun's own
+    assert status(tmp_path) == "INTERRUPTED"
+    assert 4 <= checkpoint.load(tmp_path / "checkpoints/last.pt")["step"] < 12
+    ended(started(*command, launcher=TORCHRUN))
+    assert status(tmp_path) == "COMPLETED" and the_same(straight, tmp_path)
+
+
+def test_torchrun_says_what_failed_in_another_process(tmp_path: Path) -> None:
+    bad = second_ones_image(tmp_path / "data")
+    data = ("data=voc", f"data.root={tmp_path}/data", "data.train_split=all", "data.val_split=all")
+    few = [text for text in FEW if not text.startswith("data.")]  # those of shapes
+    said = ended(started(f"hydra.run.dir={tmp_path}/run", *data, launcher=TORCHRUN, few=few), 1)
+    record = json.loads((tmp_path / "run/status.json").read_text())
+    assert record["status"] == "FAILED" and bad in record["error"]
+    assert bad in error_line(said) and "Connection closed" not in said
+
+
+def test_sruns_tasks_are_one_run_and_say_once_what_fails(tmp_path: Path) -> None:
+    first, second = tasks(f"hydra.run.dir={tmp_path}/run", "trainer.epochs=1")
+    assert "after 3 steps" in ended(first) and "after 3 steps" not in ended(second)
+    assert status(tmp_path / "run") == "COMPLETED" and steps(tmp_path / "run") == [1, 2, 3]
+    bad = second_ones_image(tmp_path / "data")
+    data = ("data=voc", f"data.root={tmp_path}/data", "data.train_split=all", "data.val_split=all")
+    few = [text for text in FEW if not text.startswith("data.")]
+    first, second = tasks(f"hydra.run.dir={tmp_path}/bad", *data, few=few)
+    assert bad in error_line(ended(first, 1)) and bad not in ended(second, 1)
+    assert status(tmp_path / "bad") == "FAILED"
+
+
+def second_ones_image(root: Path) -> str:
+    """A VOC folder whose images are whole but for one of the second process; that one's name."""
+    bad = f"{next(iter(AspectGroupedBatches(np.ones(8), 4, 0, 1, 2)))[0][1]}.jpg"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>30</ymax></bndbox>"
+    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    for name in map(str, range(8)):
+        Image.fromarray(noise).save(root / f"JPEGImages/{name}.jpg")
+        text = f"<annotation>{size}<object><name>cat</name>{box}</object></annotation>"
+        (root / f"Annotations/{name}.xml").write_text(text)
+    whole = (root / "JPEGImages" / bad).read_bytes()
+    (root / "JPEGImages" / bad).write_bytes(whole[: len(whole) // 2])
+    (root / "ImageSets/Main/all.txt").write_text("\n".join(map(str, range(8))))
+    return bad
 
 
 def test_torchrun_without_a_folder_is_refused() -> None:
