@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,6 +152,32 @@ def call(main: Callable[[], None], *arguments: str) -> int:
         except SystemExit as stop:
             return int(stop.code or 0)
     return 0
+
+
+class Interrupted:
+    """A file in the middle of whose first write comes SIGTERM, as between two of the system's."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.heard = file, False
+
+    def write(self, data: Any) -> int:
+        if not self.heard:
+            self.heard = True
+            signal.raise_signal(signal.SIGTERM)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def sigterm_at_save(count: int, patch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while torch writes checkpoint number ``count``."""
+    real, calls = torch.save, iter(range(1, 1000))
+
+    def save(content: Any, file: Any) -> None:
+        real(content, Interrupted(file) if next(calls) == count else file)
+
+    patch.setattr(torch, "save", save)
 
 
 @contextmanager
