@@ -146,8 +146,9 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(
     straight: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        sigterm_at_save(2, patch)  # the first is that of step 0
+        finished = sigterm_at_save(2, patch)  # the first is that of step 0
         assert command(tmp_path, "trainer.checkpoint_minutes=0") == 143
+    assert finished == [1, 2, 3]
     assert last(tmp_path)["step"] == 1 and status(tmp_path) == "INTERRUPTED"
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
@@ -158,8 +159,9 @@ def test_a_second_signal_while_the_first_one_s_checkpoint_is_written_leaves(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before("_update", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
-        sigterm_at_save(2, patch)
+        finished = sigterm_at_save(2, patch)
         assert command(tmp_path) == 143
+    assert finished == [1]
     assert last(tmp_path)["step"] == 0 and status(tmp_path) == "INTERRUPTED"
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
@@ -390,7 +392,9 @@ def test_wandb_has_every_row_after_kill_9(tmp_path: Path) -> None:
             f"hydra.run.dir={tmp_path}/cut",
             *offline,
         ],
-        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        # Not this process's W&B service: kill -9 would leave it the run.
+        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+        | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
         capture_output=True,
         check=False,
     )

@@ -155,14 +155,14 @@ def call(main: Callable[[], None], *arguments: str) -> int:
 
 
 class Interrupted:
-    """A file in the middle of whose first write comes SIGTERM, as between two of the system's."""
+    """A file with whose second write comes SIGTERM: of the first, torch's writer makes no error."""
 
     def __init__(self, file: Any) -> None:
-        self.file, self.heard = file, False
+        self.file, self.writes = file, 0
 
     def write(self, data: Any) -> int:
-        if not self.heard:
-            self.heard = True
+        self.writes += 1
+        if self.writes == 2:
             signal.raise_signal(signal.SIGTERM)
         return self.file.write(data)
 
@@ -170,14 +170,17 @@ class Interrupted:
         self.file.flush()
 
 
-def sigterm_at_save(count: int, patch: pytest.MonkeyPatch) -> None:
-    """SIGTERM while torch writes checkpoint number ``count``."""
-    real, calls = torch.save, iter(range(1, 1000))
+def sigterm_at_save(count: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """SIGTERM while torch writes checkpoint number ``count``; the numbers of those it finishes."""
+    real, calls, finished = torch.save, iter(range(1, 1000)), []
 
     def save(content: Any, file: Any) -> None:
-        real(content, Interrupted(file) if next(calls) == count else file)
+        number = next(calls)
+        real(content, Interrupted(file) if number == count else file)
+        finished.append(number)
 
     patch.setattr(torch, "save", save)
+    return finished
 
 
 @contextmanager
