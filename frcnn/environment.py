@@ -15,17 +15,30 @@ import torch
 import torchvision
 
 from frcnn.errors import UserError
+from frcnn.evaluation import evaluator
 from frcnn.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+# What a result may depend on beside torch and torchvision.
+PACKAGES = (
+    "numpy", "pillow", "scipy", "pycocotools", "faster-coco-eval", "hydra-core", "omegaconf",
+    "wandb",
+)  # fmt: skip
 
 
-def record_environment(folder: Path, device: torch.device, step: int) -> None:
-    """Add this start of a run, which goes on after ``step``, to those before; at 0 to none."""
+def record_environment(folder: Path, device: torch.device, step: int, backend: str) -> None:
+    """Add this start of a run, which goes on after ``step``, to those before; at 0 to none.
+
+    Args:
+        backend: ``evaluation.backend``; what it stands for here is written down.
+
+    Raises:
+        UserError: the file cannot be read or written, or no such evaluator is installed.
+    """
     path = folder / "environment.json"
     try:
         before = json.loads(path.read_text()) if step and path.exists() else []
-        entries = [*before, {"step": step, **environment(device)}]
+        entries = [*before, {"step": step, **environment(device), "evaluator": evaluator(backend)}]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); move it away") from error
     write_text(path, json.dumps(entries, indent=2) + "\n")
@@ -36,17 +49,29 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
-        "version": _version(),
+        "version": _version("frcnn-samplers"),
         **commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": platform.node(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": gpu(device) if device.type == "cuda" else None,
+    }
+
+
+def gpu(device: torch.device) -> dict[str, Any]:
+    """A GPU's name and what drives it; ``driver`` is the kernel module's line, on Linux."""
+    module = Path("/proc/driver/nvidia/version")
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": module.read_text().splitlines()[0] if module.exists() else None,
     }
 
 
@@ -82,8 +107,8 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _version() -> str | None:
+def _version(package: str) -> str | None:
     try:
-        return importlib.metadata.version("frcnn-samplers")
-    except importlib.metadata.PackageNotFoundError:  # run from a copy of the folder
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # not installed, or a copy of our folder
         return None

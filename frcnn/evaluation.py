@@ -190,13 +190,22 @@ def _sanitised(ground_truth: Mapping[str, Any], class_names: Sequence[str]) -> d
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _loaded(backend: str) -> tuple[Any, Any]:
-    """The index (``COCO``) and evaluator (``COCOeval``) classes of a back end."""
+def evaluator(backend: str) -> str:
+    """The back end that ``evaluate`` takes: of those installed, where it is to choose.
+
+    Raises:
+        UserError: as ``evaluate``.
+    """
+    return _loaded(backend)[0]
+
+
+def _loaded(backend: str) -> tuple[str, tuple[Any, Any]]:
+    """A back end's name, and its index (``COCO``) and evaluator (``COCOeval``) classes."""
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"evaluation backend {backend!r}: choose auto, {' or '.join(BACKENDS)}")
     for name in BACKENDS if backend == "auto" else [backend]:
         with contextlib.suppress(ImportError):
-            return _imported(name)
+            return name, _imported(name)
     package = "pycocotools" if backend == "auto" else backend.replace("_", "-")
     raise UserError(f"evaluation backend {backend}: not installed, run pip install {package}")
 
@@ -217,7 +226,7 @@ def _curves(
     backend: str, truth: dict, results: list[dict], limits: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision [T, R, K, A, M] and recall [T, K, A, M], -1 where there is nothing to find."""
-    index_class, evaluator_class = _loaded(backend)
+    _, (index_class, evaluator_class) = _loaded(backend)
     # instead of loadRes, which fails on no detections at all and adds a polygon to each
     found = [
         row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         UserError: the folder cannot be written or the disk is full; the old file is as it was.
     """
     part = path.with_name(path.name + ".part")
+    handled = sys.exception()  # of the caller's: no part of what goes wrong here
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
@@ -31,8 +33,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-        _sync_names(path.parent)
+        sync_names(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
+        _raise_signal_in(error, handled)
         raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
@@ -53,7 +56,20 @@ def cannot_write(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be written ({getattr(reason, 'strerror', None) or error})")
 
 
-def _sync_names(folder: Path) -> None:
+def _raise_signal_in(error: BaseException | None, handled: BaseException | None) -> None:
+    """Raise what ended a write if it was a signal: torch's writer makes an error of its own of it.
+
+    Args:
+        handled: where the chain of errors ends that belong to this write.
+    """
+    while error is not None and error is not handled:
+        if not isinstance(error, Exception):
+            raise error
+        error = error.__context__
+
+
+def sync_names(folder: Path) -> None:
+    """Have the names of a folder's files on the disk, where the file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # not every file system syncs folders
@@ -80,9 +96,11 @@ def locked(folder: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
     with file:
         _lock(file.fileno(), folder)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise cannot_write(path, error) from error
         yield
 
 

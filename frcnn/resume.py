@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,17 @@ SAME = ("seed", *PARTS)
 
 
 # What last.pt holds beyond the weights.
-STATE = {"optimizer", "scaler", "window", "tracker", "losses", "best", "since_best", "validated"}
+STATE = {
+    "optimizer": dict,
+    "scaler": dict,
+    "window": list,
+    "tracker": dict,
+    "losses": dict,
+    "best": dict,
+    "since_best": int,
+    "validated": int,
+    "seconds": float,
+}
 
 
 class Resumed(NamedTuple):
@@ -50,7 +61,7 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
 
 
 def _began_with(last: Path, wanted: str) -> bool:
-    return last.exists() and _load(last)["config"]["resume"] == wanted
+    return last.exists() and _load(last)["config"].get("resume") == wanted
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -58,9 +69,28 @@ def _load(path: Path) -> dict[str, Any]:
         saved = checkpoint.load(path)
     except UserError as error:
         raise UserError(f"{error}; resume=FILE goes on from a copy, resume=never anew") from error
-    if not saved.keys() >= STATE:
+    if not saved.keys() >= STATE.keys():
         raise UserError(f"{path}: holds weights only; use last.pt, or model.weights={path}")
+    with checkpoint.usable(path):
+        _check_state(saved)
     return saved
+
+
+def _check_state(saved: dict[str, Any]) -> None:
+    """Raise where a run cannot have saved this; most of it is used long after it was loaded."""
+    for key, kind in STATE.items():
+        if not isinstance(saved[key], kind):
+            raise TypeError(f"{key!r} is no {kind.__name__}")
+    tracker, best = saved["tracker"], saved["best"]
+    counts = [saved["step"], saved["since_best"], saved["validated"], best["step"]]
+    for count in [*counts, tracker["bytes"], tracker["rows"]]:
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"{count!r} stands where a count should")
+    if not re.fullmatch("[0-9a-f]{8}", tracker["wandb_id"]):  # names W&B's files
+        raise ValueError(f"{tracker['wandb_id']!r} stands where W&B's id should")
+    values = [value for terms in saved["window"] for value in terms.values()]
+    if not isinstance(best["AP"], float | None) or not all(isinstance(v, float) for v in values):
+        raise TypeError("the best AP or the losses since the last record are no numbers")
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

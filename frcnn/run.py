@@ -101,7 +101,8 @@ class Run:
             with checkpoint.usable(f"resume={self.config['resume']}"):
                 self._restore(engine, resumed)
         if self.processes.first:
-            record_environment(self.folder, self.device, engine.step if state else 0)
+            backend = self.config["evaluation"]["backend"]
+            record_environment(self.folder, self.device, engine.step if state else 0, backend)
         self._saved = time.perf_counter()
         self._began = self._saved - self.seconds
         if state is None:
@@ -155,7 +156,7 @@ class Run:
             with dead_workers_named(loader, val_loader):
                 metrics = self._epochs(engine, batches, loader, val_loader, tracker)
         except Stop:
-            self._save_last(engine, tracker)
+            self._write_last(engine, tracker)  # a second signal does not wait for it
             log.info("stopped after step %d; the same command goes on from there", engine.step)
             raise
         self._finish(engine, val_loader, tracker, metrics)
@@ -271,6 +272,11 @@ class Run:
         tracker.summary({f"last/{k}": v for k, v in metrics.items() if k != "per_class"})
 
     def _save_last(self, engine: Engine, tracker: Tracker) -> None:
+        """Write ``last.pt``; a signal waits until it is there."""
+        with held():
+            self._write_last(engine, tracker)
+
+    def _write_last(self, engine: Engine, tracker: Tracker) -> None:
         """All that the run needs to go on from here, records included."""
         self._saved = time.perf_counter()
         if not self.processes.first:

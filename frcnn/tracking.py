@@ -17,14 +17,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from frcnn.errors import ConfigError
-from frcnn.files import cannot_write
+from frcnn.errors import ConfigError, UserError
+from frcnn.files import cannot_write, sync_names
 
 logger = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
 # What each group of metrics is drawn against; W&B's own counter counts calls, not steps.
 AXES = {"train/*": "step", "sampling/*": "step", "val/*": "epoch"}
+# W&B's service writes its file every 15 s if nothing else is said, and kill -9 ends it too: rows
+# from before the last checkpoint would be lost. What it has is written in one call.
+WRITE_EVERY = 0.1  # seconds
 
 Boxes = Mapping[str, Tensor]
 BoxedImage = tuple[Image.Image, Boxes, Boxes]
@@ -52,7 +55,8 @@ class Tracker:
 
     Raises:
         ConfigError: if ``wandb["mode"]`` is none of the three.
-        UserError: ``metrics.jsonl`` or W&B's folder cannot be written.
+        UserError: ``metrics.jsonl`` or W&B's folder cannot be written, or ``metrics.jsonl`` lacks
+            lines that it had when ``state`` was saved.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class Tracker:
     def __enter__(self) -> Tracker:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_gaps()
             self._file = self._path.open("ab")
-            self._file.truncate(min(self._bytes, self._file.tell()))
+            self._file.truncate(self._bytes)
+            sync_names(self.folder)
         except OSError as error:
             raise cannot_write(self._path, error) from error
         try:
@@ -105,10 +111,26 @@ class Tracker:
         if self._run is not None:
             self._run.finish(exit_code=0 if kind is None else 1)
 
+    def _refuse_gaps(self) -> None:
+        found = self._path.stat().st_size if self._path.exists() else 0
+        if found < self._bytes:
+            raise UserError(
+                f"{self._path}: {found} bytes, but the checkpoint was saved after {self._bytes}; "
+                "put the file back, or go on without its records from a copy of the checkpoint, "
+                "resume=FILE, or train anew, resume=never"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """Where the records stand, for a checkpoint; they are on the disk before it is."""
+        """Where the records stand, for a checkpoint; they are on the disk before it is.
+
+        Raises:
+            UserError: the disk is full, which some file systems find out only now.
+        """
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise cannot_write(self._path, error) from error
         return {"bytes": self._bytes, "rows": self._rows, "wandb_id": self._run_id}
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -221,12 +243,17 @@ def _start(options: Mapping[str, Any], columns: Mapping[str, Any], run_id: str) 
     run = _start_online(common) if options["mode"] == "online" else None
     if run is None:
         # Its banner would stand between the log's lines and says nothing our own line does not.
-        quiet = wandb.Settings(console="wrap", silent=True)
-        run = wandb.init(mode="offline", settings=quiet, **common)
+        run = wandb.init(mode="offline", settings=_settings(silent=True), **common)
         logger.info("W&B offline, to look at it: wandb leet %s", folder / "wandb")
     for metrics, axis in AXES.items():
         run.define_metric(metrics, step_metric=axis)
     return run
+
+
+def _settings(**more: Any) -> Any:
+    import wandb
+
+    return wandb.Settings(console="wrap", x_transaction_log_flush_interval=WRITE_EVERY, **more)
 
 
 def _start_online(common: Mapping[str, Any]) -> Any:
@@ -237,8 +264,7 @@ def _start_online(common: Mapping[str, Any]) -> Any:
         # Asking for a key at the terminal would stop an unattended sweep.
         if not wandb.login(prompt=False):
             raise wandb.Error("no API key, get one with `wandb login`")
-        settings = wandb.Settings(console="wrap", init_timeout=30)
-        return wandb.init(mode="online", settings=settings, **common)
+        return wandb.init(mode="online", settings=_settings(init_timeout=30), **common)
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         logger.warning("W&B is not online (%s): going on offline, upload with `wandb sync`", reason)

@@ -50,7 +50,7 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
         # Samplers, optimizer and the like are training's, and may be the user's own.
         config = {part: saved["config"][part] for part in PARTS}
         refuse_foreign(config, path)
-        _check_values(config["model"], path)
+        _check_values("model", config["model"], path)
         base, start = config["model"]["name"], config["model"]["weights"]
         config["model"] |= {"weights": None, "weights_backbone": None}
         model = detector(config, len(saved["class_names"]) + 1)
@@ -73,6 +73,7 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
 def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
     """The data that a detector was trained with, from the checkpoint at ``path``."""
     with checkpoint.usable(path):
+        _check_values("data", trained.config["data"], path)
         return dataset(trained.config["data"], split)
 
 
@@ -112,11 +113,11 @@ def _refuse_keys(node: dict[Any, Any], path: str) -> None:
         raise UserError(f"{path}: its configuration names {target}, which is not ours to run")
 
 
-def _check_values(model: dict[str, Any], path: str) -> None:
+def _check_values(part: str, node: dict[str, Any], path: str) -> None:
     """Refuse what no command line could give; some of it would fail at the first image only."""
-    for key, value in model.items():
+    for key, value in node.items():
         try:
-            check_value(f"model.{key}", value, value)
+            check_value(f"{part}.{key}", value, value)
         except ConfigError as error:
             raise UserError(f"{path}: {error}") from error
 

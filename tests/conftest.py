@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,24 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what long tests counted (`record_property("counts", ...)`)."""
-    reports = terminalreporter.getreports("passed")
-    counts = [value for r in reports for name, value in r.user_properties if name == "counts"]
-    if counts:
+    """Print what the tests that passed counted.
+
+    That is a line each, `record_property("counts", text)`, and what is summed up over all of them,
+    `record_property("counted", {what: number})`. A bad input is a test of its own.
+    """
+    lines: list[str] = []
+    sums: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        file = Path(report.nodeid.partition("::")[0])
+        if file.parent.name == "bad_input" and file.stem != "test_fuzz":
+            sums[f"bad-input cases, {file.stem}"] += 1
+        for name, value in report.user_properties:
+            if name == "counts":
+                lines.append(value)
+            elif name == "counted":
+                sums.update(value)
+    lines += [f"{what}: {number:,}" for what, number in sorted(sums.items())]
+    if lines:
         terminalreporter.section("counts")
-        for line in counts:
-            terminalreporter.line(str(line))
+    for line in lines:
+        terminalreporter.line(line)

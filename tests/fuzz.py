@@ -7,6 +7,7 @@ function of its target and its number alone, so that what fails can be run again
 import argparse
 import copy
 import json
+import signal
 import tempfile
 import time
 import warnings
@@ -32,6 +33,7 @@ from tests.bad_input.outcomes import assert_whole
 Rng = np.random.Generator
 Case = Callable[[Rng], bool]  # runs one case; whether the input was taken, not refused
 
+LONGEST = 30.0  # seconds that a case may take; usual is a thousandth
 MEMORY = Path("/dev/shm")
 FILES = ["a.png", "sub/b.png"]
 # What stands in the place of something else, or beside it.
@@ -41,6 +43,35 @@ ODD: list[Any] = [
     "\0", "\ud800", "\n", "x" * 300, [], {}, [1], [1, 2, 3, 4], [1e308] * 4, [0, 0, 1e300, 1e300],
     [-5, -5, 10, 10], [39.9999, 0, 5, 5], [None] * 4, ["1"] * 4, {"id": 1}, [[1, 2], [3, 4]],
 ]  # fmt: skip
+
+
+seen: dict[str, int] = {}  # cases that ended well, by what was fuzzed
+
+
+def count(what: str, cases: int = 1) -> None:
+    """Add to the cases of this kind, and of all."""
+    for name in (f"fuzz cases, {what}", "fuzz cases, all"):
+        seen[name] = seen.get(name, 0) + cases
+
+
+class Hang(BaseException):
+    """A case took too long; no error, so that the code that is fuzzed does not catch it."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Raise ``Hang`` where the block stands after ``LONGEST`` seconds."""
+
+    def hang(*_: object) -> None:
+        raise Hang(f"still at it after {LONGEST:g} s")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pick(rng: Rng, values: list[Any]) -> Any:
@@ -323,16 +354,19 @@ def fuzz(target: str, cases: int, first: int = 0) -> int:
     Raises:
         AssertionError: a case ended in anything but a whole result or a clear refusal.
     """
-    count = 0
+    good = 0
     with warnings.catch_warnings(), TARGETS[target]() as case:
         warnings.simplefilter("error")
         for number in range(first, first + cases):
             try:
-                count += case(np.random.default_rng((*target.encode(), number)))
-            except Exception as error:
+                with in_time():
+                    good += case(np.random.default_rng((*target.encode(), number)))
+            except (Exception, Hang) as error:
                 again = f"python -m tests.fuzz {target} --first {number} --cases 1"
                 raise AssertionError(f"{again}: {type(error).__name__}: {error}") from error
-    return count
+    site, _, sampler = target.partition("/")
+    count(f"{site} samplers" if sampler else site, cases)
+    return good
 
 
 def main() -> None:

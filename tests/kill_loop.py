@@ -15,14 +15,16 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tiny import SMALL, call, small_network, the_same
 
-from frcnn import run, train  # noqa: F401  (loads all that a run needs, once for all of them)
+from frcnn import run, train  # (loads all that a run needs, once for all of them)
+from frcnn.engine import Engine
 
 torch.set_num_threads(1)
 
@@ -40,7 +42,7 @@ CASES = {
     "ohem_quota": ["trainer.workers=1", "augmentation=flip_color"],
     "hard_negative": ["trainer.checkpoint_minutes=10", "trainer.eval_every=2"],
     "iou_balanced": ["data.min_size=[40,48,56]"],
-    "instance_balanced": ["trainer.patience=1", "trainer.epochs=3"],
+    "instance_balanced": ["trainer.patience=1", "trainer.epochs=4"],
     "libra": ["optimizer=adamw", "optimizer.lr=0.001"],
     "pisa": ["box_loss=carl", "trainer.max_steps=9"],
     "all": ["loss=ghm", "box_loss=ghm_r", "trainer.accumulate=2"],
@@ -48,8 +50,11 @@ CASES = {
 }
 KILLS = 8  # a case: every second one by the clock, the others at a file operation
 STOPS = 3  # a case: SIGTERM or Ctrl-C to all its processes
-# A run of two steps that is killed before each of its file operations in turn.
-SHORT = ["data.train_images=4", "trainer.epochs=1", "trainer.checkpoint_minutes=0"]
+# A run of four steps that is killed before each of its file operations in turn.
+SHORT = ["data.train_images=4", "trainer.checkpoint_minutes=0"]
+# After each epoch, the last one ever after: so few steps find nothing, and best.pt would be written
+# once. It is replaced after the second epoch and kept after the third.
+SCRIPTED_AP = (0.1, 0.3, 0.2)
 
 
 class Case:
@@ -191,6 +196,22 @@ def watch_files(folder: Path, watch: Callable[[str], None]) -> None:
     sys.addaudithook(hook)
 
 
+@contextmanager
+def scripted_ap() -> Iterator[None]:
+    """What is best goes by the script; the records keep what was measured."""
+    real = run.Run._keep_best
+
+    def scripted(self: run.Run, engine: Engine, metrics: dict[str, Any]) -> None:
+        epoch = -(-engine.step // self.steps_per_epoch)
+        real(self, engine, metrics | {"AP": SCRIPTED_AP[min(epoch, len(SCRIPTED_AP)) - 1]})
+
+    run.Run._keep_best = scripted
+    try:
+        yield
+    finally:
+        run.Run._keep_best = real
+
+
 def is_alive(group: int) -> bool:
     """Whether a process of this group is there."""
     try:
@@ -205,7 +226,7 @@ def main(names: Sequence[str]) -> None:
     root = Path(tempfile.mkdtemp())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may come ignored
     counts: Counter[str] = Counter()
-    with small_network():
+    with small_network(), scripted_ap():
         for name in names or [*CASES, "every operation"]:
             began = time.monotonic()
             if name in CASES:

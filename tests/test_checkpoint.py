@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import sigterm_at_save
 
 from frcnn import checkpoint
 from frcnn.errors import UserError
+from frcnn.signals import Stop, stopping
 from frcnn.trained import refuse_foreign
 
 CONTENT: dict[str, Any] = {
@@ -65,6 +67,16 @@ def test_a_killed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(saved, {**CONTENT, "step": 8})
     assert saved.read_bytes() == before
+
+
+def test_a_signal_in_a_write_stays_a_signal(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's writer makes a RuntimeError of what ends it, "unexpected pos"."""
+    before = saved.read_bytes()
+    sigterm_at_save(1, monkeypatch)
+    with pytest.raises(Stop) as caught, stopping():
+        checkpoint.save(saved, {**CONTENT, "step": 8})
+    assert caught.value.code == 143
+    assert saved.read_bytes() == before and os.listdir(saved.parent) == ["last.pt"]
 
 
 def test_no_folder_there(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
+import PIL
 import pytest
 import torch
 
@@ -22,27 +24,47 @@ def entries(folder: Path) -> list[dict]:
 
 def test_every_start_adds_one_and_a_new_run_begins_anew(tmp_path: Path) -> None:
     for step, expected in ((0, [0]), (7, [0, 7]), (9, [0, 7, 9]), (0, [0])):
-        record_environment(tmp_path, CPU, step)
+        record_environment(tmp_path, CPU, step, "auto")
         assert [entry["step"] for entry in entries(tmp_path)] == expected
 
 
 def test_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "frcnn.train", "data.root=a b"])
-    record_environment(tmp_path, CPU, 0)
+    record_environment(tmp_path, CPU, 0, "pycocotools")
     (entry,) = entries(tmp_path)
     assert entry["command"] == "python -m frcnn.train 'data.root=a b'"
     assert entry["torch"] == torch.__version__ and entry["threads"] == torch.get_num_threads()
     assert entry["python"] == ".".join(map(str, sys.version_info[:3]))
     assert entry["gpu"] is None and entry["processor"] and entry["cores"] >= 1
+    assert entry["packages"]["numpy"] == numpy.__version__
+    assert entry["packages"]["pillow"] == PIL.__version__
+    assert entry["packages"]["wandb"] and entry["packages"]["hydra-core"]
+    assert entry["evaluator"] == "pycocotools"
     assert "k" * 40 not in (tmp_path / "environment.json").read_text()
+
+
+def test_the_evaluator_that_auto_stands_for_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_environment(tmp_path, CPU, 0, "auto")
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # cannot be imported
+    record_environment(tmp_path, CPU, 1, "auto")
+    assert [e["evaluator"] for e in entries(tmp_path)] == ["faster_coco_eval", "pycocotools"]
+
+
+def test_a_gpu_s_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    found = environment.gpu(torch.device("cuda"))
+    assert found["name"] == "a GPU" and found["cuda"] == torch.version.cuda
+    assert found.keys() == {"name", "cuda", "cudnn", "driver"}
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     for text in ("[{", "3"):
         (tmp_path / "environment.json").write_text(text)
         with pytest.raises(UserError, match=r"environment\.json: not readable .* move it away"):
-            record_environment(tmp_path, CPU, 5)
+            record_environment(tmp_path, CPU, 5, "auto")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -11,6 +11,7 @@ from tiny import file_size_limit
 
 from frcnn.errors import UserError
 from frcnn.files import locked, replacing, write_text
+from frcnn.signals import Stop
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -61,6 +62,25 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_the_old_file(tmp_path: Path)
     ):
         write_text(path, "x" * 1001)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_disk_that_is_full_as_a_run_is_stopped_is_named(tmp_path: Path) -> None:
+    """The signal was before: it is no reason for what goes wrong now."""
+    with pytest.raises(UserError, match=r"a: cannot be written \(File too large\)"):
+        try:
+            raise Stop(143)
+        except Stop:
+            with file_size_limit(10):
+                write_text(tmp_path / "a", "x" * 11)
+
+
+def test_a_disk_that_is_too_full_for_a_lock_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"\.lock: cannot be written \(File too large\)"),
+        file_size_limit(0),
+        locked(tmp_path),
+    ):
+        pytest.fail("went on")
 
 
 def test_no_folder_can_be_made_there(tmp_path: Path) -> None:

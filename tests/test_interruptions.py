@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from tiny import (
     file_size_limit,
     history,
     lines,
+    sigterm_at_save,
     small_network,
     the_same,
     without_times,
@@ -135,6 +138,30 @@ def test_a_second_signal_saves_nothing(straight: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before("_update", 2, twice, patch)
         assert command(tmp_path) == 143
+    assert last(tmp_path)["step"] == 0 and status(tmp_path) == "INTERRUPTED"
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+def test_a_signal_while_a_checkpoint_is_written_waits_for_it(
+    straight: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        finished = sigterm_at_save(2, patch)  # the first is that of step 0
+        assert command(tmp_path, "trainer.checkpoint_minutes=0") == 143
+    assert finished == [1, 2, 3]
+    assert last(tmp_path)["step"] == 1 and status(tmp_path) == "INTERRUPTED"
+    assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_a_second_signal_while_the_first_one_s_checkpoint_is_written_leaves(
+    straight: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before("_update", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        finished = sigterm_at_save(2, patch)
+        assert command(tmp_path) == 143
+    assert finished == [1]
     assert last(tmp_path)["step"] == 0 and status(tmp_path) == "INTERRUPTED"
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
 
@@ -317,14 +344,74 @@ def test_wandb_has_every_row_once_under_one_id(tmp_path: Path) -> None:
     assert len(files) == 3 and len(list(tmp_path.rglob("run-*.wandb"))) == 4
     rows = [row for file in files for row in history(file)]
     assert [row["_step"] for row in rows] == list(range(len(rows)))
-    plain = [r for r in rows if "train/loss" in r or "val/AP" in r]
-    expected = [r for r in history(whole) if "train/loss" in r or "val/AP" in r]
+    assert scalars(rows) == scalars(history(whole)) and len(rows) == len(history(whole))
+
+
+def scalars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """W&B's rows of numbers, without what a clock measured."""
     clocks = {"_runtime", "_timestamp", "_wandb"}
-    first, second = (
-        without_times([{k: v for k, v in row.items() if k not in clocks} for row in found])
-        for found in (plain, expected)
+    numbers = [row for row in rows if "train/loss" in row or "val/AP" in row]
+    return without_times([{k: v for k, v in row.items() if k not in clocks} for row in numbers])
+
+
+KILLED_IN_STEP_SIX = """
+import os, signal, sys, time
+from tiny import call, small_network
+from frcnn import train
+from frcnn.engine import Engine
+
+real, updates = Engine._update, []
+
+def update(*arguments):
+    updates.append(1)
+    if len(updates) == 6:
+        time.sleep(1)  # W&B's service writes its file
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*arguments)
+
+Engine._update = update
+with small_network():
+    call(train.main, *sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_wandb_has_every_row_after_kill_9(tmp_path: Path) -> None:
+    """Those since the checkpoint twice, with the numbers by which W&B knows them."""
+    offline = ["wandb.mode=offline", f"wandb.dir={tmp_path}", "trainer.num_pictures=1"]
+    offline += ["trainer.log_every=1"]
+    assert command(tmp_path / "straight", *offline) == 0
+    (whole,) = tmp_path.rglob("run-*.wandb")
+    tests = Path(__file__).parent
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED_IN_STEP_SIX,
+            *LINE,
+            f"hydra.run.dir={tmp_path}/cut",
+            *offline,
+        ],
+        # Not this process's W&B service: kill -9 would leave it the run.
+        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+        | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        capture_output=True,
+        check=False,
     )
-    assert first == second and len(rows) == len(history(whole))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    kept = last(tmp_path / "cut")["tracker"]
+    assert command(tmp_path / "cut", *offline) == 0
+    files = sorted(tmp_path.rglob(f"run-{kept['wandb_id']}.wandb"), key=os.path.getmtime)
+    first, second = (history(file) for file in files)
+    everything = history(whole)
+    assert len(list(tmp_path.rglob("run-*.wandb"))) == 3
+    assert [row["_step"] for row in second] == list(range(kept["rows"], len(everything)))
+    again = [row["_step"] for row in first if row["_step"] >= kept["rows"]]
+    assert len(again) >= 2  # steps 4 and 5
+    assert [row["_step"] for row in first] == list(range(again[-1] + 1))
+    before = [row for row in first if row["_step"] < kept["rows"]]
+    assert scalars(before + second) == scalars(everything)
+    assert scalars(first) == scalars(everything[: len(first)])
 
 
 def test_a_log_that_cannot_be_written_says_nothing_of_its_own() -> None:

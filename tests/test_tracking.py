@@ -1,7 +1,9 @@
 """The tracker: what lands in metrics.jsonl, and what W&B's own reader finds in an offline run."""
 
+import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -254,15 +256,53 @@ def test_resuming_drops_what_was_written_since_and_half_a_line(tmp_path: Path, t
     assert lines(tmp_path) == [{"step": 1, "a": 1}, {"step": 2, "a": 2}, {"step": 2, "b": 4}]
 
 
-def test_a_new_run_starts_empty_and_a_file_that_is_gone_begins_again(tmp_path: Path) -> None:
+def test_a_new_run_starts_empty(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    with tracker(tmp_path):
+        assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize("left", [None, "", '{"step": 1}\n'])
+def test_records_that_are_gone_are_missed(tmp_path: Path, left: str | None) -> None:
     with tracker(tmp_path) as tracking:
-        assert lines(tmp_path) == []
         tracking.log({"step": 1})
+        tracking.log({"step": 2})
         state = tracking.state_dict()
-    (tmp_path / "metrics.jsonl").unlink()
-    with tracker(tmp_path, state=state):
-        assert lines(tmp_path) == []
+    path = tmp_path / "metrics.jsonl"
+    path.unlink()
+    if left is not None:
+        path.write_text(left)
+    says = rf"metrics\.jsonl: {len(left or '')} bytes, but the checkpoint was saved after 24; put"
+    with pytest.raises(UserError, match=says), tracker(tmp_path, state=state):
+        pytest.fail("went on")
+    assert (path.read_text() if path.exists() else None) == left
+
+
+def test_the_names_of_a_run_s_files_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a run that has its last.pt has the records that go with it."""
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda d: synced.append(os.fstat(d).st_ino) or real(d))
+    with tracker(tmp_path):
+        assert (tmp_path / "metrics.jsonl").exists()
+        assert synced == [tmp_path.stat().st_ino]
+
+
+def test_a_disk_that_turns_out_full_at_a_sync_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS and quotas tell it no earlier."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with tracker(tmp_path) as tracking:
+        tracking.log({"step": 1})
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(Disk quota"):
+            tracking.state_dict()
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

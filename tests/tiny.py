@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,6 +152,35 @@ def call(main: Callable[[], None], *arguments: str) -> int:
         except SystemExit as stop:
             return int(stop.code or 0)
     return 0
+
+
+class Interrupted:
+    """A file with whose second write comes SIGTERM: of the first, torch's writer makes no error."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.writes = file, 0
+
+    def write(self, data: Any) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def sigterm_at_save(count: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """SIGTERM while torch writes checkpoint number ``count``; the numbers of those it finishes."""
+    real, calls, finished = torch.save, iter(range(1, 1000)), []
+
+    def save(content: Any, file: Any) -> None:
+        number = next(calls)
+        real(content, Interrupted(file) if number == count else file)
+        finished.append(number)
+
+    patch.setattr(torch, "save", save)
+    return finished
 
 
 @contextmanager

@@ -72,8 +72,20 @@ class GradientDensity:
         return {"shares": self.shares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        self.shares = state["shares"]
+        """Go on from ``state_dict``.
+
+        Raises:
+            ValueError: anything but M finite shares of at least 0.
+        """
+        shares = state["shares"]
+        if not (
+            isinstance(shares, Tensor)
+            and (shares.shape, shares.layout) == (self.shares.shape, torch.strided)
+            and shares.is_floating_point()
+            and (shares.isfinite() & (shares >= 0)).all()
+        ):
+            raise ValueError(f"the densities' shares are not {self.num_bins} finite numbers >= 0")
+        self.shares = shares
 
 
 class GHMC(SigmoidLoss):

@@ -1,5 +1,6 @@
 """Command lines and files that a user types: one line and exit code 1 or 2."""
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import SMALL, call, small_network
+from wandb_server import wandb_server
 
 from frcnn import check_data, evaluate, predict, train
 from frcnn.predict import find_images, picture_names
@@ -76,9 +78,10 @@ BAD = [
     ("check_data", "data=coco2017 data.root=none", "cannot be read", 1),
     ("check_data", "data.object_size=[40,14]", "object_size", 1),
     ("check_data", "data.num_objects=[3,1]", "num_objects", 1),
-    ("check_data", "data.train_images=0", "train_images=0", 1),
+    ("check_data", "data.train_images=0", "data.train_images: expected an integer", 2),
     ("check_data", "data.class_probabilities=[0,0,0]", "class_probabilities", 1),
-    ("check_data", "data.width=0", "data.width: expected an integer of at least 1", 2),
+    ("check_data", "data.width=0", "data.width: expected an integer between 1 and 4096", 2),
+    ("check_data", "data.val_images=10000000", "data.val_images: expected an integer", 2),
     ("check_data", "images=maybe", "images: expected true or false, got 'maybe'", 2),
     ("check_data", "images=false data.clutter=1.5", "data.clutter: expected an integer", 2),
 ]
@@ -182,6 +185,7 @@ def test_names_of_any_kind_stay_below_the_output(detector: None, folder: Path) -
 
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
+IN_HEADER = base64.b64encode(f"api:{SECRET}".encode()).decode()
 
 
 @pytest.mark.parametrize("place", ["environment", "netrc"])
@@ -195,11 +199,60 @@ def test_the_key_of_wandb_reaches_no_file(
         netrc.write_text(f"machine api.wandb.ai\n  login user\n  password {SECRET}\n")
         netrc.chmod(0o600)
         monkeypatch.setenv("NETRC", str(netrc))
+    assert_silent(folder, capsys, "wandb.mode=offline")
+
+
+def assert_silent(folder: Path, capsys: pytest.CaptureFixture[str], *wandb: str) -> str:
+    """A run that keeps the key to itself; returns what it said."""
     line = [*SMALL, "trainer.epochs=1", "data.train_images=2", "data.val_images=1"]
-    line += ["wandb.mode=offline", "wandb.dir=runs", "hydra.run.dir=runs/a"]
+    line += [*wandb, "wandb.dir=runs", "hydra.run.dir=runs/a"]
     assert call(train.main, *line) == 0
-    written = [file for file in (folder / "runs").rglob("*") if file.is_file()]
+    written = [file for file in folder.rglob("*") if file.is_file() and file.name != "netrc"]
     assert any(file.suffix == ".wandb" for file in written)
-    assert not [file for file in written if SECRET.encode() in file.read_bytes()]
     said = capsys.readouterr()
-    assert SECRET not in said.out + said.err
+    assert not [file for file in written if key_in(file.read_bytes())]
+    assert not key_in((said.out + said.err).encode())
+    return said.out + said.err
+
+
+def key_in(content: bytes) -> bool:
+    """Whether the key stands there, plain or as it is sent."""
+    return SECRET.encode() in content or IN_HEADER.encode() in content
+
+
+@pytest.fixture
+def fresh_wandb() -> Iterator[None]:
+    """W&B reads the environment once a process."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_online_the_key_is_sent_and_written_nowhere(
+    folder: Path, fresh_wandb: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+    with wandb_server() as (address, requests):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        assert "going on offline" not in assert_silent(folder, capsys, "wandb.mode=online")
+    assert list((folder / "runs/wandb").glob("run-*")) and not (folder / "netrc").exists()
+    assert any("file_stream" in path for path, _, _ in requests)
+    assert all(IN_HEADER in headers for path, headers, _ in requests if path == "/graphql")
+    assert not [path for path, _, body in requests if key_in(path.encode() + body)]
+
+
+@pytest.mark.slow
+def test_online_without_a_server_the_key_is_written_nowhere(
+    folder: Path, fresh_wandb: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+    with wandb_server() as (address, _):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+    # The port is closed now.
+    assert "going on offline" in assert_silent(folder, capsys, "wandb.mode=online")

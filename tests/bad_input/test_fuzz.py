@@ -5,8 +5,10 @@ looks for the odd value, and runs the million cases of ``tests.fuzz``, which loo
 combination.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -28,6 +30,16 @@ MANY = {"coco": 400_000, "voc": 500_000}
 MANY_SAMPLER = 6_000
 
 
+@pytest.fixture(autouse=True)
+def counted(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    """What a test counts is summed up at the end of the session."""
+    seen: dict[str, int] = {}
+    monkeypatch.setattr(fuzz, "seen", seen)
+    record_property("counted", seen)
+
+
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_a_few_seeded_cases(target: str) -> None:
     assert fuzz.fuzz(target, 30) > 5
@@ -37,9 +49,7 @@ def test_a_few_seeded_cases(target: str) -> None:
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_a_million_seeded_cases(target: str) -> None:
     cases = MANY.get(target, MANY_SAMPLER)
-    taken = fuzz.fuzz(target, cases)
-    print(f"{target}: {cases:,} cases, {taken:,} taken")
-    assert taken > cases / 5
+    assert fuzz.fuzz(target, cases) > cases / 5
 
 
 def test_it_is_a_million() -> None:
@@ -53,6 +63,18 @@ def test_a_finding_names_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samplers.all.All.__call__", broken)
     with pytest.raises(AssertionError, match="tests.fuzz rpn/all --first 3 --cases 1: ZeroDiv"):
         fuzz.fuzz("rpn/all", 2, first=3)
+
+
+def test_a_case_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hanging(*_: Any) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(1)
+
+    monkeypatch.setattr(fuzz, "LONGEST", 0.05)
+    monkeypatch.setattr("samplers.all.All.__call__", hanging)
+    with pytest.raises(AssertionError, match=r"rpn/all --first 0 --cases 1: Hang: still at it"):
+        fuzz.fuzz("rpn/all", 1)
 
 
 JSON = st.recursive(
@@ -104,7 +126,9 @@ def assert_read_coco(folder: Path, content: bytes, split: str) -> None:
     file = folder / "document"
     file.write_bytes(content)
     coco_json._seen.clear()
-    fuzz.taken(lambda s: coco(s, folder, file, folder, file), split, str(folder))
+    with fuzz.in_time():
+        fuzz.taken(lambda s: coco(s, folder, file, folder, file), split, str(folder))
+    fuzz.count("coco by hypothesis")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +172,9 @@ def test_voc_with_any_bytes_anywhere(
 
 def assert_read_voc(root: Path, content: bytes, classes: list[str] | None) -> None:
     (root / "Annotations/a.xml").write_bytes(content)
-    fuzz.taken(lambda s: voc(s, root, "train", "train", classes), "train", str(root))
+    with fuzz.in_time():
+        fuzz.taken(lambda s: voc(s, root, "train", "train", classes), "train", str(root))
+    fuzz.count("voc by hypothesis")
 
 
 LOSS = st.floats(0, 2.0**126, width=32)  # the sum of two is still finite
@@ -194,6 +220,8 @@ def test_a_sampler_weighs_any_batch(name: str) -> None:
     @FEW
     @given(batches())
     def weighs(batch: Candidates) -> None:
-        fuzz.assert_weights(sampler(batch), batch, budget)
+        with fuzz.in_time():
+            fuzz.assert_weights(sampler(batch), batch, budget)
+        fuzz.count("samplers by hypothesis")
 
     weighs()

@@ -46,6 +46,8 @@ def whole() -> Content:
         "version": checkpoint.VERSION, "model": model.state_dict(), "losses": model.loss_states(),
         "config": config, "choices": choices, "class_names": data.class_names,
         "category_ids": data.category_ids, "step": 3, "optimizer": {}, "scaler": {},
+        "window": [{"loss": 1.0}], "best": {"AP": 0.5, "step": 3}, "since_best": 0, "validated": 3,
+        "seconds": 9.0, "tracker": {"bytes": 0, "rows": 0, "wandb_id": "0123abcd"},
     }  # fmt: skip
 
 
@@ -324,6 +326,11 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "states-unknown": (changed(losses={"x": {}}), UNFIT),
     "states-list": (changed(losses=[1]), UNFIT),
     "states-foreign": (changed(losses={"rcnn.box_loss": {"x": 1}}), UNFIT),
+    "states-text": (changed(losses={"rcnn.box_loss": {"shares": "x"}}), UNFIT),
+    "states-shape": (changed(losses={"rcnn.box_loss": {"shares": torch.ones(3)}}), UNFIT),
+    "states-nan": (
+        changed(losses={"rcnn.box_loss": {"shares": torch.full((10,), torch.nan)}}), UNFIT
+    ),
 }  # fmt: skip
 
 
@@ -335,6 +342,10 @@ def test_content_that_cannot_be_used_is_one_line(
     assert says in line, line
 
 
+def shapes(**options: Any) -> dict[str, Any]:
+    return {"_target_": "frcnn.data.shapes", "_partial_": True, **options}
+
+
 DATA = {
     "root-a-number": {"_target_": "frcnn.data.voc", "_partial_": True, "root": 5},
     "no-root": {"_target_": "frcnn.data.voc", "_partial_": True},
@@ -343,6 +354,10 @@ DATA = {
     "a-loss": {"_target_": "frcnn.losses.SmoothL1", "_partial_": True},
     "no-target": {"root": "x"},
     "null": None,
+    "a-trillion-images": shapes(val_images=10**12),
+    "a-trillion-objects": shapes(num_objects=[0, 10**12]),
+    "a-trillion-marks": shapes(clutter=10**12),
+    "a-trillion-pixels": shapes(width=10**6, height=10**6),
 }
 
 
@@ -372,27 +387,81 @@ def test_commands_say_it_in_one_line_and_write_nothing(
     assert sorted(os.listdir(file.parent)) == ["a.png", file.name, "pickle.pt"]
 
 
-RESUMED: dict[str, Callable[[Content], Any]] = {
-    "other-parts": with_config("loss", "rpn", value={"_target_": "os.mkdir"}),
-    "no-trainer": with_config("trainer", value=None),
-    "empty-config": changed(config={}),
-    "weights-only": without("optimizer"),
+def with_state(key: str, **values: Any) -> Callable[[Content], Any]:
+    return lambda content: content | {key: content[key] | values}
+
+
+WEIGHTS_ONLY = "holds weights only"
+RESUMED: dict[str, tuple[Callable[[Content], Any], str]] = {
+    "other-parts": (with_config("loss", "rpn", value={"_target_": "os.mkdir"}), "another loss"),
+    "no-trainer": (with_config("trainer", value=None), UNFIT),
+    "empty-config": (changed(config={}), UNFIT),
+    **{f"no-{key}": (without(key), WEIGHTS_ONLY) for key in STATE},
+    **{
+        f"{key}-of-wrong-type": (changed(**{key: "x"}), f"{key!r} is no {kind.__name__}")
+        for key, kind in STATE.items()
+    },
+    "step-negative": (changed(step=-1), "-1 stands where a count should"),
+    "tracker-empty": (changed(tracker={}), UNFIT),
+    "bytes-text": (with_state("tracker", bytes="x"), "'x' stands where a count should"),
+    "bytes-negative": (with_state("tracker", bytes=-5), "-5 stands where a count should"),
+    "rows-none": (with_state("tracker", rows=None), "None stands where a count should"),
+    "wandb-id-a-path": (with_state("tracker", wandb_id="../../trap"), "where W&B's id should"),
+    "wandb-id-a-number": (with_state("tracker", wandb_id=7), UNFIT),
+    "best-empty": (changed(best={}), UNFIT),
+    "best-text": (with_state("best", AP="x"), "are no numbers"),
+    "window-of-texts": (changed(window=["x"]), UNFIT),
+    "window-text": (changed(window=[{"loss": "x"}]), "are no numbers"),
 }
 
 
-@pytest.mark.parametrize("make", RESUMED.values(), ids=RESUMED)
-def test_a_run_does_not_go_on_from_it(file: Path, content: Content, make: Any) -> None:
+def test_a_run_goes_on_from_one_that_is_whole(file: Path, content: Content) -> None:
+    torch.save(content, file)
+    config = content["config"] | {"resume": str(file)}
+    found = checkpoint_to_resume(config, file.parent / "run")
+    assert found is not None and found.saved["step"] == 3 and not found.own
+
+
+@pytest.mark.parametrize(("make", "says"), RESUMED.values(), ids=RESUMED)
+def test_a_run_does_not_go_on_from_it(file: Path, content: Content, make: Any, says: str) -> None:
     config = copy.deepcopy(content["config"]) | {"resume": str(file)}
     torch.save(make(content), file)
-    assert str(file) in refused(checkpoint_to_resume, config, file.parent / "run")
+    line = refused(checkpoint_to_resume, config, file.parent / "run")
+    assert line.startswith(f"{file}") and says in line, line
+
+
+def test_a_run_s_own_checkpoint_without_a_configuration_is_passed_over(
+    file: Path, content: Content, tmp_path: Path
+) -> None:
+    torch.save(content, file)
+    own = tmp_path / "run/checkpoints/last.pt"
+    own.parent.mkdir(parents=True)
+    torch.save(content | {"config": {}}, own)
+    found = checkpoint_to_resume(content["config"] | {"resume": str(file)}, tmp_path / "run")
+    assert found is not None and not found.own
+
+
+@pytest.mark.parametrize("tracker", [None, {}, {"bytes": "x"}])
+def test_a_run_s_own_checkpoint_of_other_hands_loses_no_records(
+    content: Content, tmp_path: Path, tracker: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "run/metrics.jsonl"
+    own = tmp_path / "run/checkpoints/last.pt"
+    own.parent.mkdir(parents=True)
+    records.write_text('{"step": 1}\n')
+    torch.save(content | {"tracker": tracker}, own)
+    line = [*SMALL, "box_loss=ghm_r", f"hydra.run.dir={tmp_path}/run"]
+    assert call(train.main, *line) == 1
+    error = [row for row in capsys.readouterr().err.splitlines() if "error: " in row]
+    assert len(error) == 1 and str(own) in error[0]
+    assert records.read_text() == '{"step": 1}\n'
 
 
 def test_resume_runs_nothing_of_a_hostile_file(
     file: Path, content: Content, trap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({**content, "optimizer": Malicious(trap)}, tmp_path / "pickle.pt")
-    whole = dict.fromkeys(STATE) | content
-    torch.save({**whole, "optimizer": {"state": mkdir(trap)}}, file)
+    torch.save({**content, "optimizer": {"state": mkdir(trap)}}, file)
     line = [*SMALL, "box_loss=ghm_r", f"hydra.run.dir={tmp_path}/run"]
     for name, says in {"pickle.pt": "not a readable", file.name: "cannot be used"}.items():
         assert call(train.main, *line, f"resume={tmp_path / name}") == 1

@@ -119,6 +119,21 @@ def test_a_state_that_is_loaded_goes_on_where_it_was(make) -> None:
     assert not torch.equal(first(given), make()(given))
 
 
+@pytest.mark.parametrize(
+    "shares",
+    [
+        "x", None, 0.5, [0.25] * 4, torch.ones(3) / 3, torch.ones(4, 1) / 4, torch.tensor(0.25),
+        torch.tensor([0.5, 0.5, 0, math.nan]), torch.tensor([math.inf, 0, 0, 0]),
+        torch.tensor([1.5, -0.5, 0, 0]), torch.tensor([1, 0, 0, 0]), torch.eye(4)[0].to_sparse(),
+    ],
+)  # fmt: skip
+def test_shares_of_other_hands_are_refused(shares: object) -> None:
+    loss = GHMC(num_bins=4)
+    with pytest.raises(ValueError, match="are not 4 finite numbers >= 0"):
+        loss.load_state_dict({"shares": shares})
+    loss.load_state_dict(GHMC(num_bins=4).state_dict())
+
+
 def test_a_norm_of_one_is_in_the_last_bin_in_every_precision() -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         logits = torch.tensor([[0.0, 200.0]], dtype=dtype)
