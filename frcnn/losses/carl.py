@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, BoxLoss, Per, Samples, check_per, divisor, total_count
+from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, check_per, total_count
 
 
-class CARL:
+class CARL(Divided):
     """``c_i L_i`` with ``c = v / mean(v)`` and ``v = ((1 - b) p + b)^k``.
 
     p is the score of the object's class, with gradient: a badly placed box pushes its score down.
@@ -56,10 +56,6 @@ class CARL:
         tiny = torch.finfo(loss.dtype).tiny
         sums = samples.total(torch.stack([loss.sum(), weighted.sum()]).detach())
         return sums[0] / sums[1].clamp(min=tiny) * weighted
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)
 
     def state_dict(self) -> dict[str, Any]:
         """The base loss's, where it has one."""
