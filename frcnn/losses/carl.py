@@ -10,6 +10,9 @@ from torch import Tensor
 
 from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, check_per, total_count
 
+# Scores and what divides them count as this at least: below it a gradient may leave float32.
+SMALLEST = 1e-12
+
 
 class CARL(Divided):
     """``c_i L_i`` with ``c = v / mean(v)`` and ``v = ((1 - b) p + b)^k``.
@@ -53,9 +56,8 @@ class CARL(Divided):
         weighted = self._weights(samples) * loss
         if self.added:
             return loss + weighted
-        tiny = torch.finfo(loss.dtype).tiny
         sums = samples.total(torch.stack([loss.sum(), weighted.sum()]).detach())
-        return sums[0] / sums[1].clamp(min=tiny) * weighted
+        return sums[0] / sums[1].clamp(min=SMALLEST) * weighted
 
     def state_dict(self) -> dict[str, Any]:
         """The base loss's, where it has one."""
@@ -71,6 +73,6 @@ class CARL(Divided):
         labels = samples.labels[samples.positive]
         scores = samples.scores(samples.logits[samples.positive])
         score = scores.gather(1, labels[:, None])[:, 0]
-        value = ((1 - self.bias) * score + self.bias) ** self.k
+        value = ((1 - self.bias) * score + self.bias).clamp(min=SMALLEST) ** self.k
         mean = samples.total(value.sum()) / total_count(samples, len(value))
-        return value / mean.clamp(min=torch.finfo(value.dtype).tiny)
+        return value / mean.clamp(min=SMALLEST)
