@@ -1,5 +1,6 @@
 """Hard negative mining (SSD, Liu et al., ECCV 2016, arXiv 1512.02325, sec. 2.2)."""
 
+import torch
 from torch import Tensor
 
 from samplers.candidates import Candidates
@@ -14,11 +15,12 @@ class HardNegative:
 
     Differs from torchvision's SSD: an image without positives keeps ``min_negatives`` negatives
     instead of teaching nothing, and negatives that run out are never made up for by counting
-    positives twice.
+    positives twice. What the losses are divided by is theirs to say (``per``): SSD divides by the
+    positives.
 
     Args:
         ratio: negatives per positive, >= 0. The paper: at most 3.
-        min_negatives: negatives kept at least, >= 0, also without any positive; 0 is the paper's.
+        min_negatives: negatives of an image without positives, >= 0; 0 is the paper's.
 
     Raises:
         ValueError: an argument out of range.
@@ -37,7 +39,8 @@ class HardNegative:
         """[N] weights, 0 or 1."""
         negative = candidates.negative
         positives = candidates.by_image(candidates.positive).sum(1)
-        quota = (self.ratio * positives).floor().clamp(min=self.min_negatives).long()
+        at_the_ratio = (self.ratio * positives).floor().long()
+        quota = torch.where(positives > 0, at_the_ratio, self.min_negatives)
         loss = candidates.losses("class_loss")
         hardest = top(candidates, loss, negative, quota)
         return (candidates.positive | hardest).float()

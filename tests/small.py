@@ -73,7 +73,6 @@ def samples(
         logits,
         label,
         ones,
-        ones,
         positive,
         deltas,
         torch.zeros_like(deltas),

@@ -54,30 +54,39 @@ def test_a_head_is_read_as_it_was_trained(tmp_path: Path, loss: str, activation)
 
 
 def test_numbers_of_the_data_stand_in_the_checkpoint(tmp_path: Path) -> None:
-    overrides = ["loss/rcnn=equalization", "loss.rpn.class_weights=effective"]
-    model = trained(tmp_path, *overrides)
+    model = trained(tmp_path, "loss/rcnn=equalization")
     images = dataset(tiny()[0]["data"], "train")
     saved = checkpoint.load(tmp_path / "checkpoints/last.pt")["config"]["loss"]
     assert saved["rcnn"]["class_frequencies"] == images.image_shares().tolist()
-    assert saved["rpn"]["class_counts"] == [int(images.class_frequencies().sum())]
     assert isinstance(model.detector.roi_heads.site.class_loss, Equalization)
 
 
 def test_given_numbers_are_not_replaced() -> None:
+    images = dataset(tiny()[0]["data"], "train")
+    config, _ = tiny("loss.rcnn.class_weights=data")
+    fill_from_data(config["loss"], images)
+    assert config["loss"]["rcnn"]["class_counts"] == images.class_frequencies().tolist()
     config, _ = tiny("loss.rcnn.class_weights=data", "loss.rcnn.class_counts=[5,6,7]")
-    fill_from_data(config["loss"], dataset(config["data"], "train"))
+    fill_from_data(config["loss"], images)
     assert config["loss"]["rcnn"]["class_counts"] == [5, 6, 7]
     table = detector(config, 4).roi_heads.site.class_loss.alpha.table
     assert table[1] > table[2] > table[3]
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("loss/rpn=equalization", "Equalization cannot serve at the rpn: "),
+        ("loss.rpn.class_weights=data", "CrossEntropy at the rpn: class_weights=data compares "),
+    ],
+)
 def test_a_loss_at_a_site_it_cannot_serve_ends_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, says: str
 ) -> None:
     small = ["data.train_images=2", "data.val_images=1", f"hydra.run.dir={tmp_path}"]
-    assert call(train.main, "loss/rpn=equalization", *small) == 2
+    assert call(train.main, override, *small) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: Equalization cannot serve at the rpn: ")
+    assert error.startswith(f"error: {says}")
 
 
 def test_guided_all_goes_with_any_loss_and_site_options_still_win() -> None:

@@ -144,7 +144,6 @@ def value_and_slope(loss: ClassLoss, right: Tensor) -> tuple[Tensor, Tensor]:
             logits=torch.stack([zero, logit], 1),
             labels=torch.ones(len(logit), dtype=torch.int64),
             weights=torch.ones_like(logit),
-            ious=zero,
             positive=torch.zeros(0, dtype=torch.int64),
             deltas=none,
             targets=none,

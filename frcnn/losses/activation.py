@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frcnn.losses.class_weights import ClassWeights
-from frcnn.losses.samples import Per, Samples, divisor, widened
+from frcnn.losses.samples import Divided, Samples, widened
 
 
 def softmax_scores(logits: Tensor) -> Tensor:
@@ -26,17 +26,11 @@ def sigmoid_scores(logits: Tensor) -> Tensor:
     return torch.cat([1 - classes.amax(1, keepdim=True), classes], 1)
 
 
-class SoftmaxLoss:
+class SoftmaxLoss(Divided):
     """What class losses over a softmax share."""
 
-    per: Per
-    guided_scale: float
     prior: float | None
     alpha: ClassWeights
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
 
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
@@ -48,16 +42,10 @@ class SoftmaxLoss:
         return softmax_bias(self.prior, columns)
 
 
-class SigmoidLoss:
+class SigmoidLoss(Divided):
     """What class losses over C binary problems share."""
 
-    per: Per
-    guided_scale: float
     prior: float | None
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
-        return divisor(samples, self.per, self.guided_scale)
 
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""

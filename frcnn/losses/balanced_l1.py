@@ -4,10 +4,10 @@ import math
 
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
 
-class BalancedL1:
+class BalancedL1(Divided):
     """The integral of a gradient that small errors share in more, summed over the four deltas.
 
     ``dL/d|d| = alpha ln(b |d| / beta + 1)`` below ``beta``, ``gamma`` above with
@@ -47,7 +47,3 @@ class BalancedL1:
         curved = (inner + self.beta / b) * (b * inner / self.beta).log1p() - inner
         straight = self.gamma * (error - inner)
         return (self.alpha * curved + straight).sum(1)
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)

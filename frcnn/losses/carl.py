@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, BoxLoss, Per, Samples, check_per, divisor, total_count
+from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, check_per, total_count
+
+# Scores and what divides them count as this at least: below it a gradient may leave float32.
+SMALLEST = 1e-12
 
 
-class CARL:
+class CARL(Divided):
     """``c_i L_i`` with ``c = v / mean(v)`` and ``v = ((1 - b) p + b)^k``.
 
     p is the score of the object's class, with gradient: a badly placed box pushes its score down.
@@ -53,13 +56,8 @@ class CARL:
         weighted = self._weights(samples) * loss
         if self.added:
             return loss + weighted
-        tiny = torch.finfo(loss.dtype).tiny
         sums = samples.total(torch.stack([loss.sum(), weighted.sum()]).detach())
-        return sums[0] / sums[1].clamp(min=tiny) * weighted
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)
+        return sums[0] / sums[1].clamp(min=SMALLEST) * weighted
 
     def state_dict(self) -> dict[str, Any]:
         """The base loss's, where it has one."""
@@ -75,6 +73,6 @@ class CARL:
         labels = samples.labels[samples.positive]
         scores = samples.scores(samples.logits[samples.positive])
         score = scores.gather(1, labels[:, None])[:, 0]
-        value = ((1 - self.bias) * score + self.bias) ** self.k
+        value = ((1 - self.bias) * score + self.bias).clamp(min=SMALLEST) ** self.k
         mean = samples.total(value.sum()) / total_count(samples, len(value))
-        return value / mean.clamp(min=torch.finfo(value.dtype).tiny)
+        return value / mean.clamp(min=SMALLEST)

@@ -65,11 +65,19 @@ class ClassWeights:
         return weights
 
     def check(self, columns: int) -> None:
-        """Raise ValueError unless the numbers given are for ``columns`` classes, C+1."""
+        """Raise ValueError unless the weights suit ``columns`` classes, C+1.
+
+        Numbers must be for these. A data set's say how objects of different classes compare: with
+        one class they would be a factor of the whole loss and nothing else.
+        """
         if self.table is not None and len(self.table) != columns:
             raise ValueError(
                 f"class_weights={self.scheme}: {len(self.table)} weights, but {columns} classes "
                 "with the background counted"
+            )
+        if self.scheme in ("data", "effective") and columns == 2:
+            raise ValueError(
+                f"class_weights={self.scheme} compares object classes, and here there is only one"
             )
 
     def _of_classes(self, samples: Samples) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import BOX_PER, CLASS_PER, Per, Samples, alone, check_per, divisor
+from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, alone, check_per
 
 
 class GradientDensity:
@@ -141,7 +141,7 @@ class GHMC(SigmoidLoss):
         self.density.load_state_dict(state)
 
 
-class GHMR:
+class GHMR(Divided):
     """GHM-R: ``ASL1(d) = sqrt(d^2 + mu^2) - mu`` weighted against its gradients' density.
 
     The norm is ``|d| / sqrt(d^2 + mu^2)``, the examples are the 4 P deltas, and the loss of a
@@ -182,10 +182,6 @@ class GHMR:
         ones, learn = torch.ones_like(norms), samples.deltas.requires_grad
         beta = self.density(norms, ones, samples.total, learn=learn)
         return self.weight * (beta * (root - self.mu)).mean(1)
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)
 
     def state_dict(self) -> dict[str, Any]:
         """The moving densities."""

@@ -3,10 +3,10 @@
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
 
-class GIoU:
+class GIoU(Divided):
     """``weight (1 - GIoU)`` of the decoded box and its object, in [0, 2 weight] (algorithm 1).
 
     Args:
@@ -29,7 +29,3 @@ class GIoU:
         """[P] losses of the positives."""
         boxes = samples.decode(samples.deltas)
         return self.weight * generalized_box_iou_loss(boxes, samples.objects, reduction="none")
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)

@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
 
-class L1:
+class L1(Divided):
     """``|d|`` summed over the four deltas.
 
     Args:
@@ -23,7 +23,3 @@ class L1:
     def __call__(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""
         return F.l1_loss(samples.deltas, samples.targets, reduction="none").sum(1)
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)

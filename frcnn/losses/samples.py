@@ -30,7 +30,6 @@ class Samples:
         logits: [K, C+1] class logits, column 0 = background (at the RPN ``[0, x]``).
         labels: [K] int64, 0 background, 1..C.
         weights: [K] > 0, from the sampler.
-        ious: [K] IoU of anchor or proposal with its object.
         positive: [P] rows of the positives among the K.
         deltas: [P, 4] predicted box deltas of the labelled class.
         targets: [P, 4] encoded deltas of the matched objects.
@@ -46,7 +45,6 @@ class Samples:
     logits: Tensor
     labels: Tensor
     weights: Tensor
-    ious: Tensor
     positive: Tensor
     deltas: Tensor
     targets: Tensor
@@ -125,6 +123,17 @@ def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> float | Te
     coordinates = 4 if per == "coordinate" else 1
     count = len(samples.labels) if per == "sample" else coordinates * len(samples.positive)
     return total_count(samples, count)
+
+
+class Divided:
+    """A loss that is divided by ``per``, see ``divisor``."""
+
+    per: Per
+    guided_scale: float = 1.0
+
+    def normalizer(self, samples: Samples) -> float | Tensor:
+        """Scalar > 0 that the weighted sum is divided by."""
+        return divisor(samples, self.per, self.guided_scale)
 
 
 def total_count(samples: Samples, count: int) -> Tensor:

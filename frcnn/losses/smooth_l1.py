@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, Per, Samples, check_per, divisor
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
 
-class SmoothL1:
+class SmoothL1(Divided):
     """Quadratic below ``beta``, linear above, summed over the four deltas.
 
     Args:
@@ -29,7 +29,3 @@ class SmoothL1:
         """[P] losses of the positives."""
         loss = F.smooth_l1_loss(samples.deltas, samples.targets, beta=self.beta, reduction="none")
         return loss.sum(1)
-
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
-        return divisor(samples, self.per)

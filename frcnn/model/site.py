@@ -114,7 +114,6 @@ class Site:
             logits=logits,
             labels=labels,
             weights=weights,
-            ious=matched.ious[rows],
             positive=positive,
             deltas=of_class(deltas[positive], labels[positive]),
             targets=self.box_coder.encode_single(objects, boxes),

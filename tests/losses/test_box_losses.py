@@ -116,3 +116,15 @@ def test_arguments_out_of_range(make) -> None:
 def test_coordinates_are_four_a_positive() -> None:
     assert L1(per="coordinate").normalizer(of(DELTAS)) == 8
     assert L1(per="coordinate").normalizer(of(DELTAS[:0])) == 1
+
+
+@pytest.mark.parametrize("added", [True, False])
+@pytest.mark.parametrize("k", [0.0, 0.25, 1.0, 2.0, 10.0])
+@pytest.mark.parametrize("gap", [60.0, 87.0, 200.0])  # e^-87 is float32's last, e^-200 is 0 in it
+def test_carl_has_a_gradient_where_a_score_vanishes(gap: float, k: float, added: bool) -> None:
+    for rows in ([[gap, 0.0]], [[gap, 0.0], [0.0, 1.0]], [[gap, 0.0]] * 2):
+        logits = torch.tensor(rows, requires_grad=True)
+        deltas = 9 * DELTAS[: len(rows)]
+        value = CARL(L1(), k=k, bias=0.0, added=added)(samples(logits, [1] * len(rows), deltas))
+        value.sum().backward()
+        assert value.isfinite().all() and logits.grad.isfinite().all()

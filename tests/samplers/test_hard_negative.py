@@ -25,9 +25,15 @@ def test_the_hardest_at_the_ratio() -> None:
     assert picks(HardNegative(ratio=2)) == [0, 2, 3, 8, 9, 10]
 
 
-def test_a_minimum_of_negatives() -> None:
-    # Image 1 keeps its two hardest: 6 (0.8), 5 (0.3). Image 0 has two already.
+def test_a_minimum_of_negatives_where_there_are_no_positives() -> None:
+    # Image 1 keeps its two hardest: 6 (0.8), 5 (0.3). The others have their ratio.
     assert picks(HardNegative(ratio=2, min_negatives=2)) == [0, 2, 3, 5, 6, 8, 9, 10]
+
+
+def test_the_minimum_leaves_the_ratio_alone() -> None:
+    # Image 0 has one positive: one negative, its hardest, though four are there and five the
+    # minimum. Image 1 asks for five and has three.
+    assert picks(HardNegative(ratio=1, min_negatives=5)) == [0, 2, 5, 6, 7, 8, 9, 10]
 
 
 def test_arguments_out_of_range() -> None:
@@ -48,6 +54,6 @@ def test_against_a_loop(rows: list[tuple[int, int]], ratio: int, least: int) -> 
     weights = HardNegative(ratio, least)(worked(labels, loss))
     positives = [i for i, label in enumerate(labels) if label == 1]
     negatives = [i for i, label in enumerate(labels) if label == 0]
-    quota = max(ratio * len(positives), least) if rows else 0
+    quota = ratio * len(positives) if positives else least
     hardest = sorted(negatives, key=lambda i: (-loss[i], i))[:quota]
     assert torch.where(weights)[0].tolist() == sorted(positives + hardest)
