@@ -70,6 +70,19 @@ def test_edges_as_released_leave_the_last_bin_empty() -> None:
     assert bins(candidates, weights, (0, 1 / 3, 0.5)) == [6, 3]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_overlap_is_that_of_the_image(seed: int) -> None:
+    # Beside an image with an IoU of 1 one whose largest is 0.45: bins [0, .15), [.15, .3),
+    # [.3, .45] with 20, 5 and 4 negatives, 3 of each.
+    ious = torch.tensor([*IOUS[:-1], 1.0, *IOUS[:-1], 0.45])
+    plain = worked([*[0] * 28, 1, *[0] * 29], [0.0] * 58, image=[0] * 29 + [1] * 29)
+    generators = [torch.Generator().manual_seed(seed + image) for image in range(2)]
+    both = replace(plain, ious=ious, generators=generators, sizes=())
+    weights = IoUBalanced(9, 0.0, negative_iou=0.5, edges="max_overlap")(both)
+    picked = weights * (both.image == 1)
+    assert bins(both, picked, (0, 0.15, 0.3, 0.5)) == [3, 3, 3]
+
+
 def test_the_floor_stands_aside() -> None:
     ious = [0.0] * 50 + [0.1] * 4 + [0.3] * 4 + [0.45] * 4
     # Without a share, IoU 0 is used only when the others run out: 12 of them, so 3 more.
@@ -78,6 +91,15 @@ def test_the_floor_stands_aside() -> None:
     # With a share of 1/3: 5 of 15 at IoU 0, 10 above.
     weights = IoUBalanced(15, 0.0, 0.5, floor=0.0, floor_fraction=1 / 3)(of_ious(ious))
     assert bins(of_ious(ious), weights, (0, 0.01, 0.5)) == [5, 10]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bins_begin_at_the_floor(seed: int) -> None:
+    # Two of [.1, .3) and [.3, .5), with 24 and 4 negatives: 4 of each. From 0 on they would be
+    # [0, .25) and [.25, .5), with 20 and 8.
+    candidates = of_ious([0.05] * 9 + [0.15] * 20 + [0.27] * 4 + [0.4] * 4, seed)
+    weights = IoUBalanced(8, 0.0, 0.5, num_bins=2, floor=0.1)(candidates)
+    assert bins(candidates, weights, (0, 0.1, 0.3, 0.5)) == [0, 4, 4]
 
 
 def test_no_state_between_calls() -> None:
@@ -119,9 +141,13 @@ def test_an_objects_shortfall_is_filled_at_random() -> None:
     assert sum(picked.values()) == 8
 
 
-def test_more_objects_than_positives_asked() -> None:
-    weights = InstanceBalanced(4, 0.5)(of_objects([0, 0, 0, 1, 2, 3], 9))
-    assert weights[:6].sum() == 2
+@pytest.mark.parametrize("seed", range(5))
+def test_more_objects_than_positives_asked(seed: int) -> None:
+    # 2 of 4 objects, of which one owns nine of the twelve positives: still one each.
+    gt = [0] * 9 + [1, 2, 3]
+    weights = InstanceBalanced(4, 0.5)(of_objects(gt, 9, seed))
+    owners = [owner for owner, weight in zip(gt, weights.tolist(), strict=False) if weight]
+    assert len(owners) == len(set(owners)) == 2
     assert weights.sum() == 4
 
 
