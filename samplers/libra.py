@@ -78,7 +78,7 @@ class IoUBalanced:
     def _tier(self, candidates: Candidates, chance: Tensor, negatives: Tensor) -> Tensor:
         """[N] 2 for the balanced draw above the floor, 1 for the floor's share, 0 for the fill."""
         low = -1.0 if self.floor is None else self.floor
-        above = candidates.negative & (candidates.ious > low)
+        above = candidates.negative & (candidates.ious.float() > low)
         wanted = negatives
         if self.floor is not None:
             wanted = (negatives * (1 - self.floor_fraction)).long()

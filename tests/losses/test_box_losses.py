@@ -7,7 +7,7 @@ import torch
 from small import samples
 from torch import Tensor
 
-from frcnn.losses import CARL, L1, BalancedL1, GIoU, Samples, SmoothL1
+from frcnn.losses import CARL, GHMR, L1, BalancedL1, BoxLoss, GIoU, Samples, SmoothL1
 
 DELTAS = torch.tensor([[0.5, 2.0, 0.0, -1.0], [0.05, 0.0, 0.0, 0.0]])
 
@@ -39,11 +39,25 @@ def test_balanced_l1_has_the_gradient_it_was_made_from(beta: float) -> None:
 
 
 def test_giou_by_hand() -> None:
-    given = of(torch.zeros(3, 4))
-    given.objects = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]])
-    # Overlap 50 of 150, which is the hull too: GIoU 1/3. Apart: 0 - (300 - 200) / 300 = -1/3.
-    assert GIoU(1.0)(given).tolist() == pytest.approx([0, 2 / 3, 4 / 3], abs=1e-6)
-    assert GIoU(10.0)(given).tolist() == pytest.approx([0, 20 / 3, 40 / 3], abs=1e-5)
+    # Seven positives of three classes among two negatives; the last is decoded 5 px to the right.
+    deltas = torch.zeros(7, 4)
+    deltas[6, 0] = 5
+    given = samples(torch.zeros(9, 4), [1, 0, 2, 3, 1, 0, 2, 3, 1], deltas)
+    # I / U - (H - U) / H, H the area of the hull.
+    objects, giou = zip(
+        ([0, 0, 10, 10], 1.0),
+        ([5, 0, 15, 10], 50 / 150),
+        ([5, 5, 15, 15], 25 / 175 - 50 / 225),
+        ([0, 0, 5, 5], 25 / 100),  # inside
+        ([-5, -5, 15, 15], 100 / 400),  # around
+        ([20, 0, 30, 10], 0 - 100 / 300),  # apart
+        ([10, 0, 20, 10], 50 / 150),
+        strict=True,
+    )
+    given.objects = torch.tensor(objects).float()
+    expected = [1 - value for value in giou]
+    assert GIoU(1.0)(given).tolist() == pytest.approx(expected, abs=1e-6)
+    assert GIoU(10.0)(given).tolist() == pytest.approx([10 * x for x in expected], abs=1e-5)
 
 
 def test_giou_pulls_a_box_towards_its_object_even_from_afar() -> None:
@@ -54,27 +68,66 @@ def test_giou_pulls_a_box_towards_its_object_even_from_afar() -> None:
     assert deltas.grad[0, 0] < 0  # downhill is to the right
 
 
-# Of [0, ln 1] and [0, ln 3] the second column has p = 1/2 and 3/4.
-LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
+# Six positives of two classes among two negatives: label, eighths of probability (background
+# first), and an error in x, of which L1 is the size. p of the positives is 1/8, 2/8, .. 6/8.
+ROWS = [
+    (1, [6, 1, 1], 1.0),
+    (2, [5, 1, 2], -2.0),
+    (0, [4, 2, 2], None),
+    (1, [3, 3, 2], 0.5),
+    (2, [2, 2, 4], 4.0),
+    (1, [2, 5, 1], 0.0),
+    (0, [6, 1, 1], None),
+    (2, [1, 1, 6], -0.5),
+]
+BASE = [1.0, 2.0, 0.5, 4.0, 0.0, 0.5]
 
 
-def carl_samples() -> tuple[Tensor, Samples]:
-    logits = LOGITS.clone().requires_grad_()
-    return logits, samples(logits, [1, 1], DELTAS.clone().requires_grad_())
+def carl_samples() -> Samples:
+    labels, eighths, errors = zip(*ROWS, strict=True)
+    deltas = torch.tensor([[error, 0, 0, 0] for error in errors if error is not None])
+    logits = torch.tensor(eighths).log()
+    return samples(logits.requires_grad_(), labels, deltas.requires_grad_())
 
 
 @pytest.mark.parametrize("added", [True, False])
-def test_carl_by_hand(added: bool) -> None:
-    # v = 0.8 p + 0.2 = 0.6, 0.8; c = v / 0.7; L1 gives 3.5 and 0.05.
-    _, given = carl_samples()
-    value = CARL(L1(), k=1.0, bias=0.2, added=added)(given)
-    weighted = torch.tensor([3.5 * 6 / 7, 0.05 * 8 / 7])
+@pytest.mark.parametrize(
+    ("k", "v"),
+    [
+        (1.0, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),  # 0.8 p + 0.2
+        (2.0, [0.09, 0.16, 0.25, 0.36, 0.49, 0.64]),
+    ],
+)
+def test_carl_by_hand(k: float, v: list[float], added: bool) -> None:
+    value = CARL(L1(), k, bias=0.2, added=added)(carl_samples())
+    # c L = v / mean(v) L, L in all 8.
+    weighted = [x / (sum(v) / 6) * loss for x, loss in zip(v, BASE, strict=True)]
     if added:
-        expected = torch.tensor([3.5, 0.05]) + weighted
+        expected = [loss + more for loss, more in zip(BASE, weighted, strict=True)]
     else:  # the sum stays that of L
-        expected = weighted * 3.55 / weighted.sum()
-        assert value.sum().item() == pytest.approx(3.55)
-    torch.testing.assert_close(value, expected)
+        expected = [more * 8 / sum(weighted) for more in weighted]
+    assert value.tolist() == pytest.approx(expected)
+
+
+def test_carl_in_its_base_s_place_has_a_constant_scale() -> None:
+    def gradients(loss) -> list[Tensor]:
+        given = carl_samples()
+        return list(torch.autograd.grad(loss(given).sum(), (given.logits, given.deltas)))
+
+    added, replaced = gradients(CARL(L1())), gradients(CARL(L1(), added=False))
+    # v as above, mean 0.55: sum(v L) = .3 + .8 + .25 + 2.4 + .4 = 4.15, so the scale is 8 / (4.15
+    # / .55). Of L + c L the logits have the gradient of c L, the errors that of L beside it.
+    scale = 8 * 0.55 / 4.15
+    torch.testing.assert_close(replaced[0], scale * added[0])
+    sign = carl_samples().deltas.detach().sign()
+    torch.testing.assert_close(replaced[1], scale * (added[1] - sign))
+
+
+@pytest.mark.parametrize("base", [BalancedL1(), GIoU(), GHMR()])
+def test_carl_weighs_any_base(base: BoxLoss) -> None:
+    given = carl_samples()
+    twice = CARL(base, bias=1.0)(given)  # all weights are 1
+    torch.testing.assert_close(twice, 2 * base(given))
 
 
 def test_carl_weights_average_one() -> None:
@@ -85,16 +138,17 @@ def test_carl_weights_average_one() -> None:
 
 @pytest.mark.parametrize("added", [True, False])
 def test_carl_lowers_the_score_of_the_badly_placed_box(added: bool) -> None:
-    logits, given = carl_samples()
-    CARL(L1(), added=added)(given).sum().backward()
-    assert logits.grad[0, 1] > 0 > logits.grad[1, 1]
+    given = carl_samples()
+    (slope,) = torch.autograd.grad(CARL(L1(), added=added)(given).sum(), given.logits)
+    # Row 4 has the largest error, 4; row 7 is placed well and scores best.
+    assert slope[4, 2] > 0 > slope[7, 2]
+    assert not slope[[2, 6]].any()  # background has no box
 
 
 def test_carl_reads_the_activation_of_the_class_loss() -> None:
-    # A sigmoid of 0 and ln 3 whatever the first column says.
-    given = samples(
-        LOGITS + torch.tensor([7.0, 0.0]), [1, 1], DELTAS, scores=lambda logits: logits.sigmoid()
-    )
+    # Sigmoids of 1/2 and 3/4 whatever the first column says: v = .6, .8, of mean .7.
+    logits = torch.tensor([[7.0, 0.0], [0.0, math.log(3)]])
+    given = samples(logits, [1, 1], DELTAS, scores=lambda logits: logits.sigmoid())
     assert CARL(L1())._weights(given).tolist() == pytest.approx([6 / 7, 8 / 7])
 
 

@@ -14,14 +14,44 @@ SHARES = [0.5, 0.5, 0.001]
 
 
 def test_a_rare_class_is_spared_the_objects_of_others_alone() -> None:
-    # Every sigmoid is 1/2: ln 2 a class. Background counts all three, an object of class 1 two,
-    # and an object of the rare class all three: its own, and the common ones.
-    logits = torch.zeros(3, 4, requires_grad=True)
-    value = Equalization(SHARES)(samples(logits, [0, 1, 3]))
-    assert value.tolist() == pytest.approx([3 * math.log(2), 2 * math.log(2), 3 * math.log(2)])
+    # Seven samples: label, and four times the sigmoids of the three classes. Class 3 counts for
+    # background and for its own objects, not for objects of 1 and 2.
+    rows = [
+        (0, [1, 2, 3]),
+        (0, [3, 1, 1]),
+        (1, [1, 2, 3]),
+        (1, [3, 1, 1]),
+        (2, [2, 3, 3]),
+        (3, [1, 2, 3]),
+        (3, [2, 3, 1]),
+    ]
+    labels, quarters = zip(*rows, strict=True)
+    logits = torch.cat([torch.full((7, 1), 9.0), (torch.tensor(quarters) / 4).logit()], 1)
+    value = Equalization(SHARES)(samples(logits.requires_grad_(), labels))
+    # A class loses log 1/p where it is the label, log 1/(1 - p) elsewhere.
+    easy, even, hard = math.log(4 / 3), math.log(2), math.log(4)
+    expected = [
+        easy + even + hard,
+        hard + easy + easy,
+        hard + even,
+        easy + easy,
+        even + easy,
+        easy + even + easy,
+        even + hard + hard,
+    ]
+    assert value.tolist() == pytest.approx(expected, rel=1e-6)
     value.sum().backward()
-    expected = [[0, 0.5, 0.5, 0.5], [0, -0.5, 0.5, 0], [0, 0.5, 0.5, -0.5]]
-    assert logits.grad.tolist() == expected
+    # p - y where it counts; column 0 is not read.
+    slopes = [
+        [0, 1, 2, 3],
+        [0, 3, 1, 1],
+        [0, -3, 2, 0],
+        [0, -1, 1, 0],
+        [0, 2, -1, 0],
+        [0, 1, 2, -1],
+        [0, 2, 3, -3],
+    ]
+    torch.testing.assert_close(logits.grad, torch.tensor(slopes) / 4)
 
 
 def test_without_a_rare_class_it_is_sigmoid_cross_entropy() -> None:

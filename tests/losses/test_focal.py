@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small import samples
 from torchvision.ops import sigmoid_focal_loss
 
-from frcnn.losses import CrossEntropy, Focal, FocalSigmoid, FocalStar
+from frcnn.losses import CrossEntropy, Focal, FocalSigmoid, FocalStar, Samples
 from frcnn.losses.activation import sigmoid_bias, sigmoid_scores, softmax_bias
 from frcnn.model.rpn import two_columns
 
@@ -25,29 +25,80 @@ def gradient(loss, logits: torch.Tensor, labels: list[int]) -> torch.Tensor:
     return found
 
 
-def test_softmax_focal_by_hand() -> None:
-    # exp(logits) = 1, 3, 4 of 8; (1 - q)^2 = (7/8)^2, (5/8)^2, (1/2)^2.
-    logits = torch.tensor([0.0, math.log(3), math.log(4)]).repeat(3, 1)
-    value = Focal(2.0)(samples(logits, [0, 1, 2]))
-    expected = [49 / 64 * math.log(8), 25 / 64 * math.log(8 / 3), 1 / 4 * math.log(2)]
+# Six samples of three labels, and eighths of probability, background first.
+ROWS = [
+    (0, [6, 1, 1]),
+    (0, [1, 5, 2]),
+    (1, [2, 4, 2]),
+    (1, [5, 1, 2]),
+    (2, [2, 3, 3]),
+    (2, [5, 1, 2]),
+]
+
+
+@pytest.mark.parametrize("alpha", [None, [0.5, 1.0, 2.0]])
+def test_softmax_focal_by_hand(alpha) -> None:
+    labels, eighths = zip(*ROWS, strict=True)
+    value = Focal(2.0, class_weights=alpha)(samples(torch.tensor(eighths).log(), labels))
+    # (1 - q)^2 log 1/q of q = 6/8, 1/8, 4/8, 1/8, 3/8, 2/8.
+    expected = [
+        4 / 64 * math.log(8 / 6),
+        49 / 64 * math.log(8),
+        16 / 64 * math.log(2),
+        49 / 64 * math.log(8),
+        25 / 64 * math.log(8 / 3),
+        36 / 64 * math.log(4),
+    ]
+    if alpha is not None:
+        expected = [alpha[y] * loss for y, loss in zip(labels, expected, strict=True)]
     assert value.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_sigmoid_focal_by_hand() -> None:
-    # sigmoid = 3/4 and 1/2 for two classes; column 0 is not read.
-    logits = torch.tensor([[50.0, math.log(3), 0.0]]).repeat(2, 1)
-    value = FocalSigmoid(2.0, 0.25)(samples(logits, [1, 0]))
-    # Label 1: 1/4 (1/4)^2 ln 4/3, and the other class 3/4 (1/2)^2 ln 2. Background: p_t = 1/4.
-    other = 3 / 4 * 1 / 4 * math.log(2)
-    first, second = math.log(4 / 3) / 64, 3 / 4 * 9 / 16 * math.log(4)
-    assert value.tolist() == pytest.approx([first + other, second + other], rel=1e-6)
+# Six samples of two classes: label, and p_t of both classes.
+BINARY = [
+    (0, [3 / 4, 3 / 4]),
+    (0, [1 / 2, 1 / 4]),
+    (1, [3 / 4, 1 / 2]),
+    (1, [1 / 4, 3 / 4]),
+    (2, [1 / 4, 1 / 2]),
+    (2, [3 / 4, 3 / 4]),
+]
 
 
-def test_focal_star_by_hand() -> None:
-    # gamma 2, beta 1: softplus(-(2 * 3 + 1)) / 2 where right, softplus(-(-6 + 1)) / 2 where wrong.
-    value = FocalStar(2.0, 1.0)(samples(two_columns(torch.tensor([3.0, 3.0])), [1, 0]))
-    expected = [math.log1p(math.exp(-7)) / 2, math.log1p(math.exp(5)) / 2]
-    assert value.tolist() == pytest.approx(expected, rel=1e-5)
+def right_by(x_t: torch.Tensor) -> Samples:
+    """The samples above with logits that are so far on the right side; column 0 is not read."""
+    labels = [label for label, _ in BINARY]
+    sign = 2 * F.one_hot(torch.tensor(labels), 3)[:, 1:] - 1
+    return samples(torch.cat([torch.full((6, 1), 50.0), sign * x_t], 1), labels)
+
+
+def summed(easy: float, even: float, hard: float, alpha: float | None) -> list[float]:
+    """What the samples above lose if a p_t of 3/4, 1/2 and 1/4 loses that: alpha at the label."""
+    own, other = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    return [
+        other * easy + other * easy,
+        other * even + other * hard,
+        own * easy + other * even,
+        own * hard + other * easy,
+        other * hard + own * even,
+        other * easy + own * easy,
+    ]
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_sigmoid_focal_by_hand(alpha: float | None) -> None:
+    given = right_by(torch.tensor([p for _, p in BINARY]).logit())
+    # (1 - p_t)^2 log 1/p_t: 1/16 ln 4/3, 1/4 ln 2, 9/16 ln 4.
+    expected = summed(math.log(4 / 3) / 16, math.log(2) / 4, math.log(4) * 9 / 16, alpha)
+    assert FocalSigmoid(2.0, alpha)(given).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_focal_star_by_hand(alpha: float | None) -> None:
+    # x_t such that 2 x_t + 1 is ln 3, 0, -ln 3: p_t* is 3/4, 1/2, 1/4, and log 1/p_t* / 2 is lost.
+    given = right_by((torch.tensor([p for _, p in BINARY]).logit() - 1) / 2)
+    expected = summed(math.log(4 / 3) / 2, math.log(2) / 2, math.log(4) / 2, alpha)
+    assert FocalStar(2.0, 1.0, alpha)(given).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_gamma_zero_is_cross_entropy() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small import samples
 
 from frcnn.losses import GHMC, GHMR, CrossEntropy
@@ -18,28 +19,69 @@ def four(learn: bool = True) -> torch.Tensor:
     return two_columns(torch.full((4,), QUARTER)).requires_grad_(learn)
 
 
+# Six samples of two classes: label, weight, and the sigmoids of both classes.
+LABELS = [0, 0, 0, 1, 1, 2]
+WEIGHTS = [3.0, 1, 1, 2, 1, 1]
+P = [[0.1, 0.25], [0.1, 0.1], [0.75, 0.1], [0.75, 0.1], [0.1, 0.25], [0.1, 0.5]]
+# Norms |p - y|: [.1 .25] [.1 .1] [.75 .1] [.25 .1] [.9 .25] [.1 .5]. By weight there are R =
+# 3 + 2 + 1 + 2 + 1 = 9 of .1, 3 + 2 + 1 = 6 of .25, and 1 each of .5, .75 and .9: N = 18.
+R = {0.1: 9, 0.25: 6, 0.5: 1, 0.75: 1, 0.9: 1}
+
+
 @pytest.mark.parametrize(
-    ("num_bins", "nonempty", "beta"),
+    ("num_bins", "nonempty", "width"),
     [
-        (2, False, (2 / 3, 2)),  # N / (R M) = 4 / (3 * 2) and 4 / (1 * 2)
-        (4, False, (1 / 3, 1)),
-        (4, True, (2 / 3, 2)),  # two of the four bins are in use
+        (5, False, 5),  # [0, .2), [.2, .4), .. : a norm each
+        (15, False, 15),  # bins 1, 3, 7, 11 and 13
+        (15, True, 5),  # five of the fifteen are in use
     ],
 )
-def test_ghm_c_by_hand(num_bins: int, nonempty: bool, beta: tuple[float, float]) -> None:
-    value = GHMC(num_bins, 0.75, nonempty)(samples(four(), [0, 0, 0, 1]))
-    easy, hard = beta[0] * math.log(4 / 3), beta[1] * math.log(4)
-    assert value.tolist() == pytest.approx([easy] * 3 + [hard], rel=1e-5)
+def test_ghm_c_by_hand(num_bins: int, nonempty: bool, width: int) -> None:
+    given = samples(torch.tensor([[0.5, *p] for p in P]).logit(), LABELS)
+    given.weights = torch.tensor(WEIGHTS)
+    # beta BCE of a norm g: N / (R M) and -log(1 - g).
+    v = {g: 18 / (r * width) * -math.log(1 - g) for g, r in R.items()}
+    expected = [
+        (v[0.1] + v[0.25]) / 2,
+        (v[0.1] + v[0.1]) / 2,
+        (v[0.75] + v[0.1]) / 2,
+        (v[0.25] + v[0.1]) / 2,
+        (v[0.9] + v[0.25]) / 2,
+        (v[0.1] + v[0.5]) / 2,
+    ]
+    assert GHMC(num_bins, 0.75, nonempty)(given).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_ghm_r_by_hand() -> None:
-    # d = 3/4 mu: ASL1 = mu / 4 and norm 3/5; three zeros beside it. Two bins: beta = 4 / (1 * 2).
+# Six positives of three classes among two negatives; errors in mu. Pythagorean triples: at d =
+# 5/12, 3/4, 4/3, 12/5 mu the norm d / sqrt(d^2 + mu^2) is 5/13, 3/5, 4/5, 12/13 and
+# ASL1 = sqrt(d^2 + mu^2) - mu is 1/12, 1/4, 2/3, 8/5 mu.
+ERRORS = [
+    [0, 0, 0, 0],
+    [5 / 12, -5 / 12, 0, 0],
+    [3 / 4, 5 / 12, 0, 0],
+    [4 / 3, 3 / 4, -5 / 12, 0],
+    [-12 / 5, 0, 3 / 4, 5 / 12],
+    [0, 0, -3 / 4, 5 / 12],
+]
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_ghm_r_by_hand(weight: float) -> None:
+    # Of 24 norms 12 are in [0, 1/4), 6 in [1/4, 1/2), 4 in [1/2, 3/4) and 2 in [3/4, 1):
+    # beta = 24 / (4 R) = 1/2, 1, 3/2, 3. beta ASL1 / mu of the four: 1/12, 3/8, 2, 24/5.
     mu = 0.02
-    deltas = torch.tensor([[0.75 * mu, 0, 0, 0]])
-    value = GHMR(mu, num_bins=2)(samples(torch.zeros(1, 2), [1], deltas))
-    assert value.tolist() == pytest.approx([2 * mu / 4 / 4], rel=1e-5)
-    weighed = GHMR(mu, num_bins=2, weight=10.0)(samples(torch.zeros(1, 2), [1], deltas))
-    assert weighed.tolist() == pytest.approx([10 * mu / 8], rel=1e-5)
+    deltas = mu * torch.tensor(ERRORS, dtype=torch.float64)
+    given = samples(torch.zeros(8, 4), [1, 2, 0, 3, 1, 0, 2, 1], deltas)
+    expected = [
+        0,
+        (1 / 12 + 1 / 12) / 4,
+        (3 / 8 + 1 / 12) / 4,
+        (2 + 3 / 8 + 1 / 12) / 4,
+        (24 / 5 + 3 / 8 + 1 / 12) / 4,
+        (3 / 8 + 1 / 12) / 4,
+    ]
+    value = GHMR(mu, num_bins=4, weight=weight)(given) / (weight * mu)
+    assert value.tolist() == pytest.approx(expected)
 
 
 def test_the_gradient_of_ghm_r_is_beta_times_the_norm() -> None:
@@ -56,6 +98,13 @@ def test_on_a_flat_distribution_it_is_the_plain_loss() -> None:
     given = samples(two_columns((p / (1 - p)).log()), [0] * 10)
     for num_bins in (10, 5, 2, 1):
         torch.testing.assert_close(GHMC(num_bins)(given), CrossEntropy()(given))
+
+
+def test_flat_over_three_classes_it_is_their_mean() -> None:
+    # Two samples of three classes, a norm in each of six bins: beta is 1.
+    x = torch.tensor([[1 / 12, 3 / 12, 5 / 12], [7 / 12, 9 / 12, 11 / 12]]).logit()
+    value = GHMC(6)(samples(torch.cat([torch.zeros(2, 1), x], 1), [0, 0]))
+    torch.testing.assert_close(value, F.softplus(x).mean(1))
 
 
 def test_every_bin_in_use_has_the_same_part_of_the_weights() -> None:
@@ -86,6 +135,14 @@ def test_shares_move_with_momentum_from_the_first_batch_on() -> None:
     # Eight of the same are no other distribution than four: 3/4 * 0.8125 + 1/4.
     twice = density(torch.full((8,), 0.1), torch.ones(8), learn=False)
     assert twice.tolist() == pytest.approx([1 / (2 * 0.859375)] * 8)
+
+
+def test_bins_in_use_are_those_of_this_batch() -> None:
+    density = GradientDensity(4, 0.75, True)
+    density(torch.tensor([0.1, 0.1, 0.1, 0.9]), torch.ones(4), learn=True)
+    # One bin of two is in use now, and the other still has its share: 3/4 * 3/4 + 1/4 is left.
+    beta = density(torch.full((4,), 0.1), torch.ones(4), learn=True)
+    assert beta.tolist() == pytest.approx([1 / (1 * 0.8125)] * 4)
 
 
 def test_only_a_pass_with_gradient_moves_them() -> None:

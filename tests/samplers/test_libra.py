@@ -3,9 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small import worked
 
 from samplers import Candidates, InstanceBalanced, IoUBalanced, Libra
@@ -70,6 +73,19 @@ def test_edges_as_released_leave_the_last_bin_empty() -> None:
     assert bins(candidates, weights, (0, 1 / 3, 0.5)) == [6, 3]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_overlap_is_that_of_the_image(seed: int) -> None:
+    # Beside an image with an IoU of 1 one whose largest is 0.45: bins [0, .15), [.15, .3),
+    # [.3, .45] with 20, 5 and 4 negatives, 3 of each.
+    ious = torch.tensor([*IOUS[:-1], 1.0, *IOUS[:-1], 0.45])
+    plain = worked([*[0] * 28, 1, *[0] * 29], [0.0] * 58, image=[0] * 29 + [1] * 29)
+    generators = [torch.Generator().manual_seed(seed + image) for image in range(2)]
+    both = replace(plain, ious=ious, generators=generators, sizes=())
+    weights = IoUBalanced(9, 0.0, negative_iou=0.5, edges="max_overlap")(both)
+    picked = weights * (both.image == 1)
+    assert bins(both, picked, (0, 0.15, 0.3, 0.5)) == [3, 3, 3]
+
+
 def test_the_floor_stands_aside() -> None:
     ious = [0.0] * 50 + [0.1] * 4 + [0.3] * 4 + [0.45] * 4
     # Without a share, IoU 0 is used only when the others run out: 12 of them, so 3 more.
@@ -78,6 +94,22 @@ def test_the_floor_stands_aside() -> None:
     # With a share of 1/3: 5 of 15 at IoU 0, 10 above.
     weights = IoUBalanced(15, 0.0, 0.5, floor=0.0, floor_fraction=1 / 3)(of_ious(ious))
     assert bins(of_ious(ious), weights, (0, 0.01, 0.5)) == [5, 10]
+
+
+def test_half_precision_is_compared_with_the_floor_in_float32() -> None:
+    # 0.1 is 0.1001 in bfloat16: above the floor, though their own comparison rounds that too.
+    candidates = of_ious([0.0] * 4 + [0.1] * 4)
+    candidates.ious = candidates.ious.bfloat16()
+    assert IoUBalanced(4, 0.0, 0.5, floor=0.1)(candidates).tolist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bins_begin_at_the_floor(seed: int) -> None:
+    # Two of [.1, .3) and [.3, .5), with 24 and 4 negatives: 4 of each. From 0 on they would be
+    # [0, .25) and [.25, .5), with 20 and 8.
+    candidates = of_ious([0.05] * 9 + [0.15] * 20 + [0.27] * 4 + [0.4] * 4, seed)
+    weights = IoUBalanced(8, 0.0, 0.5, num_bins=2, floor=0.1)(candidates)
+    assert bins(candidates, weights, (0, 0.1, 0.3, 0.5)) == [0, 4, 4]
 
 
 def test_no_state_between_calls() -> None:
@@ -119,9 +151,13 @@ def test_an_objects_shortfall_is_filled_at_random() -> None:
     assert sum(picked.values()) == 8
 
 
-def test_more_objects_than_positives_asked() -> None:
-    weights = InstanceBalanced(4, 0.5)(of_objects([0, 0, 0, 1, 2, 3], 9))
-    assert weights[:6].sum() == 2
+@pytest.mark.parametrize("seed", range(5))
+def test_more_objects_than_positives_asked(seed: int) -> None:
+    # 2 of 4 objects, of which one owns nine of the twelve positives: still one each.
+    gt = [0] * 9 + [1, 2, 3]
+    weights = InstanceBalanced(4, 0.5)(of_objects(gt, 9, seed))
+    owners = [owner for owner, weight in zip(gt, weights.tolist(), strict=False) if weight]
+    assert len(owners) == len(set(owners)) == 2
     assert weights.sum() == 4
 
 
@@ -165,3 +201,112 @@ def test_noise_of_an_image_is_its_own() -> None:
 def test_arguments_out_of_range(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         IoUBalanced(10, 0.5, 0.5, **{name: value})
+
+
+# --- against loops ---------------------------------------------------------------------------
+
+
+def evenly_over_bins(
+    rows: Sequence[int], iou: Sequence[Fraction], n: int, largest: Fraction, sampler: IoUBalanced
+) -> list[int]:
+    """N of some negatives, which come in the order of the draw: N/K of every bin, then any.
+
+    With a floor its share comes from below it, and both sides stand in for each other.
+    """
+    low = Fraction(sampler.floor or 0)
+    high = largest if sampler.edges == "max_overlap" else Fraction(sampler.negative_iou)
+    above = [i for i in rows if sampler.floor is None or iou[i] > low]
+    aside = [i for i in rows if i not in above]
+    wanted = n if sampler.floor is None else int(n * (1 - sampler.floor_fraction))
+    width, last = (high - low) / sampler.num_bins, sampler.num_bins - 1
+    drawn: list[int] = []
+    for k in range(sampler.num_bins):
+        start, end = low + k * width, low + (k + 1) * width
+        inside = [i for i in above if start <= iou[i] and (iou[i] < end or k == last)]
+        drawn += inside[: wanted // sampler.num_bins]
+    drawn += [i for i in above if i not in drawn][: wanted - len(drawn)]
+    drawn += aside[: n - len(drawn)]
+    return drawn + [i for i in above if i not in drawn][: n - len(drawn)]
+
+
+def evenly_over_objects(rows: Sequence[int], owner: Sequence[int], n: int) -> list[int]:
+    """N of some positives, which come in the order of the draw: N/G of every object, then any."""
+    objects = {owner[i] for i in rows}
+    first: list[int] = []
+    for one in objects:
+        first += [i for i in rows if owner[i] == one][: max(1, n // len(objects))]
+    first = [i for i in rows if i in first]
+    return (first + [i for i in rows if i not in first])[:n]
+
+
+def slowly(
+    rows: Sequence[int],
+    label: Sequence[int],
+    iou: Sequence[Fraction],
+    owner: Sequence[int],
+    sampler: IoUBalanced | InstanceBalanced,
+) -> list[int]:
+    """What a sampler takes of an image, whose rows come in the order of the draw."""
+    positive, negative = ([i for i in rows if label[i] == sign] for sign in (1, 0))
+    p = min(len(positive), int(sampler.batch_size_per_image * sampler.positive_fraction))
+    n = sampler.batch_size_per_image - p
+    by_object = not isinstance(sampler, IoUBalanced) or isinstance(sampler, Libra)
+    taken = evenly_over_objects(positive, owner, p) if by_object else positive[:p]
+    if not isinstance(sampler, IoUBalanced):
+        return taken + negative[:n]
+    largest = max((iou[i] for i in rows), default=Fraction(0))
+    return taken + evenly_over_bins(negative, iou, n, largest, sampler)
+
+
+# In sixteenths, so that IoUs lie on edges of bins and on floors.
+ROW = st.tuples(
+    st.sampled_from([0, 0, 0, 0, 0, -1, 1]),  # label, below an IoU of 1/2
+    st.integers(0, 2),  # image
+    st.one_of(st.integers(0, 7), st.integers(0, 16)),  # IoU
+    st.integers(0, 3),  # object of the image
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(ROW, max_size=60),
+    st.integers(1, 16),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.integers(1, 5),
+    st.sampled_from(["negative_range", "max_overlap"]),
+    st.sampled_from([None, 0.0, 0.125, 0.25]),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+)
+def test_against_loops(
+    rows: list[tuple],
+    budget: int,
+    fraction: float,
+    num_bins: int,
+    edges: str,
+    floor: float | None,
+    floor_fraction: float,
+) -> None:
+    rows = sorted(rows, key=lambda row: row[1])
+    label, image, sixteenths, gt = ([row[j] for row in rows] for j in range(4))
+    iou = [Fraction(x, 16) for x in sixteenths]
+    label = [1 if y == 0 and x >= 0.5 else y for y, x in zip(label, iou, strict=True)]
+    owner = [4 * i + o for i, o in zip(image, gt, strict=True)]
+    of_bins = budget, fraction, 0.5, num_bins, edges, floor, floor_fraction
+    for sampler in (IoUBalanced(*of_bins), InstanceBalanced(budget, fraction), Libra(*of_bins)):
+        candidates = replace(
+            worked(label, [0.0] * len(rows), image=image),
+            ious=torch.tensor([float(x) for x in iou]),
+            gt=torch.tensor(owner, dtype=torch.int64),
+            gt_boxes=torch.zeros(12, 4),
+            generators=[torch.Generator().manual_seed(seed) for seed in range(3)],
+            sizes=(),
+        )
+        chance = noise(candidates).tolist()
+        for seed, generator in enumerate(candidates.generators):
+            generator.manual_seed(seed)
+        expected: list[int] = []
+        for here in range(3):
+            mine = [i for i in range(len(rows)) if image[i] == here]
+            mine.sort(key=lambda i: -chance[i])
+            expected += slowly(mine, label, iou, owner, sampler)
+        assert torch.where(sampler(candidates))[0].tolist() == sorted(expected)

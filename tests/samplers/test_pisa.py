@@ -80,8 +80,12 @@ def test_d_c_a_e_b() -> None:
 def test_isr_p_of_a_to_e() -> None:
     # u = (5 - r) / 5: D 1, C .8, A .6, E .4, B .2; gamma 1, all losses 1: sum(CE) / sum(w CE) =
     # 5 / 3, so D 5/3, C 4/3, A 1, E 2/3, B 1/3.
-    weights = PISA(20, 0.5, gamma_p=1)(positives(A_TO_E, OWNER, [1] * 5))
+    scene_of_five = positives(A_TO_E, OWNER, [1] * 5)
+    weights = PISA(20, 0.5, gamma_p=1)(scene_of_five)
     assert weights.tolist() == pytest.approx([1, 1 / 3, 4 / 3, 5 / 3, 2 / 3])
+    # beta 1/2: w = (u + 1) / 2 = 1, .9, .8, .7, .6, in all 4.
+    weights = PISA(20, 0.5, gamma_p=1, beta_p=0.5)(scene_of_five)
+    assert weights.tolist() == pytest.approx([x * 5 / 4 for x in (0.8, 0.6, 0.9, 1, 0.7)])
 
 
 # --- ISR-P -----------------------------------------------------------------------------------
@@ -159,6 +163,9 @@ def test_negatives_by_score_hlr() -> None:
     candidates = scene([0] * 5, NEGATIVES, SCORES, loss=[1, 1, 2, 9, 9])
     weights = PISA(3, 0.5, gamma_n=1)(candidates)
     assert weights.tolist() == pytest.approx([4 / 3, 2 / 3, 1, 0, 0])
+    # beta 1/2: w = (u + 1) / 2 = 1, 7/8, 3/4; 4 / (1 + 1.75 + 0.75).
+    weights = PISA(3, 0.5, gamma_n=1, beta_n=0.5)(candidates)
+    assert weights.tolist() == pytest.approx([8 / 7, 6 / 7, 1, 0, 0])
 
 
 def test_what_fills_up_weighs_as_the_last_ranked() -> None:
