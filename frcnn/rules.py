@@ -170,8 +170,6 @@ RULES = {
     "rpn_post_nms_top_n_test": POSITIVE,
     "box_detections_per_img": POSITIVE,
     # Of shapes, which are drawn in memory: a checkpoint's data node may ask for any number.
-    "train_images": Rule(int, low=1, high=1_000_000),
-    "val_images": Rule(int, low=1, high=1_000_000),
     "width": Rule(int, low=1, high=4096),
     "height": Rule(int, low=1, high=4096),
     "imbalance": Rule(float, low=1),

@@ -219,7 +219,7 @@ def test_a_key_without_a_rule_is_like_its_default() -> None:
 def test_a_rule_says_what_it_allows() -> None:
     assert str(Rule(float, low=0, high=1, optional=True)) == "a number between 0 and 1 or null"
     assert str(RULES["per"]) == "one of sample, positive, coordinate, guided, a number above 0"
-    assert str(RULES["num_objects"]) == "a list of two, each an integer of at least 0"
+    assert str(RULES["num_objects"]) == "a list of two, each an integer between 0 and 1000"
     assert str(RULES["min_size"]) == "an integer of at least 1 or a list of them"
 
 

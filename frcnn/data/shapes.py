@@ -12,6 +12,8 @@ from frcnn.data.records import Classes, Images, Objects
 from frcnn.data.shape_images import CLASS_NAMES, ShapeImages, place
 from frcnn.errors import UserError
 
+MOST_IMAGES = 1_000_000  # all are laid out in memory; a checkpoint may ask for any number
+
 
 def shapes(
     split: str,
@@ -112,8 +114,8 @@ def _check(
     name: str, total: int, side: int, num_objects: tuple[int, int], object_size: tuple[int, int]
 ) -> None:
     """Refuse what cannot be drawn on `total` images whose short side is `side`."""
-    if total < 1:
-        raise UserError(f"{name}={total}: needs 1 or more")
+    if not 1 <= total <= MOST_IMAGES:
+        raise UserError(f"{name}={total}: needs 1 to {MOST_IMAGES}")
     if not 0 <= num_objects[0] <= num_objects[1]:
         raise UserError(f"num_objects={tuple(num_objects)}: needs 0 <= fewest <= most")
     if not 8 <= object_size[0] <= object_size[1] <= side:

@@ -78,10 +78,10 @@ BAD = [
     ("check_data", "data=coco2017 data.root=none", "cannot be read", 1),
     ("check_data", "data.object_size=[40,14]", "object_size", 1),
     ("check_data", "data.num_objects=[3,1]", "num_objects", 1),
-    ("check_data", "data.train_images=0", "data.train_images: expected an integer", 2),
+    ("check_data", "data.train_images=0", "train_images=0: needs 1 to 1000000", 1),
     ("check_data", "data.class_probabilities=[0,0,0]", "class_probabilities", 1),
     ("check_data", "data.width=0", "data.width: expected an integer between 1 and 4096", 2),
-    ("check_data", "data.val_images=10000000", "data.val_images: expected an integer", 2),
+    ("check_data", "data.train_images=10000000", "train_images=10000000: needs 1 to", 1),
     ("check_data", "images=maybe", "images: expected true or false, got 'maybe'", 2),
     ("check_data", "images=false data.clutter=1.5", "data.clutter: expected an integer", 2),
 ]
