@@ -18,14 +18,15 @@ class IoUBalanced:
 
     Differs from the released code: that spreads the bins up to the largest overlap of the image,
     1 wherever the objects are among the proposals, so that its last bin is always empty
-    (``edges="max_overlap"``); and it changes its own threshold at the first call, which this
-    does not: no state is kept between calls.
+    (``edges="max_overlap"``). It also changes its own threshold at its first call; from the second
+    on, a negative of IoU 0 is drawn only where the others run out (``floor=0.0`` beside that).
+    Here no state is kept between calls.
 
     Args:
         batch_size_per_image: B, at least 1.
         positive_fraction: in [0, 1].
         negative_iou: below this IoU a candidate is background; where the paper's bins end.
-        num_bins: K, at least 1; 1 is random sampling. The paper: 3.
+        num_bins: K, at least 1; 1 is random sampling. Released: 3.
         edges: "negative_range" (paper) or "max_overlap" (released).
         floor: None, or the IoU that the bins begin at; negatives of IoU <= floor stand aside.
         floor_fraction: the share of the negatives drawn from those aside, in [0, 1]; also the

@@ -22,7 +22,8 @@ class OHEM:
 
     Differs from later re-implementations (mmdetection): those rank by class loss, use no NMS and
     mine positives and negatives apart, each within the usual quota. That is
-    ``OHEM(512, positive_fraction=0.25, nms_iou=None, rank_by="class_loss")``.
+    ``OHEM(512, positive_fraction=0.25, nms_iou=None, rank_by="class_loss")``. R-FCN's ranks all
+    images of a call together, without NMS: not offered, since a budget here is an image's.
 
     Args:
         batch_size_per_image: B, at least 1. The paper: 64 an image (128 over two).

@@ -33,14 +33,20 @@ class PISA:
     ``w' = w sum(CE) / sum(w CE)``, over the positives of the batch (ISR-P), over the negatives of
     an image (ISR-N). Positives are drawn at random. The loss CARL of the same paper is a loss.
 
-    As published at CVPR and released (mmdetection) n is that of the largest class for all classes;
-    arXiv v1 takes each class's own (``rank_scale="n_j"``). For negatives n is the ranked ones of
+    As released (mmdetection) n is that of the largest class for all classes; arXiv v1 takes each
+    class's own (``rank_scale="n_j"``). For negatives n is the ranked ones of
     the image or, where that is more, the negatives asked for; those that fill up weigh as much as
     the last ranked one (both as released).
 
     Differs from the released code: that numbers the objects of three or more images ambiguously,
     so that IoU-HLR merges some; here they are numbered over the batch. With random negatives
-    (``score_hlr=False``) ISR-N ranks those drawn; the released code has no such choice.
+    (``score_hlr=False``) ISR-N ranks those drawn; the released code has no such choice. Ranks, n
+    and total of ISR-P are those of all processes; there of one GPU.
+
+    The totals are the preview's. In training a class loss that looks at its batch
+    (``class_weights="batch"``, GHM-C) sees the drawn samples alone, and weighted, so that its total
+    moves. A head with BatchNorm or dropout is previewed in eval mode; the released ISR-P reads the
+    logits of the training pass.
 
     Args:
         batch_size_per_image: B, at least 1.

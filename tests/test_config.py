@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from itertools import zip_longest
@@ -100,6 +101,19 @@ def test_every_experiment_goes_with_every_sampler(experiment: str, sampler: str)
     rcnn = config["sampler"]["rcnn"]
     assert rcnn.get("batch_size_per_image", config["budget"]["rcnn"]) == config["budget"]["rcnn"]
     assert config != composed(f"sampler={sampler}")[0]
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_opens_with_its_command(experiment: str) -> None:
+    text = (Path(CONF) / f"experiment/{experiment}.yaml").read_text()
+    command = re.match(r"# @package _global_\n# python -m frcnn\.train (.+?)(   .*)?\n", text)
+    assert command, text
+    overrides = command[1].split()
+    assert f"experiment={experiment}" in overrides
+    config, _ = composed(*overrides)
+    if "arXiv" in text:  # a paper's, of sixteen images a step
+        assert "Unchecked: never run" in text
+        assert config["trainer"]["batch_size"] * config["trainer"]["accumulate"] == 16
 
 
 @pytest.mark.parametrize("sweep", options("sweep"))

@@ -26,9 +26,9 @@ class Equalization(SigmoidLoss):
 
     Args:
         class_frequencies: [C] shares of the training images that show each class, in [0, 1].
-        rare_below: lambda; a class with a lower frequency is rare. The paper's 1.76e-3 is of LVIS
-            v0.5: on small or balanced data no class is below it, and the loss is the plain
-            sigmoid one.
+        rare_below: lambda; a class with a lower frequency is rare. The paper's 1.76e-3 (released:
+            1.77e-3) is of LVIS v0.5, 1.1e-3 the authors' of LVIS v1: on small or balanced data no
+            class is below them, and the loss is the plain sigmoid one.
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "sample"s.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
 

@@ -19,8 +19,10 @@ class GradientDensity:
 
     With R_j of the N norms in bin j of M, GD = S_j M and S_j <- m S_j + (1 - m) R_j. Kept here are
     shares, S_j / N, so that batches of another N mix with it. Differs from released code: the
-    first batch starts S (there it starts at 0 and the first weights are 1 / (1 - m) too large),
-    bins that become empty decay too, and a norm of 1 is in the last bin in every precision.
+    first batch starts S (there it starts at 0 and all first weights are 1 / (1 - m) too large),
+    bins that become empty decay too, and a norm of 1 is in the last bin in every precision. A bin
+    that was empty until now starts at 0 here as well, which is the paper's moving average: its
+    first examples weigh 1 / (1 - m) times as much as their own count would say.
 
     Args:
         num_bins: M, >= 1.
@@ -149,7 +151,8 @@ class GHMR(Divided):
 
     Args:
         mu: errors below it are squared, above it absolute; > 0.
-        num_bins, momentum, nonempty_bins: see ``GradientDensity``.
+        num_bins, momentum, nonempty_bins: see ``GradientDensity``; momentum 0.7 is released, 0.5
+            the paper's by its author (libuyu/GHM_Detection#6).
         weight: factor, > 0; the paper has none, released code 10.
         per: as for ``SmoothL1``; the paper divides by "positive"s.
 

@@ -147,7 +147,7 @@ def guided_divisor(samples: Samples, scale: float) -> Tensor:
     The divisor that makes the class term ``scale`` times the box term in value; its direction
     stays that of the class loss. Without positives, or with boxes already perfect, there is no
     box term to be guided by: the class loss is then a mean over samples, so that batches of
-    background alone still teach. (Released code multiplies by the ratio as it is, hence by 0.)
+    background alone still teach. (Released code divides by the positives there: NaN.)
 
     Returns:
         0-d tensor > 0, without gradient.
