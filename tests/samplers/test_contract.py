@@ -1,5 +1,6 @@
 """What every sampler of conf/sampler keeps to, at its site; a new option is found by itself."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,44 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import batch, part, quick, stacked
+from small import CODER, batch, part, quick, stacked
+from torch import Tensor, nn
 
 from frcnn.config import CONF, build
-from samplers import Prediction, Sampler
+from frcnn.losses import CrossEntropy, SmoothL1
+from frcnn.model.matching import Matched, Matcher
+from frcnn.model.site import Site
+from frcnn.rules import check_value
+from samplers import All, Candidates, Prediction, Sampler
 
 OPTIONS = [
     (site, file.stem)
     for site in ("rpn", "rcnn")
     for file in sorted(Path(CONF, "sampler", site).glob("*.yaml"))
 ]
+# What may be chosen beside an option's defaults and is another path through its code.
+VARIANTS = {
+    "ohem": ("nms_iou=null", "positive_fraction=0.5 rank_by=class_loss"),
+    "hard_negative": ("ratio=0.5",),
+    "iou_balanced": (
+        "edges=max_overlap",
+        "edges=max_overlap floor=0.0",
+        "floor=0.1 floor_fraction=0.25 num_bins=2",
+    ),
+    "libra": ("edges=max_overlap floor=0.0",),
+    "pisa": (
+        "rank_scale=n_j beta_p=0.2 beta_n=0.1",
+        "score_hlr=false",
+        "isr_p=false",
+        "isr_n=false",
+        "score_hlr=false isr_p=false isr_n=false",
+    ),
+}
+CHOICES = [
+    (site, name, values) for site, name in OPTIONS for values in ("", *VARIANTS.get(name, ()))
+]
+# These draw nothing at random, `pisa` if nothing has to be left out.
+FIXED = ("all", "ohem", "ohem_quota", "hard_negative", "pisa")
 PRESETS = sorted(file.stem for file in Path(CONF, "sampler").glob("*.yaml"))
 CLASSES = {"rpn": 1, "rcnn": 3}
 MIXED = [0, 0, 1, -1, 0, 2, 0, 0, 3, 0, 1, 0, -1, 0, 0, 0, 1, 2, 0, 0]
@@ -43,16 +72,31 @@ def composed(*choices: str) -> Any:
     return OmegaConf.to_container(config.sampler, resolve=True)
 
 
-def sampler_of(site: str, name: str, budget: int | None = 8) -> tuple[Sampler, int | None]:
-    """The sampler of an option, with a small budget if it has one, and the budget."""
-    node = composed(f"sampler/{site}={name}")[site]
+def node_of(site: str, name: str) -> dict[str, Any]:
+    """An option's node; composed for both sites at once, where both have it."""
+    sites = [where for where, option in OPTIONS if option == name]
+    return composed(*(f"sampler/{where}={name}" for where in sites))[site]
+
+
+def sampler_of(
+    site: str, name: str, values: str = "", budget: int | None = 8
+) -> tuple[Sampler, int | None]:
+    """The sampler of an option, with a small budget if it has one, and the budget.
+
+    Args:
+        values: other values than the option's, as after its keys on the command line.
+    """
+    node = dict(node_of(site, name))
+    for key, value in OmegaConf.from_dotlist(values.split()).items():
+        check_value(f"sampler.{site}.{key}", value, node[key])
+        node[key] = value
     if "batch_size_per_image" not in node:
         return build(node), None
-    node = node | ({} if budget is None else {"batch_size_per_image": budget})
+    node |= {} if budget is None else {"batch_size_per_image": budget}
     return build(node), node["batch_size_per_image"]
 
 
-def parts_of(case: str, site: str) -> list[dict[str, torch.Tensor]]:
+def parts_of(case: str, site: str) -> list[dict[str, Tensor]]:
     """The images of a case; at the RPN there is one class."""
     most = CLASSES[site]
     labels = [[min(label, most) for label in image] for image in CASES[case]]
@@ -60,10 +104,10 @@ def parts_of(case: str, site: str) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
 @pytest.mark.parametrize("seeded", [True, False])
-def test_weights_are_weights(site: str, name: str, case: str, seeded: bool) -> None:
-    sampler, budget = sampler_of(site, name)
+def test_weights_are_weights(site: str, name: str, values: str, case: str, seeded: bool) -> None:
+    sampler, budget = sampler_of(site, name, values)
     parts = parts_of(case, site)
     candidates = stacked(parts, range(len(parts)) if seeded else None)
     weights = sampler(candidates)
@@ -78,27 +122,29 @@ def test_weights_are_weights(site: str, name: str, case: str, seeded: bool) -> N
         assert max(picked) <= budget
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_something_is_sampled_of_every_image_that_has_something(site: str, name: str) -> None:
-    sampler, _ = sampler_of(site, name)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_something_is_sampled_of_every_image_that_has_something(
+    site: str, name: str, values: str
+) -> None:
+    sampler, _ = sampler_of(site, name, values)
     for case in ("three images", "no objects", "one negative", "fewer than asked"):
         candidates = stacked(parts_of(case, site))
         weights = sampler(candidates)
         assert all((weights[candidates.image == i] > 0).any() for i in candidates.image.unique())
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_the_full_budget_takes_small_images(site: str, name: str) -> None:
-    sampler, budget = sampler_of(site, name, budget=None)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_the_full_budget_takes_small_images(site: str, name: str, values: str) -> None:
+    sampler, budget = sampler_of(site, name, values, budget=None)
     candidates = stacked(parts_of("three images", site), range(3))
     weights = sampler(candidates)
     assert (weights[candidates.labels >= 0] > 0).any()
     assert budget is None or budget > len(weights)
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_the_same_seed_gives_the_same_weights(site: str, name: str) -> None:
-    sampler, _ = sampler_of(site, name)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_the_same_seed_gives_the_same_weights(site: str, name: str, values: str) -> None:
+    sampler, _ = sampler_of(site, name, values)
     parts = parts_of("three images", site)
     first, second = (sampler(stacked(parts, (5, 6, 7))) for _ in range(2))
     assert first.tolist() == second.tolist()
@@ -108,9 +154,11 @@ def test_the_same_seed_gives_the_same_weights(site: str, name: str) -> None:
     assert first.tolist() == sampler(stacked(parts)).tolist()
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_the_picks_of_an_image_do_not_depend_on_the_others(site: str, name: str) -> None:
-    sampler, _ = sampler_of(site, name)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_the_picks_of_an_image_do_not_depend_on_the_others(
+    site: str, name: str, values: str
+) -> None:
+    sampler, _ = sampler_of(site, name, values)
     parts = parts_of("three images", site)
     together = sampler(stacked(parts, (5, 6, 7))).split([len(p["labels"]) for p in parts])
     for alone, seed, expected in zip(parts, (5, 6, 7), together, strict=True):
@@ -118,21 +166,88 @@ def test_the_picks_of_an_image_do_not_depend_on_the_others(site: str, name: str)
         assert (weights > 0).tolist() == (expected > 0).tolist()
 
 
+def rounded(image: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What half precision leaves of an image's IoUs and predictions, in float32."""
+    halved = ("ious", "logits", "loss", "class_loss")
+    return image | {key: image[key].to(dtype).float() for key in halved}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_half_precision_is_enough(site: str, name: str, dtype: torch.dtype) -> None:
-    sampler, budget = sampler_of(site, name)
-    candidates = stacked(parts_of("three images", site), range(3), dtype)
-    weights = sampler(candidates)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_half_precision_is_computed_in_float32(
+    site: str, name: str, values: str, dtype: torch.dtype
+) -> None:
+    sampler, _ = sampler_of(site, name, values)
+    parts = parts_of("three images", site)
+    expected = sampler(stacked([rounded(image, dtype) for image in parts], range(3)))
+    with torch.autocast("cpu", dtype):
+        weights = sampler(stacked(parts, range(3), dtype))
     assert weights.dtype == torch.float32
-    assert weights.isfinite().all()
-    assert (weights > 0).any()
-    assert not weights[candidates.labels < 0].any()
+    assert weights.equal(expected)
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_losses_that_are_all_equal_still_fill_the_budget(site: str, name: str) -> None:
-    sampler, budget = sampler_of(site, name)
+def at_a_site(
+    site: str, parts: list[dict[str, Tensor]], columns: int, dtype: torch.dtype = torch.float32
+) -> Candidates:
+    """Candidates that see what a site makes of logits and of one box a candidate.
+
+    Args:
+        columns: how often that box stands there, as the one for all classes or for each.
+    """
+    candidates = stacked(parts, range(len(parts)))
+    fields = ("boxes", "labels", "ious", "gt", "gt_boxes", "image")
+    matched = Matched(**{name: getattr(candidates, name) for name in fields})
+    here = Site(site, Matcher(0.5, 0.5), All(), CrossEntropy(), SmoothL1(), CODER)
+    logits = torch.cat([image["logits"] for image in parts]).to(dtype).float()
+    g = torch.Generator().manual_seed(1)
+    deltas = torch.randn(len(logits), 1, 4, generator=g).to(dtype).float()
+
+    def predict(rows: Tensor) -> Prediction:
+        return here.prediction(matched, rows, logits[rows], deltas[rows].expand(-1, columns, -1))
+
+    return replace(candidates, predict=predict)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("name", "values"), [o[1:] for o in CHOICES if o[0] == "rcnn"])
+def test_boxes_for_all_classes_are_those_of_each(name: str, values: str, case: str) -> None:
+    sampler, _ = sampler_of("rcnn", name, values)
+    parts = parts_of(case, "rcnn")
+    agnostic, each = (sampler(at_a_site("rcnn", parts, n)) for n in (1, CLASSES["rcnn"] + 1))
+    assert agnostic.isfinite().all()
+    assert agnostic.equal(each)
+
+
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_what_a_site_shows_under_autocast_is_weighed_as_without(
+    site: str, name: str, values: str
+) -> None:
+    sampler, _ = sampler_of(site, name, values)
+    parts = parts_of("three images", site)
+    expected = sampler(at_a_site(site, parts, 1, torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert sampler(at_a_site(site, parts, 1, torch.bfloat16)).equal(expected)
+
+
+@pytest.mark.parametrize(("site", "name", "values"), [o for o in CHOICES if o[1] in FIXED])
+def test_the_order_of_the_candidates_does_not_matter(site: str, name: str, values: str) -> None:
+    sampler, _ = sampler_of(site, name, values, budget=64 if name == "pisa" else 8)
+    parts = parts_of("three images", site)
+    for image in parts:  # decoded onto its object: no two overlap theirs by nothing
+        image["decoded"] = image["gt_boxes"][image["gt"]] + torch.rand_like(image["boxes"])
+    orders = [torch.randperm(len(image["labels"])) for image in parts]
+    mixed = [
+        {key: value if key == "gt_boxes" else value[order] for key, value in image.items()}
+        for image, order in zip(parts, orders, strict=True)
+    ]
+    before = sampler(stacked(parts)).split([len(order) for order in orders])
+    expected = torch.cat([w[order] for w, order in zip(before, orders, strict=True)])
+    torch.testing.assert_close(sampler(stacked(mixed)), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_losses_that_are_all_equal_still_fill_the_budget(site: str, name: str, values: str) -> None:
+    sampler, budget = sampler_of(site, name, values)
     parts = parts_of("three images", site)
     for image in parts:
         image["loss"], image["class_loss"] = torch.ones(2, len(image["labels"]))
@@ -146,8 +261,10 @@ def test_losses_that_are_all_equal_still_fill_the_budget(site: str, name: str) -
         assert budget is None or int((weights[here] > 0).sum()) == min(budget, wanted)
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_a_loss_that_is_not_a_number_is_refused_by_those_who_look(site: str, name: str) -> None:
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_a_loss_that_is_not_a_number_is_refused_by_those_who_look(
+    site: str, name: str, values: str
+) -> None:
     looked: set[str] = set()
 
     class Watched(Prediction):
@@ -159,12 +276,13 @@ def test_a_loss_that_is_not_a_number_is_refused_by_those_who_look(site: str, nam
                 looked.add(key)
             return super().__getattribute__(key)
 
-    sampler, _ = sampler_of(site, name)
+    sampler, _ = sampler_of(site, name, values, budget=64)  # so that all are drawn
     parts = parts_of("three images", site)
     sampler(stacked(parts, range(3), make=Watched))
-    row = int(torch.where(parts[1]["labels"] == 0)[0][0])
-    for key in ("loss", "class_loss"):
-        parts[1][key][row] = float("nan")
+    for label in (0, 1):  # some look at one side alone
+        row = int(torch.where(parts[1]["labels"] == label)[0][0])
+        for key in ("loss", "class_loss"):
+            parts[1][key][row] = float("nan")
     if looked:
         with pytest.raises(FloatingPointError):
             sampler(stacked(parts, range(3)))
@@ -172,10 +290,12 @@ def test_a_loss_that_is_not_a_number_is_refused_by_those_who_look(site: str, nam
         assert sampler(stacked(parts, range(3))).isfinite().all()
 
 
-@pytest.mark.parametrize(("site", "name"), OPTIONS)
-def test_every_option_trains(site: str, name: str) -> None:
-    sampler, _ = sampler_of(site, name, budget=16)
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_every_option_trains(site: str, name: str, values: str) -> None:
+    sampler, _ = sampler_of(site, name, values, budget=16)
     model = quick(**{f"{site}_sampler": sampler})
+    if values:  # half of them meet class-agnostic boxes
+        model.roi_heads.box_predictor.bbox_pred = nn.Linear(32, 4)
     losses = model(*batch(3, 0))
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())

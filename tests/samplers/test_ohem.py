@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import part, stacked, worked
+from small import worked
 
 from samplers import OHEM, Candidates
 
@@ -157,21 +157,6 @@ def test_the_growing_window_equals_nms_of_everything_among_many() -> None:
     picked = torch.where(sampler(candidates))[0].tolist()
     assert len(picked) > 2
     assert picked == slowly(candidates, loss, sampler)
-
-
-@pytest.mark.parametrize("sampler", [OHEM(6), OHEM(6, 0.5, None, "class_loss")])
-def test_the_order_of_the_candidates_does_not_matter(sampler: OHEM) -> None:
-    labels = [[-1, 0, 0, 1, 2, 0, 1, 0, 0, 3] * 3, [0] * 9 + [2, 1]]
-    parts = [part(image, 3, seed) for seed, image in enumerate(labels)]
-    weights = sampler(stacked(parts)).split([30, 11])
-    shuffles = [torch.randperm(len(p["labels"])) for p in parts]
-    mixed = [
-        {key: value[order] if key != "gt_boxes" else value for key, value in p.items()}
-        for p, order in zip(parts, shuffles, strict=True)
-    ]
-    again = sampler(stacked(mixed)).split([30, 11])
-    for before, after, order in zip(weights, again, shuffles, strict=True):
-        assert after.tolist() == before[order].tolist()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
