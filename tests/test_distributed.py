@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,16 @@ def test_a_process_without_an_image_hangs_nobody(quick: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1])
-def test_two_processes_are_one_for_every_name(tmp_path: Path, half: int) -> None:
+def test_two_processes_are_one_for_every_name(
+    tmp_path: Path, half: int, record_property: Callable[[str, object], None]
+) -> None:
     cases = ALL[half::2]
     run_in_two({slug(case): composed_for(case, 2) for case in cases}, tmp_path)
     for case in cases:
         with small_network():
             run(*composed_for(case, 4), tmp_path / "one" / slug(case))
         assert_same(tmp_path / slug(case), tmp_path / "one" / slug(case))
+    record_property("counted", {"presets for which two processes are one": len(cases)})
 
 
 def test_what_processes_say_to_each_other() -> None:
