@@ -31,7 +31,7 @@ from frcnn.device import device_of, wants_gpu
 from frcnn.distributed import joined
 from frcnn.errors import ConfigError, UserError
 from frcnn.run import run
-from frcnn.signals import SIGNALS, Stop, leave_to_others, stopping
+from frcnn.signals import SIGNALS, Stop, held, leave_to_others, stopping
 
 # Seconds that the first process has to save when all are to stop, and the others to end by
 # themselves when one has failed.
@@ -62,6 +62,7 @@ def run_in_all(
         try:
             return start([here], member, config, choices, folder, logs=logs, at=meeting())
         except Exception as error:
+            leave_to_others(*SIGNALS)  # torchrun's, for this very failure
             if here.rank:
                 raise SystemExit(getattr(error, "exit_code", 1)) from error
             raise
@@ -128,7 +129,9 @@ def start(
     try:
         word = outcome(processes, store)
         if isinstance(word, Exception):
-            all_ended_well(processes, TO_END)
+            with held():  # torchrun sends a signal for this very failure
+                all_ended_well(processes, TO_END)
+                raise word
     finally:
         end(processes)
     if word is not None:
