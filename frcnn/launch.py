@@ -31,7 +31,7 @@ from frcnn.device import device_of, wants_gpu
 from frcnn.distributed import joined
 from frcnn.errors import ConfigError, UserError
 from frcnn.run import run
-from frcnn.signals import SIGNALS, Stop, held, leave_to_others, stopping
+from frcnn.signals import ASKED, FROM_OUTSIDE, SIGNALS, Stop, held, leave_to_others, stopping
 
 # Seconds that the first process has to save when all are to stop, and the others to end by
 # themselves when one has failed.
@@ -165,7 +165,7 @@ def work(
     if logs:
         logging.config.dictConfig(logs)
     # A whole group gets them, and the one that watches says it to the first.
-    leave_to_others(signal.SIGINT, signal.SIGTERM)
+    leave_to_others(*FROM_OUTSIDE)
     threading.Thread(target=end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which os._exit would leave behind
     store = connected(at, is_master=False)
@@ -257,7 +257,7 @@ def end_of(exit_code: int) -> str:
 def let_save(first: BaseProcess) -> None:
     """Have the process that keeps the run's files finish its step, save and leave."""
     if first.pid is not None and first.is_alive():
-        os.kill(first.pid, signal.SIGUSR1)
+        os.kill(first.pid, ASKED)
         first.join(TO_SAVE)
 
 

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGUSR1 is the warning that clusters can be asked for before their time is up, and what the
-# processes of one run say to the first of them.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# SIGUSR1 is the warning that clusters can be asked for before their time is up.
+FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# What the process that watches several says to the first of them, which hears nothing else: a
+# signal to all would reach it twice.
+ASKED = signal.SIGUSR2
+SIGNALS = (*FROM_OUTSIDE, ASKED)
 
 Handler = Callable[[int, FrameType | None], None]
 

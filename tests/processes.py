@@ -16,6 +16,7 @@ from frcnn.distributed import joined
 from frcnn.errors import UserError
 from frcnn.launch import places, start
 from frcnn.run import run
+from frcnn.signals import ASKED
 
 CPU = torch.device("cpu")
 Composed = tuple[dict[str, Any], dict[str, str]]
@@ -59,7 +60,7 @@ def one_fails_as_one_is_busy(here: Place, store: dist.Store) -> None:
 
 def one_that_does_not_leave(here: Place, store: dist.Store, folder: Path) -> None:
     """It goes on when it is asked to stop, which it writes down."""
-    signal.signal(signal.SIGUSR1, lambda *_: (folder / "asked").touch())
+    signal.signal(ASKED, lambda *_: (folder / "asked").touch())
     (folder / "begun").touch()
     while True:
         time.sleep(60)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,22 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_processes_that_are_stopped_go_on_exactly(straight: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGUSR1)],
+    ids=["the command", "all its processes"],
+)
+def test_two_processes_that_are_stopped_go_on_exactly(
+    straight: Path, tmp_path: Path, send: Callable[[int, int], None], number: int
+) -> None:
     command = (f"hydra.run.dir={tmp_path}", TWO, *LONG)
     process = started(*command)
     reach_step(4, process, tmp_path)
-    process.send_signal(signal.SIGTERM)
-    ended(process, 143)
+    send(process.pid, number)
+    ended(process, 128 + number)
     assert status(tmp_path) == "INTERRUPTED"
-    assert 4 <= checkpoint.load(tmp_path / "checkpoints/last.pt")["step"] < 12
+    saved = checkpoint.load(tmp_path / "checkpoints/last.pt")["step"]
+    assert 4 <= saved == steps(tmp_path)[-1] < 12
     ended(started(*command))
     assert status(tmp_path) == "COMPLETED" and the_same(straight, tmp_path)
 
