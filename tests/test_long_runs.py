@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import SMALL, call, small_network, tiny
 
-from frcnn import run, train
+from frcnn import launch, run, train
 from frcnn.engine import Engine
 
 STEPS, WARM_UP, RUNS = 2000, 500, 30
@@ -63,13 +63,13 @@ def test_files_and_processes_stay_flat_over_thirty_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    one = run.run
+    one = launch.run
 
     def watched(*arguments: Any) -> Any:
         seen.append(held())
         return one(*arguments)
 
-    monkeypatch.setattr(run, "run", watched)
+    monkeypatch.setattr(launch, "run", watched)
     short = ["trainer.max_steps=1", "trainer.workers=1", "data.val_images=1"]
     seeds = "seed=" + ",".join(map(str, range(RUNS)))
     offline = ["wandb.mode=offline", f"wandb.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}/runs"]

@@ -9,7 +9,7 @@ from frcnn.data.dataset import DetectionDataset
 from frcnn.data.image_files import ImageFiles, header_size, home, leaves_folder, present
 from frcnn.data.problems import Problems
 from frcnn.data.records import Classes, Images, Objects, RawObjects, checked, refuse_without_objects
-from frcnn.errors import UserError
+from frcnn.errors import UserError, printable
 
 
 def coco2017(split: str, root: str | Path) -> DetectionDataset:
@@ -86,7 +86,8 @@ def _classes(categories: dict[Id, str]) -> Classes:
     names = [categories[id] for id in ids]
     shared = {name for name in names if names.count(name) > 1}
     pairs = zip(ids, names, strict=True)
-    return Classes([f"{name} (id {id})" if name in shared else name for id, name in pairs], ids)
+    told = [printable(f"{name} (id {id})") if name in shared else name for id, name in pairs]
+    return Classes(told, ids)
 
 
 def _images(file: CocoFile, folder: Path, problems: Problems) -> tuple[np.ndarray, Images]:

@@ -69,6 +69,10 @@ class SamplingRoIHeads(RoIHeads):
         self, features: Features, boxes: list[Tensor], image_shapes: Sizes
     ) -> tuple[Tensor, Tensor]:
         """[K, C+1] logits and [K, C+1, 4] deltas, float32."""
+        # torchvision guesses the levels' strides from the first batch it meets and keeps them. Of
+        # images below some 80 pixels the guess depends on their size, so that a run which is
+        # resumed, and meets another first batch, would pool from other places.
+        self.box_roi_pool.scales = None
         pooled = self.box_roi_pool(features, boxes, image_shapes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return logits.float(), deltas.float().unflatten(1, (-1, 4))

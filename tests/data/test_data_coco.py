@@ -178,6 +178,12 @@ def test_a_name_of_two_categories_is_told_apart(coco_folder):
     assert coco_folder.read().class_names == ["cell (id 0)", "cell (id 3)", "dish"]
 
 
+def test_what_tells_names_apart_is_printable(coco_folder):
+    names = [{"id": id, "name": "cell"} for id in ("a", "\x00")]
+    coco_folder.write("train", [box(0, 0, 5, 5, category_id="a")], categories=names)
+    assert coco_folder.read().class_names == [r"cell (id \x00)", "cell (id a)"]
+
+
 def test_text_that_looks_like_a_mask_is_left_alone(coco_folder):
     name = 'a "segmentation": [1, 2], b'
     image = {"id": 7, "file_name": "seven.png", "width": 40, "height": 30, "note": name}

@@ -109,3 +109,16 @@ def test_states_of_losses_travel_beside_the_weights() -> None:
     with torch.inference_mode():
         model.eval()(*batch(3, 2))
     assert torch.equal(model.sites[0].class_loss.state_dict()["shares"], before)
+
+
+def test_a_batch_is_pooled_alike_whatever_came_before_it() -> None:
+    images, targets = batch(2, sizes=[(64, 64)])
+    losses = []
+    for sizes in ((64,), (40, 64)):  # the shorter side, batch by batch
+        model = detector().eval()
+        for size in sizes:
+            # Padded to 64, an image of 40 pixels lets torchvision guess stride 16 for 32.
+            model.transform.min_size = (size,)
+            last = model(images, targets)[1]["loss_classifier"]
+        losses.append(last)
+    assert losses[0] == losses[1]
