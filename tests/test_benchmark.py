@@ -373,6 +373,46 @@ def test_targets_are_compared_in_the_right_direction() -> None:
     )
 
 
+def judged(calls: list[dict]) -> dict[str, object]:
+    """What the targets say of calls of samplers: reached, by the beginning of the target's text."""
+    machine = {"computes in bf16": False}
+    rows = targets.compared({"machine": machine, "parts": {"samplers": {"tables": calls}}})["rows"]
+    return {row["what"].split(",")[0]: row["reached"] for row in rows if "call" in row["what"]}
+
+
+def test_every_call_that_is_measured_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = scenes.candidates  # smaller here than the titles say
+    monkeypatch.setattr(scenes, "candidates", lambda site, *_: scene(site, 2, 300, 3, CPU))
+    found = {
+        site: {name: Random(8, 0.25) for name in ("random", *setting.options(f"sampler/{site}"))}
+        for site in samplers.NUMBER
+    }
+    reached = judged([samplers._alone(site, own, CPU, 0) for site, own in found.items()])
+    dear = ("iou_balanced", "instance_balanced", "hard_negative", "ohem")
+    named = [f"`sampler/rcnn={name}`" for name in found["rcnn"]]
+    assert reached.keys() == {*named, *(f"`sampler/rpn={name}`" for name in dear)}
+    assert all(isinstance(value, bool) for value in reached.values())
+
+
+def test_bounds_of_a_call() -> None:
+    def rows(column: str, values: dict[str, float]) -> list[dict]:
+        return [
+            {"sampler": name, column: dict.fromkeys(("median", "q1", "q3"), value)}
+            for name, value in values.items()
+        ]
+
+    head = rows("ms", {"ohem": 20.1, "ohem_quota": 19.9})
+    anchors = rows("times random", {"iou_balanced": 2.1, "hard_negative": 1.9, "ohem": 2.9})
+    titles = [f"Call of a sampler/{s}: 8 images x {n:,} candidates x 30 objects"
+              for s, n in (("rcnn", 2_000), ("rpn", 200_000))]  # fmt: skip
+    reached = judged([table(title, r) for title, r in zip(titles, (head, anchors), strict=True)])
+    at_head = {name: reached[f"`sampler/rcnn={name}`"] for name in ("ohem", "ohem_quota", "pisa")}
+    assert at_head == {"ohem": False, "ohem_quota": True, "pisa": ""}
+    at_rpn = {name: reached[f"`sampler/rpn={name}`"] for name in ("iou_balanced", "hard_negative")}
+    assert at_rpn == {"iou_balanced": False, "hard_negative": True}
+    assert reached["`sampler/rpn=ohem`"] is True
+
+
 @pytest.mark.slow
 @needs_proc
 def test_matching_a_crowd_takes_bounded_memory() -> None:

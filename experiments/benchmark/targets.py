@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.benchmark.report import WHY, Row, found, shown, table
+from experiments.benchmark.setting import options
 
 
 class Target(NamedTuple):
@@ -18,6 +19,8 @@ class Target(NamedTuple):
 
 STEP = "times as fast as stock torchvision, fp32"
 MORE = "more than random, % of its step"
+PROPOSALS = "8 images x 2,000 candidates x 30 objects"
+ANCHORS = "8 images x 200,000 candidates x 30 objects"
 ANNOTATIONS = ("data", "Loading COCO", "118,000 images")
 TARGETS = (
     Target("fp32 step, times as fast as stock torchvision in fp32", 1.8,
@@ -33,6 +36,13 @@ TARGETS = (
            ("samplers", "A step", "sampler=ohem", "times random"), bf16=True),
     Target("`sampler=pisa`, step times random's", 1.4,
            ("samplers", "A step", "sampler=pisa", "times random"), bf16=True),
+    *(Target(f"`sampler/rcnn={name}`, ms of a call beyond the preview, {PROPOSALS}", 20,
+             ("samplers", f"Call of a sampler/rcnn: {PROPOSALS}", name, "ms"))
+      for name in options("sampler/rcnn")),
+    *(Target(f"`sampler/rpn={name}`, call times random's, {ANCHORS}", most,
+             ("samplers", f"Call of a sampler/rpn: {ANCHORS}", name, "times random"))
+      for name, most in (("iou_balanced", 2), ("instance_balanced", 2), ("hard_negative", 2),
+                         ("ohem", 3))),
     Target("waiting for data, % of the time", 5,
            ("data", "Waiting", "", "share of time waiting, %")),
     Target("matching 1,000 objects with 250,000 anchors, MB", 300,

@@ -21,8 +21,8 @@ class GradientDensity:
     shares, S_j / N, so that batches of another N mix with it. Differs from released code: the
     first batch starts S (there it starts at 0 and all first weights are 1 / (1 - m) too large),
     bins that become empty decay too, and a norm of 1 is in the last bin in every precision. A bin
-    that was empty until now starts at 0 here as well, which is the paper's moving average: its
-    first examples weigh 1 / (1 - m) times as much as their own count would say.
+    that was empty until now starts at 0 here as well, as the moving average has it: its first
+    examples weigh 1 / (1 - m) times as much as their count says.
 
     Args:
         num_bins: M, >= 1.
