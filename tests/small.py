@@ -1,6 +1,7 @@
 """Small candidates, batches and detectors for the tests of the core."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from frcnn.losses import Samples
 from frcnn.losses.activation import softmax_scores
 from frcnn.model import Detector, build_detector
 from frcnn.model.detector import one_anchor_size_a_level
+from frcnn.model.matching import Matched
 from samplers import Candidates, Prediction
 
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
@@ -134,6 +136,11 @@ def stacked(
         predict=predict,
         generators=None if seeds is None else [torch.Generator().manual_seed(s) for s in seeds],
     )
+
+
+def matched(candidates: Candidates) -> Matched:
+    """The same as a matcher hands them over."""
+    return Matched(**{field.name: getattr(candidates, field.name) for field in fields(Matched)})
 
 
 def detector(

@@ -9,7 +9,7 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import CODER, part
+from small import CODER, matched, part, stacked
 from torch import Tensor
 
 from frcnn.assemble import fill_from_data
@@ -20,6 +20,7 @@ from frcnn.losses import CrossEntropy, SmoothL1
 from frcnn.model.detector import check_fit, initial_bias
 from frcnn.model.matching import Matched, Matcher
 from frcnn.model.site import Site
+from frcnn.rules import check_value
 from samplers import All
 
 COLUMNS = {"rpn": 2, "rcnn": 4}
@@ -31,13 +32,42 @@ ALL = [
 ]
 REFUSED = [("loss", "rpn", "equalization")]
 OPTIONS = [option for option in ALL if option not in REFUSED]
+# What may be chosen beside an option's defaults and is another path through its code.
+VARIANTS = {
+    "cross_entropy": (
+        "class_weights=0.25",
+        "class_weights=[0.5,1,2,4]",
+        "class_weights=batch",
+        "class_weights=batch keep_scale=true",
+        "class_weights=data",
+        "class_weights=effective",
+    ),
+    "focal": ("gamma=0.5", "class_weights=data keep_scale=true"),
+    "focal_sigmoid": ("gamma=0.5 alpha=null",),
+    "focal_star": ("gamma=4 beta=0 alpha=0.25",),
+    "ghm_c": ("nonempty_bins=true",),
+    "equalization": ("class_frequencies=[0.5,0.001,0.5]",),
+    "balanced_l1": ("beta=0.2",),
+    "ghm_r": ("nonempty_bins=true weight=10",),
+    "carl": ("added=false", "k=0.5 bias=0", "base=ghm_r", "base=giou added=false"),
+}
+CHOICES = [
+    (*option, values)
+    for option in OPTIONS
+    for values in ("", *VARIANTS.get(option[2], ()))
+    if option[1] == "rcnn" or "class_weights" not in values  # the RPN knows one class
+]
+CLASS = [choice for choice in CHOICES if choice[0] == "loss"]
 CASES = {
-    "mixed": [0, 0, 1, -1, 0, 2, 0, 0, 3, 0, 1],
-    "no objects": [0] * 12,
-    "no negatives": [1, 2, 3, 1, 2, -1],
-    "one positive": [2],
-    "one negative": [0],
-    "nothing": [],
+    "one image": [[0, 1, -1, 2, 0, 3]],
+    "two images": [[0, 0, 1, -1, 0, 2, 0, 0, 3, 0, 1], [0, 3, -1, 1, 0, 0, 1]],
+    "four images": [[0] * 5, [0, 1, 0, 2, 1, 0], [-1] * 3, [2, 0]],
+    "no objects": [[0] * 12],
+    "no negatives": [[1, 2, 3, 1, 2, -1], [3]],
+    "one positive": [[2]],
+    "one negative": [[0]],
+    "all ignored": [[-1] * 4, [-1]],
+    "nothing": [[]],
 }
 
 
@@ -57,9 +87,22 @@ def nodes() -> dict[tuple[str, str, str], dict[str, Any]]:
     return found
 
 
-def made(group: str, site: str, name: str, **values: Any) -> Any:
-    """The loss of an option, told how many classes there are."""
-    loss = build(nodes()[group, site, name] | values)
+def made(group: str, site: str, name: str, values: str = "", **more: Any) -> Any:
+    """The loss of an option, told how many classes there are.
+
+    Args:
+        values: other values than the option's, as after its keys on the command line; the name of
+            an option for ``base``.
+        more: values by key, beside these.
+    """
+    node = dict(nodes()[group, site, name])
+    for key, value in OmegaConf.to_container(OmegaConf.from_dotlist(values.split())).items():
+        if key == "base":
+            value = nodes()[group, site, value]
+        else:
+            check_value(f"{group}.{site}.{key}", value, node[key])
+        node[key] = value
+    loss = build(node | more)
     if group == "loss":
         initial_bias(site, loss, COLUMNS[site])
     return loss
@@ -70,67 +113,113 @@ def site_with(name: str, **losses: Any) -> Site:
     return Site(name, Matcher(0.5, 0.5), All(), box_coder=CODER, **losses)
 
 
+def site_of(group: str, site: str, loss: Any) -> Site:
+    """A site with this class or box loss."""
+    return site_with(site, **{"class_loss" if group == "loss" else group: loss})
+
+
 def kept(
     site: str, case: str, dtype: torch.dtype = torch.float32, agnostic: bool = False
 ) -> tuple[Matched, Tensor, Tensor, Tensor, Tensor]:
     """Arguments of ``Site.losses``: what was matched, rows, weights, logits, deltas."""
-    labels = [min(label, COLUMNS[site] - 1) for label in CASES[case]]
-    made_up = part(labels, COLUMNS[site] - 1, seed=3)
-    names = ("boxes", "labels", "ious", "gt", "gt_boxes")
-    matched = Matched(
-        **{name: made_up[name] for name in names}, image=torch.zeros(len(labels)).long()
-    )
-    rows = torch.where(matched.labels >= 0)[0]
+    most = COLUMNS[site] - 1
+    labels = [[min(label, most) for label in image] for image in CASES[case]]
+    parts = [part(image, most, seed) for seed, image in enumerate(labels, 3)]
+    found = matched(stacked(parts))
+    rows = torch.where(found.labels >= 0)[0]
     g = torch.Generator().manual_seed(1)
     weights = torch.rand(len(rows), generator=g) + 0.5
     columns = 1 if agnostic or site == "rpn" else COLUMNS[site]
     deltas = torch.randn(len(rows), columns, 4, generator=g)
-    logits = made_up["logits"][rows]
+    logits = torch.cat([image["logits"] for image in parts])[rows]
     if site == "rpn":
         logits[:, 0] = 0
-    return matched, rows, weights, *(t.to(dtype).requires_grad_() for t in (logits, deltas))
+    return found, rows, weights, *(t.to(dtype).requires_grad_() for t in (logits, deltas))
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"),
-    [(case, torch.float32) for case in CASES]
-    + [("mixed", torch.bfloat16), ("mixed", torch.float16)],
-)
-@pytest.mark.parametrize(("group", "site", "name"), OPTIONS)
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(("group", "site", "name", "values"), CHOICES)
 def test_terms_and_gradients_are_finite(
-    group: str, site: str, name: str, case: str, dtype: torch.dtype
+    group: str, site: str, name: str, values: str, agnostic: bool
 ) -> None:
-    loss = made(group, site, name)
-    for agnostic in (False, True):
-        arguments = kept(site, case, dtype, agnostic)
-        here = site_with(site, **{"class_loss" if group == "loss" else group: loss})
+    here = site_of(group, site, made(group, site, name, values))
+    for case in CASES:
+        arguments = kept(site, case, agnostic=agnostic)
         terms = torch.stack(here.losses(*arguments))
-        assert terms.dtype == torch.float32 and terms.isfinite().all() and (terms >= 0).all()
+        assert terms.isfinite().all() and (terms >= 0).all(), case
         terms.sum().backward()
-        assert all(tensor.grad.isfinite().all() for tensor in arguments[3:])
-        matched, rows, *_, logits, deltas = (t.detach() if isinstance(t, Tensor) else t
-                                             for t in arguments)  # fmt: skip
-        shown = here.prediction(matched, rows, logits.float(), deltas.float())
-        assert shown.loss.isfinite().all() and shown.loss.shape == rows.shape
+        assert all(tensor.grad.isfinite().all() for tensor in arguments[3:]), case
+        found, rows, *_, logits, deltas = arguments
+        shown = here.prediction(found, rows, logits.detach(), deltas.detach())
+        assert shown.loss.isfinite().all() and shown.loss.shape == rows.shape, case
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("group", "site", "name"), OPTIONS)
-def test_values_are_unreduced_and_the_normalizer_is_above_zero(
-    group: str, site: str, name: str, case: str
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("group", "site", "name", "values"), CHOICES)
+def test_half_precision_is_computed_in_float32(
+    group: str, site: str, name: str, values: str, dtype: torch.dtype
 ) -> None:
-    loss = made(group, site, name)
-    samples = site_with(site)._samples(*kept(site, case))
-    values = loss(samples)
-    assert values.shape == (samples.labels if group == "loss" else samples.positive).shape
-    assert (values >= 0).all()
-    assert float(loss.normalizer(samples)) > 0
-    assert float(build(nodes()[group, site, name] | {"per": 7.0}).normalizer(samples)) == 7
+    half = kept(site, "two images", dtype)
+    wide = *half[:3], *(tensor.detach().float().requires_grad_() for tensor in half[3:])
+    first, second = (site_of(group, site, made(group, site, name, values)) for _ in range(2))
+    expected = torch.stack(first.losses(*wide))
+    with torch.autocast("cpu", dtype):
+        terms = torch.stack(second.losses(*half))
+    assert terms.dtype == torch.float32
+    assert terms.equal(expected)
+    terms.sum().backward()
+    expected.sum().backward()
+    for found, full in zip(half[3:], wide[3:], strict=True):
+        assert found.grad.equal(full.grad.to(dtype))
 
 
-@pytest.mark.parametrize(("group", "site", "name"), [o for o in OPTIONS if o[0] == "loss"])
-def test_scores_are_shares_and_follow_the_logits(group: str, site: str, name: str) -> None:
-    loss = made(group, site, name)
+@pytest.mark.parametrize(("group", "site", "name", "values"), CHOICES)
+def test_what_is_not_a_number_shows(group: str, site: str, name: str, values: str) -> None:
+    """In the term, so that the step is refused; and what a loss has learned stays a number."""
+    loss, arguments = made(group, site, name, values), kept(site, "two images")
+    positive = torch.where(arguments[0].labels[arguments[1]] > 0)[0][0]
+    term = ("loss", "box_loss").index(group)
+    with torch.no_grad():
+        arguments[3 + term][positive] = float("nan")  # its logits or its deltas
+    assert site_of(group, site, loss).losses(*arguments)[term].isnan()
+    state = loss.state_dict().values() if hasattr(loss, "state_dict") else ()
+    assert all(tensor.isfinite().all() for tensor in state)
+
+
+@pytest.mark.parametrize(("group", "site", "name", "values"), CHOICES)
+def test_values_are_unreduced_and_the_normalizer_is_above_zero(
+    group: str, site: str, name: str, values: str
+) -> None:
+    loss, constant = (made(group, site, name, values, **more) for more in ({}, {"per": 7.0}))
+    for case in CASES:
+        samples = site_with(site)._samples(*kept(site, case))
+        found = loss(samples)
+        like = samples.labels if group == "loss" else samples.positive
+        assert found.shape == like.shape and (found >= 0).all(), case
+        assert float(loss.normalizer(samples)) > 0, case
+        assert float(constant.normalizer(samples)) == 7
+
+
+@pytest.mark.parametrize(("group", "site", "name", "values"), CHOICES)
+def test_the_order_of_the_samples_does_not_matter(
+    group: str, site: str, name: str, values: str
+) -> None:
+    found, *tensors = kept(site, "two images")
+    order = torch.randperm(len(tensors[0]))
+    here = site_with(site)
+    before = here._samples(found, *tensors)
+    after = here._samples(found, *(tensor[order] for tensor in tensors))
+    value, mixed = (made(group, site, name, values)(given) for given in (before, after))
+    if group == "box_loss":
+        order = torch.searchsorted(before.positive, order[after.positive])
+    torch.testing.assert_close(mixed, value[order])
+
+
+@pytest.mark.parametrize(("group", "site", "name", "values"), CLASS)
+def test_scores_are_shares_and_follow_the_logits(
+    group: str, site: str, name: str, values: str
+) -> None:
+    loss = made(group, site, name, values)
     logits = torch.tensor([[0.0, 0, 0, 0], [5, -5, 1, 2], [-3, 80, -80, 0], [0, -9, -9, -9]])
     for given in (logits, logits.bfloat16(), logits.half()):
         scores = loss.scores(given[:, : COLUMNS[site]])
@@ -140,16 +229,19 @@ def test_scores_are_shares_and_follow_the_logits(group: str, site: str, name: st
     assert torch.equal(scores[:, 1:].argsort(dim=1, stable=True), order)
 
 
-@pytest.mark.parametrize(("group", "site", "name"), OPTIONS)
-def test_gradients_are_those_of_the_values(group: str, site: str, name: str) -> None:
+# In its base's place CARL has a scale that is a constant by definition, whatever it depends on.
+@pytest.mark.parametrize(
+    ("group", "site", "name", "values"), [o for o in CHOICES if "added=false" not in o[3]]
+)
+def test_gradients_are_those_of_the_values(group: str, site: str, name: str, values: str) -> None:
     """In float64, against finite differences; the examples of GHM stay in their bins."""
-    loss, here = made(group, site, name), site_with(site)
-    matched, rows, weights, logits, deltas = kept(site, "mixed", torch.float64, agnostic=True)
+    loss, here = made(group, site, name, values), site_with(site)
+    found, rows, weights, logits, deltas = kept(site, "one image", torch.float64, agnostic=True)
     for key in ("boxes", "gt_boxes"):
-        setattr(matched, key, getattr(matched, key).double())
+        setattr(found, key, getattr(found, key).double())
 
     def total(logits: Tensor, deltas: Tensor) -> Tensor:
-        values = loss(here._samples(matched, rows, weights, logits, deltas))
+        values = loss(here._samples(found, rows, weights, logits, deltas))
         assert values.dtype == torch.float64
         return values.sum() + 0 * (logits.sum() + deltas.sum())
 
@@ -157,12 +249,12 @@ def test_gradients_are_those_of_the_values(group: str, site: str, name: str) -> 
 
 
 @pytest.mark.parametrize("per", ["sample", "guided"])
-@pytest.mark.parametrize(("group", "site", "name"), [o for o in OPTIONS if o[0] == "loss"])
+@pytest.mark.parametrize(("group", "site", "name", "values"), CLASS)
 def test_every_class_loss_can_be_guided_by_the_box_loss(
-    group: str, site: str, name: str, per: str
+    group: str, site: str, name: str, values: str, per: str
 ) -> None:
-    loss = made(group, site, name, per=per, guided_scale=3.0)
-    class_term, box_term = site_with(site, class_loss=loss).losses(*kept(site, "mixed"))
+    loss = made(group, site, name, values, per=per, guided_scale=3.0)
+    class_term, box_term = site_of(group, site, loss).losses(*kept(site, "two images"))
     guided = class_term.item() == pytest.approx(3 * box_term.item(), rel=1e-5)
     assert guided == (per == "guided")
 
