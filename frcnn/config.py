@@ -23,7 +23,7 @@ from frcnn.cluster import place
 from frcnn.errors import ConfigError, UserError
 from frcnn.files import locked
 from frcnn.rules import check_order, check_value
-from frcnn.signals import stopping
+from frcnn.signals import held, stopping
 from frcnn.status import recorded
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,9 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
                 if has_folder:
                     around.enter_context(locked(folder))
                     around.enter_context(recorded(folder, settings.overrides.task))
-                return task(checked(name, config, choices), choices, folder)
+                with held():  # Hydra makes an error of its own of a signal
+                    plain = checked(name, config, choices)
+                return task(plain, choices, folder)
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
             if settings.mode == RunMode.MULTIRUN:

@@ -28,10 +28,12 @@ from tiny import (
 )
 from torch.utils.data import get_worker_info
 
+import frcnn.config
 import frcnn.run
 from frcnn import checkpoint, train
 from frcnn.data import DetectionDataset
 from frcnn.engine import Engine
+from frcnn.errors import ConfigError
 
 # Two epochs of three steps; a log line every second.
 LINE = [*SMALL, "data.train_images=6", "data.val_images=2", "trainer.log_every=2"]
@@ -164,6 +166,23 @@ def test_a_second_signal_while_the_first_one_s_checkpoint_is_written_leaves(
     assert finished == [1]
     assert last(tmp_path)["step"] == 0 and status(tmp_path) == "INTERRUPTED"
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
+
+
+def test_a_signal_while_the_configuration_is_checked_is_a_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = frcnn.config.checked
+
+    def checked(*arguments: Any) -> Any:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit as stop:  # as OmegaConf does where it takes back a flag
+            raise ConfigError("a flag") from stop
+        return real(*arguments)
+
+    monkeypatch.setattr(frcnn.config, "checked", checked)
+    assert call(train.main, *SMALL, f"hydra.run.dir={tmp_path}") == 143
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "INTERRUPTED"
 
 
 @pytest.mark.slow
