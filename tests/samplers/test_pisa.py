@@ -174,6 +174,21 @@ def test_what_fills_up_weighs_as_the_last_ranked() -> None:
     assert weights.tolist() == pytest.approx([x * 5 / 3.2 for x in (1, 0.6, 0.8, 0.4, 0.4)])
 
 
+def test_a_score_at_the_threshold_only_fills_up() -> None:
+    # Scores of exactly 1/2, 1/2 and more, all of a cluster of their own: one is ranked and the
+    # others weigh as much as the last ranked one, which it is.
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    boxes, ones = torch.tensor([overlapping(1, FAR * i) for i in range(3)]), torch.ones(3)
+    candidates = replace(
+        scene([0] * 3, boxes.tolist()),
+        predict=lambda rows: Prediction(logits[rows], boxes[rows], ones[rows]),
+    )
+    assert PISA(3, 0.5, score_threshold=0.5)(candidates).tolist() == [1, 1, 1]
+    # Ranked they are 1, 2/3 and 1/3, and sqrt(2/3) and sqrt(1/3) times that scale.
+    least, middle, most = sorted(PISA(3, 0.5, score_threshold=0.4)(candidates).tolist())
+    assert (middle / most, least / most) == pytest.approx(((2 / 3) ** 0.5, (1 / 3) ** 0.5))
+
+
 def test_the_square_root_of_the_released_code() -> None:
     weights = PISA(2, 0.5)(scene([0] * 5, NEGATIVES, SCORES))
     # 0 and 2, u = 1 and 3/4, gamma 1/2.
