@@ -72,9 +72,9 @@ def test_giou_pulls_a_box_towards_its_object_even_from_afar() -> None:
 # first), and an error in x, of which L1 is the size. p of the positives is 1/8, 2/8, .. 6/8.
 ROWS = [
     (1, [6, 1, 1], 1.0),
-    (2, [5, 1, 2], -2.0),
+    (2, [1, 5, 2], -2.0),
     (0, [4, 2, 2], None),
-    (1, [3, 3, 2], 0.5),
+    (1, [1, 3, 4], 0.5),
     (2, [2, 2, 4], 4.0),
     (1, [2, 5, 1], 0.0),
     (0, [6, 1, 1], None),

@@ -155,6 +155,13 @@ def test_certain_answers_have_finite_gradients(loss) -> None:
     assert gradient(loss, logits[:1], [1])[0, 1].abs() < 1e-6
 
 
+def test_sigmoid_scores_by_hand() -> None:
+    # Each class by itself, and background what the likeliest leaves; column 0 is not read.
+    logits = torch.tensor([[9.0, 0.0, math.log(3)], [-9.0, -math.log(3), -math.log(9)]])
+    expected = torch.tensor([[1 / 4, 1 / 2, 3 / 4], [3 / 4, 1 / 4, 1 / 10]])
+    torch.testing.assert_close(sigmoid_scores(logits), expected)
+
+
 def test_untrained_heads_give_the_prior() -> None:
     assert sigmoid_scores(sigmoid_bias(0.01, 4)[None])[0, 1:].tolist() == pytest.approx([0.01] * 3)
     softmax = softmax_bias(0.1, 4).softmax(0)

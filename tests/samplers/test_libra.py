@@ -77,9 +77,9 @@ def test_edges_as_released_leave_the_last_bin_empty() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_largest_overlap_is_that_of_the_image(seed: int) -> None:
     # Beside an image with an IoU of 1 one whose largest is 0.45: bins [0, .15), [.15, .3),
-    # [.3, .45] with 20, 5 and 4 negatives, 3 of each.
-    ious = torch.tensor([*IOUS[:-1], 1.0, *IOUS[:-1], 0.45])
-    plain = worked([*[0] * 28, 1, *[0] * 29], [0.0] * 58, image=[0] * 29 + [1] * 29)
+    # [.3, .45] with 20, 5 and 3 negatives, 3 of each; the largest is one of them.
+    ious = torch.tensor([*IOUS[:-1], 1.0, *IOUS[:-2], 0.45])
+    plain = worked([*[0] * 28, 1, *[0] * 28], [0.0] * 57, image=[0] * 29 + [1] * 28)
     generators = [torch.Generator().manual_seed(seed + image) for image in range(2)]
     both = replace(plain, ious=ious, generators=generators, sizes=())
     weights = IoUBalanced(9, 0.0, negative_iou=0.5, edges="max_overlap")(both)
