@@ -82,5 +82,6 @@ def classes(names: Sequence[str], numbers: Sequence[int]) -> Figure:
     axes.barh([names[row] for row in order], [numbers[row] for row in order], color=BLUE)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.set_xlim(left=1)  # else it begins at the rarest class, which then looks empty
     named(axes, f"{sum(numbers):,} objects", "objects of the class")
     return figure
