@@ -12,6 +12,7 @@ import pytest
 from tiny import SMALL, lines
 
 from frcnn import checkpoint
+from frcnn.validation import load_detections
 
 ROOT = Path(__file__).parents[1]
 FEW = [*SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.log_every=1", "optimizer.lr=0.001"]
@@ -66,9 +67,13 @@ def test_a_run_of_two_processes_that_is_stopped_goes_on(tmp_path: Path) -> None:
 
 def test_a_sweep_of_two_processes_each(tmp_path: Path) -> None:
     few = ("trainer.devices=2", "trainer.epochs=1", "hydra.sweep.subdir=${hydra.job.num}")
-    ended(started(f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1", "-m"))
-    assert [status(tmp_path / job) for job in "01"] == ["COMPLETED"] * 2
-    assert [steps(tmp_path / job) for job in "01"] == [[1, 2, 3]] * 2
+    for outcome in ("2 new", "2 finished before"):
+        said = ended(started(f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1", "-m"))
+        assert outcome in said
+        assert [status(tmp_path / job) for job in "01"] == ["COMPLETED"] * 2
+        assert [steps(tmp_path / job) for job in "01"] == [[1, 2, 3]] * 2
+    found = load_detections(tmp_path / "0/detections.npz")
+    assert [image["image_id"] for image in found] == [0, 1, 2, 3]  # of both processes
 
 
 def test_torchruns_processes_are_one_run(tmp_path: Path) -> None:
