@@ -19,7 +19,7 @@ train: $(READY) ## train on the embedded shapes with OHEM, a few minutes on two 
 	$(PY) -m frcnn.train experiment=quick sampler=ohem
 
 sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes, to runs/sweep
-	$(PY) -m frcnn.train -m experiment=quick sampler=random,ohem seed=0,1 run_name=sweep
+	$(PY) -m frcnn.train -m sweep=quick
 
 report: $(READY) ## compare the runs of `make sweep`: runs/sweep/report/report.html
 	$(PY) -m experiments.report runs/sweep

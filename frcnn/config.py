@@ -25,6 +25,7 @@ from frcnn.files import locked
 from frcnn.rules import check_order, check_value
 from frcnn.signals import held, stopping
 from frcnn.status import recorded
+from frcnn.sweeps import summed_up
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages run over many lines
     logging.raiseExceptions = False  # where the log cannot be written, the run's files say so
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
+        with summed_up():
+            hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
         if failure:
             raise failure[0]
     except KeyboardInterrupt:
@@ -170,6 +172,9 @@ def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
 def one_line(name: str, error: Exception) -> str:
     """Any error of Hydra's, OmegaConf's or ours as one line that names the key."""
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
+    plugin = re.search(r"Could not \w+ 'hydra/(?:launcher|sweeper)/(joblib|submitit|optuna)", text)
+    if plugin:
+        return f"{text.rstrip('.')}: pip install -e '.[{plugin[1]}]'"
     override = re.match(r"Could not override '(.+?)'\. To append", text)
     if override is None:
         return text

@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,21 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
             "run_name, or resume=never to train anew"
         )
     return Resumed(saved, own=path.resolve() == last.resolve())
+
+
+def finished(
+    resumed: Resumed | None, config: dict[str, Any], folder: Path
+) -> dict[str, Any] | None:
+    """The summary of the folder's run, where the same command has made it; None if more is to do.
+
+    A run has its summary from its end until it goes on.
+    """
+    summary = folder / "summary.json"
+    if resumed is None or not resumed.own or not summary.exists():
+        return None
+    before = resumed.saved["config"]
+    same = all(before[key] == config[key] for key in ("trainer", "evaluation"))
+    return json.loads(summary.read_text()) if same else None
 
 
 def _began_with(last: Path, wanted: str) -> bool:

@@ -21,12 +21,15 @@ from frcnn.engine import Engine, Options
 from frcnn.environment import record_environment
 from frcnn.evaluation import evaluate, format_table
 from frcnn.files import write_text
-from frcnn.resume import Resumed, checkpoint_to_resume
+from frcnn.resume import Resumed, checkpoint_to_resume, finished
 from frcnn.signals import Stop, held
 from frcnn.tracking import Silent, Tracker
-from frcnn.validation import Detections, detect, in_order, validation_loader
+from frcnn.validation import Detections, detect, in_order, save_detections, validation_loader
 
 log = logging.getLogger(__name__)
+
+# Of the validation images: detections (the first process has them), losses, metrics.
+Found = tuple[Detections, dict[str, float], dict[str, Any]]
 
 
 def run(
@@ -83,10 +86,14 @@ class Run:
         return found
 
     def go(self) -> float | None:
-        """Train to the end, from a checkpoint if there is one."""
-        self._log_start()
+        """Train to the end, from a checkpoint if there is one, unless that has been done."""
         resumed = checkpoint_to_resume(self.config, self.folder)
-        self.processes.of_first(None)  # all have read it before the first one writes another
+        # This also waits until all have read it, before the first one writes another.
+        before = self.processes.of_first(finished(resumed, self.config, self.folder))
+        if before is not None:
+            log.info("finished before: %s, %s", self.folder.name, _short(before))
+            return before["best"]["AP"]
+        self._log_start()
         state = resumed.saved["tracker"] if resumed and resumed.own else None
         tracker = self._tracker(state)
         batches = AspectGroupedBatches(
@@ -103,6 +110,7 @@ class Run:
         if self.processes.first:
             backend = self.config["evaluation"]["backend"]
             record_environment(self.folder, self.device, engine.step if state else 0, backend)
+            (self.folder / "summary.json").unlink(missing_ok=True)  # only a finished run has one
         self._saved = time.perf_counter()
         self._began = self._saved - self.seconds
         if state is None:
@@ -154,12 +162,12 @@ class Run:
         )
         try:
             with dead_workers_named(loader, val_loader):
-                metrics = self._epochs(engine, batches, loader, val_loader, tracker)
+                found = self._epochs(engine, batches, loader, val_loader, tracker)
         except Stop:
             self._write_last(engine, tracker)  # a second signal does not wait for it
             log.info("stopped after step %d; the same command goes on from there", engine.step)
             raise
-        self._finish(engine, val_loader, tracker, metrics)
+        self._finish(engine, val_loader, tracker, found)
 
     def _epochs(
         self,
@@ -168,20 +176,20 @@ class Run:
         loader: DataLoader,
         val_loader: DataLoader,
         tracker: Tracker,
-    ) -> dict[str, Any]:
-        """Train and validate to the end; the last validation's metrics, if there was one."""
+    ) -> Found | None:
+        """Train and validate to the end; what the last validation found, if there was one."""
         seconds = 60 * self.config["trainer"]["checkpoint_minutes"]
 
         def save_in_time() -> None:
             if time.perf_counter() - self._saved >= seconds:
                 self._save_last(engine, tracker)
 
-        metrics: dict[str, Any] = {}
+        found: Found | None = None
         while True:
             if self._validation_due(engine):  # also one that the run was stopped in
-                metrics = self._validate(engine, val_loader, tracker)
+                found = self._validate(engine, val_loader, tracker)
             if engine.step >= engine.total_steps or self._out_of_patience():
-                return metrics
+                return found
             engine.epoch(loader, batches, engine.step // self.steps_per_epoch, save_in_time)
 
     def _validation_due(self, engine: Engine) -> bool:
@@ -197,8 +205,8 @@ class Run:
             log.info("no better AP in %d validations: stopping", self.since_best)
         return out
 
-    def _validate(self, engine: Engine, loader: DataLoader, tracker: Tracker) -> dict[str, Any]:
-        detections, losses, metrics = self._detect(loader)
+    def _validate(self, engine: Engine, loader: DataLoader, tracker: Tracker) -> Found:
+        found = detections, losses, metrics = self._detect(loader)
         pictures = self._pictures(detections)
         epoch = -(-engine.step // self.steps_per_epoch)
         with held():  # the records, best.pt and what last.pt says of them go together
@@ -207,7 +215,7 @@ class Run:
             tracker.summary({f"best/{k}": v for k, v in self.best.items()})
             self.validated = engine.step
         self._save_last(engine, tracker)
-        return metrics
+        return found
 
     def _record(
         self,
@@ -235,7 +243,7 @@ class Run:
             if self.processes.first:
                 checkpoint.save(self._checkpoint("best"), self._weights(engine))
 
-    def _detect(self, loader: DataLoader) -> tuple[Detections, dict[str, float], dict[str, Any]]:
+    def _detect(self, loader: DataLoader) -> Found:
         """Detections (to the first process), losses and metrics on the validation set."""
         own, losses = detect(self.detector, loader, self.device, self.dtype, self.processes)
         detections = in_order(self.processes.gather_objects(own))
@@ -252,13 +260,15 @@ class Run:
         return [(to_pil_image(image), target, found) for (image, target), found in samples]
 
     def _finish(
-        self, engine: Engine, loader: DataLoader, tracker: Tracker, metrics: dict[str, Any]
+        self, engine: Engine, loader: DataLoader, tracker: Tracker, found: Found | None
     ) -> None:
-        if not metrics:  # resumed when all was done: the numbers are those of the weights
+        if found is None:  # resumed when all was done: the numbers are those of the weights
             with dead_workers_named(loader):
-                metrics = self._detect(loader)[2]
+                found = self._detect(loader)
         if not self.processes.first:
             return
+        detections, _, metrics = found
+        save_detections(self.folder / "detections.npz", detections)
         summary = {
             **metrics,
             "best": self.best,

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -14,10 +16,12 @@ from frcnn.data import DetectionDataset, make_loader
 from frcnn.device import autocast
 from frcnn.distributed import Alone
 from frcnn.engine import nothing
+from frcnn.files import replacing
 from frcnn.model import Detector
 from samplers import Random
 
 Detections = list[dict[str, Any]]
+ARRAYS = ("boxes", "scores", "labels")
 
 
 def validation_loader(
@@ -73,6 +77,32 @@ def detect(
 def in_order(parts: list[Detections]) -> Detections:
     """The detections of all processes as those of one."""
     return sorted(chain(*parts), key=lambda found: found["image_id"])
+
+
+def save_detections(path: Path, detections: Detections) -> None:
+    """Write a detection dict an image as arrays, for ``load_detections``.
+
+    ``image_id`` [N], ``count`` [N] detections an image, and those of all images in their order:
+    ``boxes`` [K, 4] float32 xyxy in pixels of the original image, ``scores`` [K] float32 and
+    ``labels`` [K] int64, 1..C.
+    """
+    ids = [found["image_id"] for found in detections]
+    counts = [len(found["scores"]) for found in detections]
+    boxes, scores, labels = (torch.cat([found[key] for found in detections]) for key in ARRAYS)
+    with replacing(path) as file:
+        arrays = {"boxes": boxes.float(), "scores": scores.float(), "labels": labels}
+        np.savez(file, image_id=ids, count=counts, **arrays)
+
+
+def load_detections(path: Path) -> Detections:
+    """The detections of ``save_detections``, as ``detect`` returns them."""
+    with np.load(path) as stored:
+        ids, counts = stored["image_id"].tolist(), stored["count"].tolist()
+        parts = [torch.from_numpy(stored[key]).split(counts) for key in ARRAYS]
+    return [
+        {"image_id": image, **dict(zip(ARRAYS, part, strict=True))}
+        for image, *part in zip(ids, *parts, strict=True)
+    ]
 
 
 @contextmanager

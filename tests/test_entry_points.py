@@ -18,10 +18,13 @@ from tiny import SMALL, call, command_line, lines, small_network
 from experiments.report.runs import read
 from experiments.report.study import study
 from frcnn import check_data, checkpoint, evaluate, predict, train
+from frcnn.assemble import dataset
 from frcnn.config import CONF
 from frcnn.data import shapes
 from frcnn.engine import Engine
+from frcnn.evaluation import evaluate as figures
 from frcnn.predict import find_images
+from frcnn.validation import load_detections
 
 ROOT = Path(CONF).parent
 # A third of the training set, so that a run takes a fraction of a second.
@@ -58,7 +61,7 @@ def test_train_leaves_a_whole_folder(trained: Path) -> None:
     assert files == {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "train.log",
         "metrics.jsonl", "summary.json", "status.json", "checkpoints/last.pt",
-        "checkpoints/best.pt", "environment.json", ".lock",
+        "checkpoints/best.pt", "environment.json", "detections.npz", ".lock",
     }  # fmt: skip
     assert status(trained)["status"] == "COMPLETED" and status(trained)["error"] is None
     assert "optimizer.lr=0.01" in status(trained)["overrides"]
@@ -156,7 +159,8 @@ def test_a_job_that_fails_leaves_its_word_and_the_others_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(train.main, *SWEEP, "trainer.max_steps=-1,1") == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out.endswith("runs in sweep: 0 finished before, 0 resumed, 2 new, 2 failed\n")
     assert error.splitlines()[-1].startswith("error: trainer.max_steps: expected an integer")
     assert error.count("job failed: trainer.max_steps: expected") == 2
     jobs = sorted(job for job in (folder / "sweep").iterdir() if job.is_dir())
@@ -195,6 +199,13 @@ def test_evaluate_finds_what_training_found(
     assert {row["image_id"] for row in results} <= set(range(4))
     assert {row["category_id"] for row in results} <= {"circle", "square", "triangle"}
     assert set(os.listdir(folder)) == {"out"}  # and nothing else where the command was called
+
+
+def test_the_detections_of_a_run_give_its_figures(trained: Path, stored: dict[str, Any]) -> None:
+    data = dataset(checkpoint.load(trained / "checkpoints/last.pt")["config"]["data"], "val")
+    detections = load_detections(trained / "detections.npz")
+    found = figures(data.ground_truth(), detections, data.class_names, "pycocotools")
+    assert found["AP"] > 0 and found == {key: stored[key] for key in found}
 
 
 def test_evaluate_on_the_training_split_and_beside_the_checkpoint(

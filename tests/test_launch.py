@@ -16,6 +16,7 @@ from tiny import SMALL, lines, the_same
 
 from frcnn import checkpoint
 from frcnn.data import AspectGroupedBatches
+from frcnn.validation import load_detections
 
 ROOT = Path(__file__).parents[1]
 FEW = [*SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.log_every=1", "optimizer.lr=0.001"]
@@ -122,9 +123,13 @@ def test_two_processes_that_are_killed_go_on_exactly(straight: Path, tmp_path: P
 
 def test_a_sweep_of_two_processes_each(tmp_path: Path) -> None:
     few = (TWO, "trainer.epochs=1", "hydra.sweep.subdir=${hydra.job.num}")
-    ended(started(f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1", "-m"))
-    assert [status(tmp_path / job) for job in "01"] == ["COMPLETED"] * 2
-    assert [steps(tmp_path / job) for job in "01"] == [[1, 2, 3]] * 2
+    for outcome in ("2 new", "2 finished before"):
+        said = ended(started(f"hydra.sweep.dir={tmp_path}", *few, "seed=0,1", "-m"))
+        assert outcome in said
+        assert [status(tmp_path / job) for job in "01"] == ["COMPLETED"] * 2
+        assert [steps(tmp_path / job) for job in "01"] == [[1, 2, 3]] * 2
+    found = load_detections(tmp_path / "0/detections.npz")
+    assert [image["image_id"] for image in found] == [0, 1, 2, 3]  # of both processes
 
 
 def test_torchruns_processes_are_one_run(tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ from frcnn.engine import Engine
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
 from frcnn.run import Run, run
-from frcnn.validation import baseline_samplers, detect, validation_loader
+from frcnn.validation import (
+    baseline_samplers,
+    detect,
+    load_detections,
+    save_detections,
+    validation_loader,
+)
 from samplers import OHEM, Random
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -187,12 +193,32 @@ def test_resume_from_elsewhere_and_not_at_all(
     assert [r["step"] for r in lines(anew) if "train/loss" in r] == list(range(1, 7))
 
 
-def test_a_finished_run_started_again_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_finished_run_started_again_stays_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = trained(tmp_path, "trainer.epochs=1")
     before = weights(first), lines(first), json.loads((first / "summary.json").read_text())
-    trained(tmp_path, "trainer.epochs=1")
+    with caplog.at_level("INFO"):
+        trained(tmp_path, "trainer.epochs=1")
+    assert f"finished before: {tmp_path.name}, AP" in caplog.text
     assert same(weights(first), before[0]) and lines(first) == before[1]
     assert json.loads((first / "summary.json").read_text()) == before[2]
+
+
+def test_a_run_that_goes_on_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = trained(tmp_path, "trainer.epochs=1")
+    before = (first / "summary.json").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(Engine, "train_step", None)
+        trained(tmp_path, "trainer.epochs=2")
+    assert not (first / "summary.json").exists()
+    with caplog.at_level("INFO"):
+        trained(tmp_path, "trainer.epochs=1")  # as it was, from last.pt
+    assert "finished before" not in caplog.text
+    found, expected = json.loads((first / "summary.json").read_text()), json.loads(before)
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
 
 
 @pytest.mark.parametrize(
@@ -379,3 +405,21 @@ def test_a_compiled_run_learns_the_same(whole: Path, tmp_path: Path) -> None:
     for ours, eager in zip(lines(folder), lines(whole), strict=False):
         if "train/loss" in ours:
             assert ours["train/loss"] == pytest.approx(eager["train/loss"], rel=1e-3)
+
+
+def test_detections_come_back_as_they_were(tmp_path: Path) -> None:
+    detections = [
+        {
+            "image_id": image,
+            "boxes": torch.rand(count, 4) * 60,
+            "scores": torch.rand(count),
+            "labels": torch.arange(1, count + 1),
+        }
+        for image, count in ((3, 2), (8, 0), (9, 1))
+    ]
+    save_detections(tmp_path / "detections.npz", detections)
+    found = load_detections(tmp_path / "detections.npz")
+    assert [row["image_id"] for row in found] == [3, 8, 9]
+    for row, expected in zip(found, detections, strict=True):
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(row[key], expected[key]) and row[key].dtype == expected[key].dtype

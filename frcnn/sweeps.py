@@ -1,0 +1,80 @@
+"""What becomes of the runs of a sweep, whichever launcher starts them: one line at its end."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from frcnn.files import write_text
+
+log = logging.getLogger(__name__)
+
+OUTCOMES = ("finished before", "resumed", "new", "failed")
+NOTE = ".outcome"  # a file of each job's folder
+
+
+class Sweep(Callback):
+    """Notes in the folder of each job what became of it.
+
+    Jobs may run in other processes and on other machines, where Hydra calls a copy of this object.
+    """
+
+    folder: ClassVar[Path | None] = None  # in the process that was told to sweep
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget the notes of the time before."""
+        Sweep.folder = Path(config.hydra.sweep.dir)
+        for note in Sweep.folder.rglob(NOTE):
+            note.unlink()
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """A job that is killed or interrupted stays unfinished."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            _note(config, "unfinished")
+            self.starts = _starts(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """A run that began has said so in ``environment.json``, and after which step."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            starts = _starts(config)
+            if job_return.status != JobStatus.COMPLETED:
+                _note(config, "failed")
+            elif starts == self.starts:
+                _note(config, "finished before")
+            else:
+                _note(config, "resumed" if starts[-1]["step"] else "new")
+
+
+@contextmanager
+def summed_up() -> Iterator[None]:
+    """Log at the block's end what became of the jobs of the sweep in it, if there was one.
+
+    Not ``on_multirun_end``: Hydra does not call it where a job failed.
+    """
+    Sweep.folder = None
+    try:
+        yield
+    finally:
+        notes = Sweep.folder.rglob(NOTE) if Sweep.folder else ()
+        counts = Counter(note.read_text() for note in notes)
+        if counts:
+            more = [name for name in counts if name not in OUTCOMES]
+            text = ", ".join(f"{counts[name]} {name}" for name in (*OUTCOMES, *more))
+            log.info("runs in %s: %s", Sweep.folder, text)
+
+
+def _note(config: DictConfig, outcome: str) -> None:
+    write_text(Path(config.hydra.runtime.output_dir) / NOTE, outcome)
+
+
+def _starts(config: DictConfig) -> list[dict[str, Any]]:
+    file = Path(config.hydra.runtime.output_dir) / "environment.json"
+    return json.loads(file.read_text()) if file.exists() else []
