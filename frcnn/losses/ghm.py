@@ -153,7 +153,8 @@ class GHMR(Divided):
         mu: errors below it are squared, above it absolute; > 0.
         num_bins, momentum, nonempty_bins: see ``GradientDensity``; momentum 0.7 is released, 0.5
             the paper's by its author (libuyu/GHM_Detection#6).
-        weight: factor, > 0; the paper has none, released code 10.
+        weight: factor, > 0; the paper has none, released code 10. Errors far above mu share
+            the last bin: where it holds nearly all, their gradient is 1 / M of L1's without it.
         per: as for ``SmoothL1``; the paper divides by "positive"s.
 
     Raises:

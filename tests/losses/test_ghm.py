@@ -92,6 +92,13 @@ def test_the_gradient_of_ghm_r_is_beta_times_the_norm() -> None:
     torch.testing.assert_close(deltas.grad, d / (d**2 + 0.02**2).sqrt() / 4)
 
 
+def test_far_above_mu_the_factor_of_m_gives_l1s_gradient() -> None:
+    deltas = torch.tensor([[1.0, -2, 3, -1], [2, 5, -1, 1]], requires_grad=True)
+    given = samples(torch.zeros(2, 2), [1, 1], deltas)
+    GHMR(0.02, num_bins=10, weight=10)(given).sum().backward()
+    torch.testing.assert_close(deltas.grad, deltas.detach().sign() / 4, atol=1e-3, rtol=0)
+
+
 def test_on_a_flat_distribution_it_is_the_plain_loss() -> None:
     # Norms 1/20, 3/20, .. 19/20: as many in each of ten, five or two bins.
     p = torch.arange(0.05, 1, 0.1, dtype=torch.float64)
