@@ -132,7 +132,8 @@ def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[s
     Raises:
         ConfigError: naming the key, and what is allowed.
     """
-    groups = [f"{k}={v}" for k, v in choices.items() if k not in RECIPES]
+    recipes = {*RECIPES, *_appended()}
+    groups = [f"{k}={v}" for k, v in choices.items() if k not in recipes]
     reference = OmegaConf.to_container(hydra.compose(name, groups), resolve=False)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -142,6 +143,12 @@ def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[s
     if "model" in plain:
         check_order(plain["model"])
     return plain
+
+
+def _appended() -> set[str]:
+    """Groups of the user's own folders (``--config-dir``), as in ``+method=ohem``."""
+    task = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return {text[1:].partition("=")[0] for text in task if text.startswith("+")}
 
 
 def _check_node(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from experiments.report.statistics import (
     ALPHA,
     Difference,
     Spread,
+    in_blocks,
     paired,
     power,
     seeds_needed,
@@ -30,7 +31,7 @@ def by_seed(*values: float) -> dict[int, float]:
 
 def with_p(p: float, n: int = 4) -> Difference:
     """A difference whose paired t test has this p."""
-    return Difference(Spread(t.isf(p / 2, n - 1) / math.sqrt(n), 1.0, n), p)
+    return Difference(Spread(t.isf(p / 2, n - 1) / math.sqrt(n), 1.0, n), p, n - 1)
 
 
 def test_spread_by_hand() -> None:
@@ -118,7 +119,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_a_method_with_one_seed_takes_nothing_from_the_others() -> None:
-    untested = Difference(Spread(1.0, None, 1), None)
+    untested = Difference(Spread(1.0, None, 1), None, 0)
     alone = verdicts({"a": with_p(0.04)})["a"]
     assert verdicts({"a": with_p(0.04), "one": untested})["a"] == alone
     assert alone.told_apart and alone.level == 0.95
@@ -160,3 +161,47 @@ def test_power_is_what_simulated_studies_find() -> None:
 
 def test_runs_without_spread_take_two_seeds() -> None:
     assert seeds_needed(0.5, 0.0) == seeds_needed(0.5, 1e-12) == 2
+
+
+def test_blocks_by_hand() -> None:
+    # Errors around the means of methods and seeds: a (-1, 0, 1) / 2, b the same negated, so their
+    # squares sum to 1 with (2 - 1) (3 - 1) = 2 degrees of freedom. A difference has twice a
+    # value's variance: 2 * 1 / 2.
+    values = {"a": by_seed(10.0, 20.0, 30.0), "b": by_seed(11.0, 20.0, 29.0)}
+    found = in_blocks({"x": values}, "a")["x", "b"]
+    assert found.spread == Spread(0.0, pytest.approx(1.0), 3)
+    assert (found.freedom, found.p) == (2, 1.0)
+
+
+@given(VALUES)
+def test_one_block_of_two_methods_is_the_paired_test(pairs: list[tuple[float, float]]) -> None:
+    method, baseline = zip(*pairs, strict=True)
+    alone = paired(by_seed(*method), by_seed(*baseline))
+    if alone.spread.std < 1e-6:
+        return
+    found = in_blocks({"x": {"m": by_seed(*method), "b": by_seed(*baseline)}}, "b")["x", "m"]
+    assert found.p == pytest.approx(alone.p, rel=1e-6)
+    assert found.interval(0.9) == pytest.approx(alone.interval(0.9), rel=1e-6, abs=1e-9)
+
+
+def test_all_blocks_share_one_spread() -> None:
+    # Squares 1 and 4 with 2 degrees of freedom each: variance of a difference 2 * 5 / 4.
+    first = {"a": by_seed(0.0, 0.0, 0.0), "b": by_seed(-1.0, 0.0, 1.0)}
+    second = {"a": by_seed(0.0, 0.0, 0.0), "b": by_seed(-2.0, 0.0, 2.0)}
+    found = in_blocks({"x": first, "y": second}, "a")
+    assert {d.freedom for d in found.values()} == {4}
+    assert [d.spread.std for d in found.values()] == pytest.approx([math.sqrt(2.5)] * 2)
+
+
+def test_what_a_seed_shares_is_no_error() -> None:
+    lucky = {"a": by_seed(10.0, 50.0, 90.0), "b": by_seed(13.0, 53.0, 93.0)}
+    assert in_blocks({"x": lucky}, "a")["x", "b"].p == 0.0
+
+
+def test_seeds_that_a_method_lacks_do_not_count_for_the_spread() -> None:
+    values = {"a": by_seed(0.0, 0.0, 7.0), "b": by_seed(-1.0, 1.0, 9.0), "c": {0: 0.0, 1: 0.0}}
+    found = in_blocks({"x": values}, "a")
+    assert {d.freedom for d in found.values()} == {2}
+    assert found["x", "b"].spread.mean == pytest.approx(2 / 3)
+    one_seed = in_blocks({"x": {"a": {0: 1.0}, "b": {0: 2.0}}}, "a")["x", "b"]
+    assert (one_seed.spread.std, one_seed.p) == (None, None)

@@ -25,28 +25,27 @@ def main() -> None:
     parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     options = parser.parse_args()
-    runs = _runs(options.source)
+    runs, out = load(options.source, options.out)
     try:
         found = study(runs, options.baseline)
     except LookupError as error:
         raise SystemExit(str(error)) from error
-    out = options.out or (
-        options.source / "report" if options.source.is_dir() else options.source.parent
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    if options.source.is_dir():
-        write_csv(runs, out / "runs.csv")
     _write(found, out)
     print("\n".join([*found.problems, *sentences(found), str(out / "report.html")]))
 
 
-def _runs(source: Path) -> list[Run]:
+def load(source: Path, out: Path | None) -> tuple[list[Run], Path]:
+    """The runs of a folder or a CSV, and the folder for what is made of them; runs.csv is there."""
     if not source.exists():
         raise SystemExit(f"{source}: no such folder or file")
     runs = read(source) if source.is_dir() else read_csv(source)
     if not runs:
         raise SystemExit(f"{source}: no run, which is a folder with a status.json")
-    return runs
+    out = out or (source / "report" if source.is_dir() else source.parent)
+    out.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        write_csv(runs, out / "runs.csv")
+    return runs, out
 
 
 def _write(found: Study, out: Path) -> None:

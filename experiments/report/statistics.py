@@ -7,10 +7,14 @@ normal around zero. Units are the caller's; the report has AP in percent.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from scipy.stats import nct, norm, t
+
+Key = TypeVar("Key", bound=Any)  # what a verdict is on
 
 ALPHA = 0.05
 POWER = 0.8
@@ -32,10 +36,13 @@ class Difference:
     Args:
         spread: of the differences.
         p: of the two-sided paired t test, in 0..1; None for one seed.
+        freedom: degrees of freedom of ``spread.std``: n - 1, more where it comes from other
+            methods too.
     """
 
     spread: Spread
     p: float | None
+    freedom: int
 
     def interval(self, level: float) -> tuple[float, float]:
         """The confidence interval of the mean for a level in 0..1.
@@ -45,7 +52,7 @@ class Difference:
         """
         if self.spread.std is None:
             raise ValueError("one seed has no interval")
-        quantile = float(t.isf((1 - level) / 2, self.spread.n - 1))
+        quantile = float(t.isf((1 - level) / 2, self.freedom))
         half = quantile * self.spread.std / math.sqrt(self.spread.n)
         return self.spread.mean - half, self.spread.mean + half
 
@@ -86,20 +93,77 @@ def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     Raises:
         ValueError: they have no seed in common.
     """
+    found = spread(_differences(method, baseline))
+    return _tested(found, found.n - 1)
+
+
+def in_blocks(
+    conditions: Mapping[Key, Mapping[str, Mapping[int, float]]], baseline: str
+) -> dict[tuple[Key, str], Difference]:
+    """Differences to the baseline by condition and method, with one spread for all of them.
+
+    Randomised complete blocks (Fisher 1935): a value is a mean of its condition and method, plus
+    what all methods of one seed share there, plus an error of the same spread everywhere. The
+    errors are estimated from the runs of all methods and conditions together, so few seeds tell
+    more apart than each pair alone would, if that spread is about the same everywhere. Seeds count
+    for it which all methods of a condition have.
+
+    Args:
+        conditions: condition -> method -> seed -> value.
+
+    Raises:
+        ValueError: a method that has no seed in common with the baseline.
+    """
+    squares, freedom = 0.0, 0
+    for methods in conditions.values():
+        seeds = sorted(set.intersection(*(set(values) for values in methods.values())))
+        errors = _errors([[values[seed] for seed in seeds] for values in methods.values()])
+        squares += math.fsum(error**2 for error in errors)
+        freedom += (len(methods) - 1) * (len(seeds) - 1) if seeds else 0
+    std = math.sqrt(2 * squares / freedom) if freedom else None
+    found = {}
+    for condition, methods in conditions.items():
+        for method in methods:
+            if method == baseline:
+                continue
+            values = _differences(methods[method], methods[baseline])
+            own = Spread(math.fsum(values) / len(values), std, len(values))
+            found[condition, method] = _tested(own, freedom)
+    return found
+
+
+def _errors(values: Sequence[Sequence[float]]) -> list[float]:
+    """What the means of rows (methods) and columns (seeds) do not explain."""
+    if not values or not values[0]:
+        return []
+    rows = [statistics.fmean(row) for row in values]
+    columns = [statistics.fmean(column) for column in zip(*values, strict=True)]
+    mean = statistics.fmean(rows)
+    return [
+        value - row - column + mean
+        for row, own in zip(rows, values, strict=True)
+        for column, value in zip(columns, own, strict=True)
+    ]
+
+
+def _differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
     seeds = sorted(method.keys() & baseline.keys())
     if not seeds:
         raise ValueError("no seed in common")
-    found = spread([method[seed] - baseline[seed] for seed in seeds])
-    return Difference(found, None if found.std is None else _p(found.mean, found.std, found.n))
+    return [method[seed] - baseline[seed] for seed in seeds]
 
 
-def _p(mean: float, std: float, n: int) -> float:
-    if std == 0:  # the limit; 0 / 0 are equal runs
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * t.sf(abs(mean) / (std / math.sqrt(n)), n - 1))
+def _tested(found: Spread, freedom: int) -> Difference:
+    """With the p of Student's test; 0 / 0 are equal runs."""
+    if found.std is None:
+        return Difference(found, None, freedom)
+    if found.std == 0:
+        return Difference(found, 1.0 if found.mean == 0 else 0.0, freedom)
+    statistic = abs(found.mean) / (found.std / math.sqrt(found.n))
+    return Difference(found, float(2 * t.sf(statistic, freedom)), freedom)
 
 
-def verdicts(differences: Mapping[str, Difference]) -> dict[str, Verdict]:
+def verdicts(differences: Mapping[Key, Difference]) -> dict[Key, Verdict]:
     """Every method's verdict, with Holm's correction for the number of them.
 
     Holm (1979): the k-th smallest of m values of p is held against alpha / (m - k + 1), up to the

@@ -1,0 +1,262 @@
+"""Where does a method begin to pay? Its difference to the baseline, condition by condition.
+
+``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--out FOLDER]``
+
+DIR is the folder of a sweep over methods, seeds and settings of the data, KEYs are those settings,
+as in ``data.clutter``. Writes conditions.md and conditions.png to DIR/report or beside the CSV, and
+of a folder runs.csv, from which both can be made again.
+"""
+
+import argparse
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from experiments.report.__main__ import load
+    from experiments.report.markdown import markdown
+    from experiments.report.runs import Run
+    from experiments.report.statistics import ALPHA, Verdict, in_blocks, spread, verdicts
+    from experiments.report.study import Study, study
+    from experiments.report.tables import Table
+    from experiments.style import STYLE, png
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
+
+Condition = tuple[str, ...]  # of each key its value, as JSON
+
+
+@dataclass(frozen=True)
+class Map:
+    """Studies by condition.
+
+    Args:
+        keys: the settings that make a condition.
+        studies: by condition.
+        axes: for each key the conditions that differ from ``centre`` in that key alone, and
+            ``centre``, by the key's value.
+        centre: the commonest value of each key.
+        verdicts: by condition and method, corrected for the number of all of them.
+        problems: a sentence for each run that is left out and each seed that is missing.
+    """
+
+    keys: Sequence[str]
+    studies: Mapping[Condition, Study]
+    axes: Sequence[Sequence[Condition]]
+    centre: Condition
+    verdicts: Mapping[tuple[Condition, str], Verdict]
+    problems: Sequence[str]
+
+    @property
+    def baseline(self) -> str:
+        """The method that all others are compared with."""
+        return self.studies[self.centre].baseline or ""
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that are compared, the baseline not among them."""
+        return list(dict.fromkeys(method for _, method in self.verdicts))
+
+    def values(self, condition: Condition, method: str) -> list[float]:
+        """AP in percent, a value a seed."""
+        return list(self.studies[condition].values(method, "AP").values())
+
+
+def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) -> Map:
+    """Split the runs by condition and compare the methods under each.
+
+    Raises:
+        LookupError: a key in which no two runs differ; a baseline as in ``study``, or that a
+            condition lacks.
+    """
+    groups: dict[Condition, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_condition(run, keys, runs)].append(run)
+    unreadable = [study([run]).problems[0] for run in groups.pop((), [])]
+    studies = {c: study(group, baseline) for c, group in groups.items()}
+    for condition, found in studies.items():
+        if found.baseline is None:
+            raise LookupError(f"{_name(keys, condition)}: {found.problems[-1]}")
+    columns = zip(*studies, strict=True)
+    centre = tuple(Counter(column).most_common(1)[0][0] for column in columns)
+    axes = [_axis(studies, centre, place) for place in range(len(keys))]
+    values = {c: {m: s.values(m, "AP") for m in s.methods} for c, s in studies.items()}
+    found = verdicts(in_blocks(values, studies[centre].baseline or ""))
+    problems = [f"{_name(keys, c)}: {p}" for c, s in studies.items() for p in s.problems]
+    return Map(keys, studies, axes, centre, found, unreadable + problems)
+
+
+def _condition(run: Run, keys: Sequence[str], runs: Sequence[Run]) -> Condition:
+    """Nothing where a run does not say, which is one that cannot be read."""
+    for key in keys:
+        if not any(key in other.settings for other in runs):
+            known = ", ".join(sorted({k for other in runs for k in other.settings}))
+            raise LookupError(f"--by {key}: no two runs differ in it. They differ in {known}")
+    return tuple(json.dumps(run.settings[key]) for key in keys if key in run.settings)
+
+
+def _axis(conditions: Mapping[Condition, Study], centre: Condition, place: int) -> list[Condition]:
+    def others(condition: Condition) -> Condition:
+        return condition[:place] + condition[place + 1 :]
+
+    found = [condition for condition in conditions if others(condition) == others(centre)]
+    return sorted(found, key=lambda condition: json.loads(condition[place]))
+
+
+def _name(keys: Sequence[str], condition: Condition) -> str:
+    return ", ".join(f"{key}={value}" for key, value in zip(keys, condition, strict=True))
+
+
+def table(found: Map) -> Table:
+    """Row by method, column by condition: the baseline's AP, then differences to it."""
+    beside = [c for axis in found.axes for c in axis if c != found.centre]
+    conditions = [found.centre, *beside]
+    rows = [[found.baseline, *(_mean(found.values(c, found.baseline)) for c in conditions)]]
+    rows += [[m, *(_cell(found.verdicts.get((c, m))) for c in conditions)] for m in found.methods]
+    return Table(
+        "Where a method pays",
+        ["method", *(_label(found, c) for c in conditions)],
+        rows,
+        _notes(found),
+    )
+
+
+def _mean(values: Sequence[float]) -> str:
+    own = spread(values)
+    return f"{own.mean:.1f}" + ("" if own.std is None else f" ± {own.std:.1f}")
+
+
+def _cell(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "–"
+    mean = f"{verdict.difference.spread.mean:+.1f}"
+    return f"**{mean}**" if verdict.told_apart else mean
+
+
+def sentences(found: Map) -> list[str]:
+    """Of each method, under which conditions it is told apart from the baseline."""
+    said = []
+    for method in found.methods:
+        own = {c: v for (c, name), v in found.verdicts.items() if name == method}
+        better = [c for c, v in own.items() if v.told_apart and v.difference.spread.mean > 0]
+        worse = [c for c, v in own.items() if v.told_apart and c not in better]
+        parts = [f"better at {_listed(found, better)}"] if better else []
+        parts += [f"worse at {_listed(found, worse)}"] if worse else []
+        rest = len(own) - len(better) - len(worse)
+        parts += [f"not told apart at {rest} of {len(own)} conditions"] if rest else []
+        said.append(f"`{method}` is {', '.join(parts)}.")
+    return said
+
+
+def _listed(found: Map, conditions: Sequence[Condition]) -> str:
+    return " and ".join(_label(found, condition) for condition in conditions)
+
+
+def _label(found: Map, condition: Condition) -> str:
+    """Where it is not the centre's: ``data.clutter=0``."""
+    unlike = [place for place, value in enumerate(found.centre) if condition[place] != value]
+    return ", ".join(f"{found.keys[i]}={condition[i]}" for i in unlike) or "the centre"
+
+
+def _notes(found: Map) -> list[str]:
+    any_difference = next(iter(found.verdicts.values())).difference
+    std = any_difference.spread.std
+    seeds = {len(found.values(c, found.baseline)) for c in found.studies}
+    number = " or ".join(str(n) for n in sorted(seeds))
+    first = (
+        f"AP in percent: of `{found.baseline}` the mean over {number} seeds ± their standard "
+        f"deviation, of the others the mean difference to it, paired by seed. The centre is "
+        f"`{_name(found.keys, found.centre)}`; the other columns differ from it in one setting."
+    )
+    if std is None:
+        return [first, "One seed does not show how much seeds differ: nothing is told apart."]
+    return [
+        first,
+        f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all "
+        f"{len(found.verdicts)} differences together (Holm). A difference of two runs of one seed "
+        f"has a standard deviation of {std:.2f}, estimated from all runs with "
+        f"{any_difference.freedom} degrees of freedom as that of randomised complete blocks.",
+    ]
+
+
+def figure(found: Map) -> Figure:
+    """A panel an axis: methods by the key's values, coloured and labelled by the difference."""
+    rows = len(found.methods)
+    widths = [len(axis) for axis in found.axes]
+    drawn = Figure(figsize=(1.8 + 0.85 * sum(widths), 1.3 + 0.33 * rows), layout="constrained")
+    panels = drawn.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
+    largest = max(abs(v.difference.spread.mean) for v in found.verdicts.values()) or 1.0
+    for place, (axes, conditions) in enumerate(zip(panels, found.axes, strict=True)):
+        means = [[_difference(found, c, m) for c in conditions] for m in found.methods]
+        axes.imshow(means, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
+        for row, method in enumerate(found.methods):
+            for column, condition in enumerate(conditions):
+                _write(axes, row, column, found.verdicts.get((condition, method)), largest)
+        axes.set_xticks(range(len(conditions)), [_values(c[place]) for c in conditions], **STYLE)
+        axes.set_yticks(range(rows), found.methods, **STYLE)
+        axes.set_xlabel(found.keys[place], **STYLE)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    drawn.suptitle(f"difference in AP (percent) to {found.baseline}; boxed: told apart", **STYLE)
+    return drawn
+
+
+def _difference(found: Map, condition: Condition, method: str) -> float:
+    verdict = found.verdicts.get((condition, method))
+    return math.nan if verdict is None else verdict.difference.spread.mean
+
+
+def _values(text: str) -> str:
+    """``[8, 14]`` as 8 to 14."""
+    value = json.loads(text)
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _write(axes: Axes, row: int, column: int, verdict: Verdict | None, largest: float) -> None:
+    if verdict is None:
+        return
+    mean = verdict.difference.spread.mean
+    colour = "white" if abs(mean) > 0.7 * largest else "black"
+    axes.text(column, row, f"{mean:+.1f}", ha="center", va="center", color=colour, fontsize=8)
+    if verdict.told_apart:
+        box = Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, fill=False, linewidth=1.5)
+        axes.add_patch(box)
+
+
+def page(found: Map, picture: str) -> str:
+    """Sentences, problems, the figure's file and the table as Markdown."""
+    own = table(found)
+    parts = ["# Conditions", "\n".join(f"- {text}" for text in sentences(found))]
+    if found.problems:
+        parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
+    parts += [f"![{own.title}]({picture})", f"## {own.title}", markdown(own), *own.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.conditions", description=__doc__)
+    parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
+    parser.add_argument("--by", nargs="+", required=True, metavar="KEY")
+    parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    runs, out = load(options.source, options.out)
+    try:
+        found = make(runs, options.by, options.baseline)
+    except LookupError as error:
+        raise SystemExit(str(error)) from error
+    (out / "conditions.png").write_bytes(png(figure(found)))
+    (out / "conditions.md").write_text(page(found, "conditions.png"))
+    print("\n".join([*found.problems, *sentences(found), str(out / "conditions.md")]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The map of differences by condition, from fabricated runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricated import fabricate
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("scipy")
+
+from experiments.conditions import figure, main, make, sentences, table
+from experiments.report.runs import read, read_csv, write_csv
+
+KEYS = ("data.clutter", "data.imbalance")
+CENTRE = ("6", "10")
+CONDITIONS = (CENTRE, ("0", "10"), ("16", "10"), ("6", "1"), ("6", "100"))
+
+
+def fabricated_map(folder: Path, gains: dict[tuple[str, tuple[str, str]], float]) -> Path:
+    """Three seeds of three samplers; AP 50, the gain given, what a seed shares, a small error."""
+    rng = np.random.default_rng(0)
+    for condition in CONDITIONS:
+        shared = rng.normal(0, 0.05, 3)
+        for sampler in ("random", "ohem", "pisa"):
+            for seed in range(3):
+                ap = 0.5 + gains.get((sampler, condition), 0) / 100 + shared[seed]
+                values = (f"{k}={v}" for k, v in zip(KEYS, condition, strict=True))
+                fabricate(
+                    folder / f"{sampler} {condition} {seed}",
+                    f"sampler={sampler}",
+                    f"seed={seed}",
+                    *values,
+                    ap=ap + rng.normal(0, 0.005),
+                )
+    return folder
+
+
+def test_a_known_gain_is_found_where_it_is_and_nowhere_else(tmp_path: Path) -> None:
+    gains = {("ohem", ("16", "10")): 8.0, ("pisa", ("6", "100")): -8.0}
+    found = make(read(fabricated_map(tmp_path, gains)), KEYS)
+    assert found.centre == CENTRE
+    assert [[c[i] for c in axis] for i, axis in enumerate(found.axes)] == [
+        ["0", "6", "16"],
+        ["1", "10", "100"],
+    ]
+    told = {key for key, verdict in found.verdicts.items() if verdict.told_apart}
+    assert told == {(("16", "10"), "sampler=ohem"), (("6", "100"), "sampler=pisa")}
+    assert sentences(found) == [
+        "`sampler=ohem` is better at data.clutter=16, not told apart at 4 of 5 conditions.",
+        "`sampler=pisa` is worse at data.imbalance=100, not told apart at 4 of 5 conditions.",
+    ]
+    bold = [cell for row in table(found).rows for cell in row if cell.startswith("**")]
+    assert [round(float(cell.strip("*"))) for cell in bold] == [8, -8]
+
+
+def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
+    found = make(read(fabricated_map(tmp_path, {})), KEYS)
+    assert not any(verdict.told_apart for verdict in found.verdicts.values())
+
+
+def test_the_csv_makes_the_same_map(tmp_path: Path) -> None:
+    runs = read(fabricated_map(tmp_path / "runs", {("ohem", CENTRE): 3.0}))
+    write_csv(runs, tmp_path / "runs.csv")
+    again = make(read_csv(tmp_path / "runs.csv"), KEYS)
+    assert table(again) == table(make(runs, KEYS))
+
+
+def test_the_figure_has_a_panel_an_axis_and_boxes_what_is_told_apart(tmp_path: Path) -> None:
+    gains = {("ohem", ("16", "10")): 8.0}
+    panels = figure(make(read(fabricated_map(tmp_path, gains)), KEYS)).axes
+    assert [axes.get_xlabel() for axes in panels] == list(KEYS)
+    assert [len(axes.patches) for axes in panels] == [1, 0]
+    texts = [[text.get_text() for text in axes.texts] for axes in panels]
+    assert [len(found) for found in texts] == [6, 6]
+    assert float(texts[0][2]) == pytest.approx(8, abs=1)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    folder = fabricated_map(tmp_path, {})
+    record = folder / f"ohem {CENTRE} 2" / "status.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "FAILED"}))
+    found = make(read(folder), KEYS)
+    missing = "data.clutter=6, data.imbalance=10: `sampler=ohem` has no finished run of seed 2."
+    assert missing in found.problems
+    assert len(found.verdicts) == 10
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fabricated_map(tmp_path, {})
+    monkeypatch.setattr("sys.argv", ["conditions", str(folder), "--by", *KEYS])
+    main()
+    out = folder / "report"
+    assert {file.name for file in out.iterdir()} == {"runs.csv", "conditions.md", "conditions.png"}
+    monkeypatch.setattr("sys.argv", ["conditions", str(folder), "--by", "data.size"])
+    with pytest.raises(SystemExit, match="no two runs differ in it. They differ in data.clutter"):
+        main()
