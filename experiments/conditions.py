@@ -17,6 +17,7 @@ from pathlib import Path
 
 try:
     from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -26,9 +27,11 @@ try:
     from experiments.report.statistics import ALPHA, Verdict, in_blocks, spread, verdicts
     from experiments.report.study import Study, study
     from experiments.report.tables import Table
-    from experiments.style import STYLE, png
+    from experiments.style import BLUE, STYLE, VERMILLION, png
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
+
+WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [VERMILLION, "white", BLUE])
 
 Condition = tuple[str, ...]  # of each key its value, as JSON
 
@@ -195,7 +198,7 @@ def figure(found: Map) -> Figure:
     largest = max(abs(v.difference.spread.mean) for v in found.verdicts.values()) or 1.0
     for place, (axes, conditions) in enumerate(zip(panels, found.axes, strict=True)):
         means = [[_difference(found, c, m) for c in conditions] for m in found.methods]
-        axes.imshow(means, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
+        axes.imshow(means, cmap=WORSE_TO_BETTER, vmin=-largest, vmax=largest, aspect="auto")
         for row, method in enumerate(found.methods):
             for column, condition in enumerate(conditions):
                 _write(axes, row, column, found.verdicts.get((condition, method)), largest)
