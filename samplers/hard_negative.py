@@ -19,7 +19,7 @@ class HardNegative:
     positives.
 
     Args:
-        ratio: negatives per positive, >= 0. The paper: at most 3.
+        ratio: most negatives per positive, >= 0; 3 is the paper's.
         min_negatives: negatives of an image without positives, >= 0; 0 is the paper's.
 
     Raises:

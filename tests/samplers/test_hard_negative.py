@@ -36,6 +36,11 @@ def test_the_minimum_leaves_the_ratio_alone() -> None:
     assert picks(HardNegative(ratio=1, min_negatives=5)) == [0, 2, 5, 6, 7, 8, 9, 10]
 
 
+def test_the_ratio_is_at_most_kept() -> None:
+    # Image 0: floor(1.5) = 1 negative for its positive.
+    assert picks(HardNegative(ratio=1.5)) == [0, 2, 8, 9, 10]
+
+
 def test_arguments_out_of_range() -> None:
     with pytest.raises(ValueError, match="ratio"):
         HardNegative(ratio=-1)
