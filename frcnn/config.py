@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,9 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
                 if has_folder:
                     around.enter_context(locked(folder))
                     around.enter_context(recorded(folder, settings.overrides.task))
+                parts = _without_appended(choices, settings.overrides.task)
                 with held():  # Hydra makes an error of its own of a signal
-                    plain = checked(name, config, choices)
+                    plain = checked(name, config, parts)
                 return task(plain, choices, folder)
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
@@ -132,8 +133,7 @@ def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[s
     Raises:
         ConfigError: naming the key, and what is allowed.
     """
-    recipes = {*RECIPES, *_appended()}
-    groups = [f"{k}={v}" for k, v in choices.items() if k not in recipes]
+    groups = [f"{k}={v}" for k, v in choices.items() if k not in RECIPES]
     reference = OmegaConf.to_container(hydra.compose(name, groups), resolve=False)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -145,10 +145,10 @@ def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[s
     return plain
 
 
-def _appended() -> set[str]:
-    """Groups of the user's own folders (``--config-dir``), as in ``+method=ohem``."""
-    task = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return {text[1:].partition("=")[0] for text in task if text.startswith("+")}
+def _without_appended(choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
+    """A group like ``+method=ohem``, of the user's own ``--config-dir``, is a recipe too."""
+    keys = {text.partition("=")[0] for text in overrides}
+    return {group: option for group, option in choices.items() if f"+{group}" not in keys}
 
 
 def _check_node(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
