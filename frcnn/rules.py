@@ -95,6 +95,7 @@ RULES = {
     "wandb.entity": Rule(str, optional=True),
     "wandb.group": Rule(str, optional=True),
     "wandb.name": Rule(str, optional=True),
+    "wandb.method": Rule(str, optional=True),
     "tags": Rule(str, lists=ANY, single=False),
     "split": Rule(str, options=("train", "val")),
     "output": Rule(str, optional=True),

@@ -279,7 +279,9 @@ class Run:
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         log.info("after %d steps and %.0f s:\n%s", engine.step, self.seconds, format_table(metrics))
-        tracker.summary({f"last/{k}": v for k, v in metrics.items() if k != "per_class"})
+        last = {k: v for k, v in metrics.items() if k != "per_class"}
+        last["seconds"] = summary["seconds"]
+        tracker.summary({f"last/{k}": v for k, v in last.items()})
 
     def _save_last(self, engine: Engine, tracker: Tracker) -> None:
         """Write ``last.pt``; a signal waits until it is there."""

@@ -43,11 +43,13 @@ class Tracker:
     Args:
         folder: the run's folder, made if absent.
         wandb: ``mode`` (offline, online or disabled), ``project``, ``entity``, ``group``, ``name``,
-            ``tags``, ``dir``. W&B writes to ``<dir>/wandb``; runs that share it can be compared.
+            ``method``, ``tags``, ``dir``. W&B writes to ``<dir>/wandb``; runs that share it can be
+            compared.
         config: the whole configuration as plain values, with ``seed``. Its W&B columns are
             ``config.<key>``, which leaves the short names to the choices.
-        choices: the option chosen in each group, ``{"sampler/rcnn": "ohem"}``. These and ``seed``
-            become top-level W&B columns (``sampler_rcnn``) to group and filter by.
+        choices: the option chosen in each group, ``{"sampler/rcnn": "ohem"}``. These, ``seed`` and
+            ``method`` become top-level W&B columns (``sampler_rcnn``) to group and filter by: one
+            chart can group by one column only, which is ``method``.
         state: what ``state_dict`` gave when the checkpoint was written that training goes on from;
             None for a new run. A new run empties ``metrics.jsonl`` and gets a new W&B id. A
             resumed one keeps its id, cuts off the lines written since, and numbers its W&B rows
@@ -73,6 +75,7 @@ class Tracker:
         self.options = wandb
         self.columns = {
             **{group.replace("/", "_"): choice for group, choice in choices.items()},
+            "method": wandb["method"],
             "seed": config["seed"],
             "config": dict(config),
         }

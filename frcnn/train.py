@@ -1,5 +1,8 @@
 """Train a detector: ``python -m frcnn.train sampler=ohem``; ``--help`` lists what can be chosen."""
 
+import re
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,12 @@ from frcnn.cluster import place
 from frcnn.config import command
 from frcnn.errors import ConfigError
 
+# Seeds, names, places, speed, and what is recorded: they make no other method.
+ASIDE = re.compile(
+    r"seed|run_name|resume|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
+    r"|trainer\.(device|workers|\w+_every|checkpoint_minutes|num_pictures)"
+)
+
 
 def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """One run; returns its best AP, for a sweeper to compare."""
@@ -21,9 +30,19 @@ def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> floa
     sweep = hydra.mode == RunMode.MULTIRUN
     if sweep and config["wandb"]["group"] is None:
         config["wandb"]["group"] = Path(hydra.sweep.dir).name
+    if config["wandb"]["method"] is None:
+        config["wandb"]["method"] = method(hydra.overrides.task)
     check_launcher(config, sweep, [*hydra.overrides.task, *hydra.overrides.hydra])
     logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
     return run_in_all(config, choices, folder, logs)
+
+
+def method(overrides: Iterable[str]) -> str:
+    """The overrides that a run's result may come from, ``loss=focal sampler=ohem``, in one order;
+    "defaults" where there are none. Only seeds differ between runs that have the same."""
+    keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
+    told = sorted(text for text, key in keys.items() if not ASIDE.fullmatch(key))
+    return shlex.join(told) or "defaults"
 
 
 def check_launcher(config: dict[str, Any], sweep: bool, overrides: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ def bccd() -> Path:
     if not (folder / "ImageSets/Main/trainval.txt").exists():
         pytest.skip("BCCD is not beside the project")
     return folder
+
+
+@pytest.fixture
+def fresh_wandb() -> Iterator[None]:
+    """W&B reads the environment once a process."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
 
 
 def pytest_configure() -> None:

@@ -25,7 +25,7 @@ def tracker(
     folder: Path, mode: str = "disabled", state: dict[str, Any] | None = None, **wandb: Any
 ) -> Tracker:
     options: dict[str, Any] = {"mode": mode, "project": "test"}
-    options |= {"entity": None, "group": None, "name": None}
+    options |= {"entity": None, "group": None, "name": None, "method": "sampler=ohem"}
     options |= {"tags": None, "dir": folder / "shared", **wandb}
     return Tracker(folder, options, CONFIG, CHOICES, state)
 
@@ -104,6 +104,7 @@ def test_run_ends_with_its_columns_and_best_values(recorded: dict[str, Any]) -> 
         "sampler": "ohem",
         "sampler_rcnn": "ohem",
         "loss_rpn": "cross_entropy",
+        "method": "sampler=ohem",
         "seed": 3,
         "config": CONFIG,
     }

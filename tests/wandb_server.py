@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +18,8 @@ ANSWER: dict[str, Any] = {
     "project": None,  # has no artifacts yet
     "createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []},
 }  # fmt: skip
+# A table; it would be asked for much more.
+REFUSED = {b"mutation CreateArtifact": "no room for artifacts here"}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,9 +29,11 @@ class Handler(BaseHTTPRequestHandler):
         """Keep (path, headers, body) and say that all went well."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.path, str(self.headers), body))  # type: ignore[attr-defined]
-        answer: dict[str, Any] = {"data": ANSWER} if self.path == "/graphql" else {}
-        if b"mutation CreateArtifact" in body:  # a table; it would be asked for much more
-            answer = {"data": None, "errors": [{"message": "no room for artifacts here"}]}
+        answers: dict[str, Any] = self.server.answers  # type: ignore[attr-defined]
+        answer: dict[str, Any] = {"data": answers} if self.path == "/graphql" else {}
+        for query, reason in self.server.refused.items():  # type: ignore[attr-defined]
+            if query in body:
+                answer = {"data": None, "errors": [{"message": reason}]}
         text = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -44,10 +48,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server() -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
-    """The address of a server, and the requests that it gets: path, headers, body."""
+def wandb_server(
+    answers: Mapping[str, Any] | None = None, refused: Mapping[bytes, str] | None = None
+) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
+    """The address of a server, and the requests that it gets: path, headers, body.
+
+    Args:
+        answers: by field of a query, beside or instead of those above.
+        refused: by a part of a query, the reason.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.requests = requests = []  # type: ignore[attr-defined]
+    server.answers = {**ANSWER, **(answers or {})}  # type: ignore[attr-defined]
+    server.refused = {**REFUSED, **(refused or {})}  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

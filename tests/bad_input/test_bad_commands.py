@@ -220,16 +220,6 @@ def key_in(content: bytes) -> bool:
     return SECRET.encode() in content or IN_HEADER.encode() in content
 
 
-@pytest.fixture
-def fresh_wandb() -> Iterator[None]:
-    """W&B reads the environment once a process."""
-    import wandb
-
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
 def test_online_the_key_is_sent_and_written_nowhere(
     folder: Path, fresh_wandb: None, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

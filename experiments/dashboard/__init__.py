@@ -1,0 +1,1 @@
+"""The comparison of methods as a W&B workspace and report, made from code."""
