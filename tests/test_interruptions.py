@@ -237,14 +237,19 @@ def test_a_worker_that_hangs_does_not_keep_a_stopped_run(
 ) -> None:
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     in_worker(monkeypatch, 5, lambda: time.sleep(600))
+    before = children()  # of other tests: W&B's service, multiprocessing's tracker
     timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     assert command(tmp_path, "trainer.workers=1") == 143
     timer.join()
     assert status(tmp_path) == "INTERRUPTED"
     time.sleep(0.5)
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not [pid for pid in children if "python" in Path(f"/proc/{pid}/comm").read_text()]
+    assert not children() - before
+
+
+def children() -> set[str]:
+    """Ids of the processes that this one started."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
 @pytest.mark.parametrize(
