@@ -93,7 +93,7 @@ def coco_evaluator(
     backend: str = "pycocotools",
     max_detections: int = 100,
 ) -> Any:
-    """A ``COCOeval`` of the back end that has matched nothing yet; takes and raises as ``evaluate``.
+    """A back end's ``COCOeval`` that has matched nothing yet; takes and raises as ``evaluate``.
 
     Image ids are the ground truth's, category ids 1..C, those of annotations and detections count
     from 1.
