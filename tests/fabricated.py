@@ -121,7 +121,7 @@ def with_detections(run: Path, noise: float, seed: int, images: int = 12) -> Pat
 def _found(
     truth: Mapping[str, Any], noise: float, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """For each object 0 to 2 detections, a tenth of the wrong class; and two of nothing an image."""
+    """0 to 2 detections an object, a tenth of the wrong class, and two of nothing an image."""
     detections = []
     for image in range(len(truth["images"])):
         objects = [row for row in truth["annotations"] if row["image_id"] == image]

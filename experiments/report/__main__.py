@@ -1,9 +1,9 @@
 """``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER]``.
 
 DIR is a sweep's folder, or a runs.csv that the report of one wrote. Writes report.md, report.html
-(which needs no other file) and its figures to DIR/report, or beside the CSV; and, from a folder, the
-CSVs from which all of it can be made again: runs.csv (one row a run) and images.csv (one row a
-method: how far the validation images decide).
+(which needs no other file) and its figures to DIR/report, or beside the CSV. From a folder it also
+writes the CSVs from which all of it can be made again: runs.csv (one row a run) and images.csv (one
+row a method: how far the validation images decide).
 """
 
 import argparse

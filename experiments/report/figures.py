@@ -15,7 +15,7 @@ from experiments.report.tables import compare, costs
 from experiments.style import BLUE, GREY, STYLE, VERMILLION, plain, png
 
 COLUMNS = 4
-WIDTH = 36  # characters of a title over one panel
+WIDTH = 36  # characters of a line over one panel
 LINES = {"50": "-", "75": "--"}
 
 
@@ -45,12 +45,17 @@ def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
             axes.plot(verdict.interval, [row, row], color=colour, linewidth=2)
         one_seed = verdict.interval is None
         axes.plot(mean, row, "o", color=colour, markerfacecolor="white" if one_seed else colour)
-    axes.set_yticks(range(len(verdicts)), list(verdicts), **STYLE)
+    axes.set_yticks(range(len(verdicts)), map(_wrapped, verdicts), **STYLE)
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.set_xlabel(f"difference in AP (percent) to {baseline}", **STYLE)
     axes.grid(axis="x", alpha=0.3)
     plain(axes)
     return figure
+
+
+def _wrapped(method: str) -> str:
+    """On as many lines as its terms take."""
+    return textwrap.fill(method, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _colour(verdict: Verdict) -> str:
@@ -94,7 +99,7 @@ def _beside(
             draw(axes, list(study.methods[base].values()), GREY)
         if method != base:
             draw(axes, list(study.methods[method].values()), BLUE)
-        axes.set_title(textwrap.fill(method, WIDTH), **STYLE)
+        axes.set_title(_wrapped(method), **STYLE)
         axes.grid(alpha=0.3)
         plain(axes)
     return figure, list(panels[: len(shown)])
@@ -131,7 +136,7 @@ def errors(study: Study, methods: Sequence[str]) -> Figure:
     """The AP50 that each kind of error costs, a panel a kind: a bar a method with ± one standard
     deviation over the seeds, and a line at the baseline's."""
     kinds = costs(study)
-    figure = Figure(figsize=(11.5, 0.9 + 0.28 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(11.5, 0.9 + 0.3 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False).ravel()
     for axes, kind in zip(panels, kinds, strict=True):
         found = [spread(list(study.values(method, kind).values())) for method in methods]
@@ -147,7 +152,7 @@ def errors(study: Study, methods: Sequence[str]) -> Figure:
             axes.axvline(found[methods.index(study.baseline)].mean, color=GREY, linewidth=0.8)
         axes.set_title(kind.removeprefix(COST), **STYLE)
         plain(axes)
-    panels[0].set_yticks(range(len(methods)), list(methods), **STYLE)
+    panels[0].set_yticks(range(len(methods)), map(_wrapped, methods), **STYLE)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     panels[0].set_xlim(left=0)
     figure.supxlabel("cost in AP50 (percent)", **STYLE)

@@ -18,10 +18,12 @@ li { margin: .25rem 0; }
 .problems { background: #fff6e0; border-left: 4px solid #e69f00; padding: .2rem 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap;
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; } tbody tr:hover { background: #f8f8f8; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } td code { background: none; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td:first-child { white-space: normal; min-width: 11rem; max-width: 20rem; }
+td code { background: none; padding: 0; }
 p.note { color: #555; font-size: 13px; max-width: 75ch; } img { max-width: 100%; }
 """
 # Title and caption by the figure's name.

@@ -91,16 +91,18 @@ def _sentence(method: str, baseline: str, verdict: Verdict, images: Interval | N
     how = "is not told apart from"
     if verdict.told_apart:
         how = f"is {'better' if difference.mean > 0 else 'worse'} than"
+    level, interval = _interval(verdict)
     return (
         f"`{method}` {how} `{baseline}` with {difference.n} seeds: {mean}, "
-        f"{_interval(verdict)}. {_needed(difference.std)}"
+        f"{level} interval {interval}. {_needed(difference.std)}"
     )
 
 
-def _interval(verdict: Verdict) -> str:
+def _interval(verdict: Verdict) -> tuple[str, str]:
+    """Level, and low to high."""
     assert verdict.interval is not None and verdict.level is not None
     low, high = verdict.interval
-    return f"{100 * verdict.level:.3g} % interval {low:+.2f} to {high:+.2f}"
+    return f"{100 * verdict.level:.3g} %", f"{low:+.2f} to {high:+.2f}"
 
 
 def _of_images(images: Interval) -> str:
@@ -159,7 +161,8 @@ def _difference_row(method: str, verdict: Verdict) -> list[str]:
     if own.std is None:
         return [*first, NONE, NONE, NONE, "1"]
     p = "< 0.001" if (verdict.p or 0) < 0.001 else f"{verdict.p:.3f}"
-    return [*first, _interval(verdict), p, f"{own.std:.2f}", str(own.n)]
+    level, interval = _interval(verdict)
+    return [*first, f"{interval} ({level})", p, f"{own.std:.2f}", str(own.n)]
 
 
 def _overall(study: Study) -> Table:
