@@ -11,10 +11,12 @@ from fabricated import fabricate, sweep
 
 from experiments.report import html, markdown
 from experiments.report.__main__ import main
+from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.figures import curves, differences, figures
-from experiments.report.runs import read, read_csv, write_csv
+from experiments.report.runs import read
+from experiments.report.sentences import sentences
 from experiments.report.study import Study, study
-from experiments.report.tables import compare, sentences, tables
+from experiments.report.tables import compare, tables
 from experiments.style import BLUE, VERMILLION
 
 

@@ -50,7 +50,7 @@ def test_a_wrong_class() -> None:
 
 
 def test_a_wrong_place() -> None:
-    # B, then the other cell at IoU 1/4: precision 1 up to a recall of 1/2, which 51 of 101 recalls are.
+    # B, then the other cell at IoU 1/4: precision 1 up to a recall of 1/2, 51 of 101 recalls.
     found = [(B, 0.9, CELL), (NEAR, 0.8, CELL)]
     assert cost(found, [(CELL, WIDE), (CELL, B)]) == pytest.approx({"localisation": 1 - 51 / 101})
 

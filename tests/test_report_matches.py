@@ -131,7 +131,7 @@ def test_equal_runs_have_no_interval_and_other_ones_leave_zero_out() -> None:
 
 
 def test_the_draws_are_those_of_the_binomial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "DRAWS", 4000)
+    monkeypatch.setattr(images, "DRAWS", 2000)
     # Hits have the better scores: precision is 1 up to a recall of k / 100, and k of 100 images
     # drawn are hits by Binomial(100, 0.3), whose 2.5 and 97.5 % points are 21 and 39.
     hits = [True] * 30 + [False] * 70

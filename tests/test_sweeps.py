@@ -21,7 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import SMALL, call, composed, small_network, without_measured
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from experiments.report.runs import read, write_csv
+from experiments.report.csv_files import write_csv
+from experiments.report.runs import read
 from frcnn import train
 from frcnn.config import CONF, one_line
 from frcnn.engine import Engine

@@ -13,11 +13,11 @@ from pathlib import Path
 
 try:
     from experiments.report import html, markdown
+    from experiments.report.csv_files import read_csv, read_intervals, write_csv, write_intervals
     from experiments.report.figures import figures
-    from experiments.report.images import read_intervals, write_intervals
-    from experiments.report.runs import Run, read, read_csv, write_csv
+    from experiments.report.runs import Run, read
+    from experiments.report.sentences import sentences
     from experiments.report.study import Study, study
-    from experiments.report.tables import sentences
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 

@@ -26,7 +26,11 @@ from frcnn.trained import refuse_foreign
 from frcnn.validation import load_detections
 
 DETECTIONS = "detections.npz"
-UNUSABLE = (UserError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, yaml.YAMLError)
+# What a file that is broken, gone or not ours leads to.
+UNUSABLE = (
+    *(UserError, OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),
+    *(zipfile.BadZipFile, yaml.YAMLError),
+)
 CLOSE = 1e-6  # of an AP, as a fraction
 
 

@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from experiments.report.sentences import sentences
 from experiments.report.study import Study
-from experiments.report.tables import Table, sentences, tables
+from experiments.report.tables import Table, tables
 from experiments.style import DPI
 
 CSS = """

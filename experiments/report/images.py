@@ -5,10 +5,8 @@ difference in AP varies over such draws shows how much other images would change
 of other seeds: both runs are as they are.
 """
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,29 +54,3 @@ def interval(
     low, high = np.nanquantile(over, [tail, 1 - tail])
     difference = average_precision(method) - average_precision(baseline)
     return Interval(seed, len(method[0].objects), difference, float(low), float(high))
-
-
-def write_intervals(found: Mapping[str, Interval], baseline: str | None, file: Path) -> None:
-    """One row a method."""
-    fields = ["method", "baseline", *Interval.__dataclass_fields__]
-    with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, fields, lineterminator="\n")
-        writer.writeheader()
-        for method, own in found.items():
-            writer.writerow({"method": method, "baseline": baseline, **asdict(own)})
-
-
-def read_intervals(file: Path, baseline: str | None) -> dict[str, Interval]:
-    """Those of ``write_intervals`` to this baseline, by method; none where there is no file."""
-    if not file.exists():
-        return {}
-    with file.open(newline="") as rows:
-        return {
-            row["method"]: Interval(
-                int(row["seed"]),
-                int(row["images"]),
-                *(float(row[key]) for key in ("difference", "low", "high")),
-            )
-            for row in csv.DictReader(rows)
-            if row["baseline"] == baseline
-        }

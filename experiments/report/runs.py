@@ -1,6 +1,5 @@
-"""Run folders -> runs, and a CSV with one row a run, from which a report can be made again."""
+"""Run folders -> runs."""
 
-import csv
 import json
 import math
 import re
@@ -17,7 +16,6 @@ UNREADABLE = "UNREADABLE"
 # Before the name of a kind of error, the AP50 that it costs; before a class's, its AP.
 COST, CLASS = "dAP50 ", "AP "
 MEMORY = "peak_memory_mb"
-PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
 
 # Runs that are compared must share these: the data, the network, and how long it was trained.
 CONDITIONS = re.compile(
@@ -167,70 +165,6 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
 def _text(value: Any) -> str:
     """As on the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def write_csv(runs: Sequence[Run], file: Path) -> None:
-    """One row a run."""
-    figures = list(dict.fromkeys(name for run in runs for name in run.figures))
-    first = ["run", "status", "error", "method", "seed", "steps", "seconds", MEMORY]
-    fields = [*first, *figures, "curve", *PRECISION, "lacks", "settings"]
-    with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_row(run) for run in runs)
-
-
-def _row(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "status": run.status,
-        "error": run.error,
-        "method": shlex.join(f"{key}={value}" for key, value in run.method.items()),
-        "seed": run.seed,
-        "steps": run.steps,
-        "seconds": run.seconds,
-        MEMORY: run.memory,
-        **{name: "" if math.isnan(value) else value for name, value in run.figures.items()},
-        "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
-        **{name: _listed(run.precision.get(iou, ())) for name, iou in PRECISION.items()},
-        "lacks": run.lacks,
-        "settings": json.dumps(run.settings),
-    }
-
-
-def _listed(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)
-
-
-def read_csv(file: Path) -> list[Run]:
-    """The runs of a CSV that ``write_csv`` wrote, or did before it wrote memory and precision."""
-    with file.open(newline="") as rows:
-        return [_from_row(row) for row in csv.DictReader(rows)]
-
-
-def _from_row(row: Mapping[str, str]) -> Run:
-    figures = {k: v for k, v in row.items() if k in METRICS or k.startswith((CLASS, COST))}
-    precision = {iou: row[name].split() for name, iou in PRECISION.items() if row.get(name)}
-    has_figures = row["status"] == "COMPLETED"
-    return Run(
-        name=row["run"],
-        status=row["status"],
-        error=row["error"],
-        method=terms(row["method"]),
-        settings=json.loads(row["settings"]),
-        seed=int(row["seed"]) if row["seed"] else None,
-        steps=int(row["steps"]) if row["steps"] else None,
-        seconds=_number(row["seconds"]),
-        memory=_number(row.get(MEMORY)),
-        figures={k: float(v or math.nan) for k, v in figures.items()} if has_figures else {},
-        curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},
-        precision={iou: tuple(map(float, values)) for iou, values in precision.items()},
-        lacks=row.get("lacks", ""),
-    )
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text else None
 
 
 def terms(text: str) -> dict[str, str]:

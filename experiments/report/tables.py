@@ -12,15 +12,12 @@ from experiments.report.statistics import (
     Spread,
     Verdict,
     paired,
-    seeds_needed,
     spread,
     verdicts,
 )
 from experiments.report.study import Study
 
 NONE = "–"
-# AP in percent that people would change their detector for.
-WORTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,59 +65,16 @@ def _runs(study: Study) -> list[Run]:
     return [run for by_seed in study.methods.values() for run in by_seed.values()]
 
 
-def sentences(study: Study) -> list[str]:
-    """What can be said of each method that is compared."""
-    found = compare(study)
-    return [
-        _sentence(method, study.baseline or "", found[method], study.images.get(method))
-        if method in found
-        else f"`{method}` shares no seed with `{study.baseline}`: nothing can be said."
-        for method in study.compared
-    ]
-
-
-def _sentence(method: str, baseline: str, verdict: Verdict, images: Interval | None) -> str:
-    difference = verdict.difference.spread
-    mean = f"{difference.mean:+.2f} AP"
-    if verdict.interval is None or difference.std is None:
-        other = "" if images is None else f" {_of_images(images)}"
-        return (
-            f"`{method}` has one seed in common with `{baseline}` ({mean}): nothing can be said, "
-            f"because one seed does not show how much seeds differ.{other}"
-        )
-    how = "is not told apart from"
-    if verdict.told_apart:
-        how = f"is {'better' if difference.mean > 0 else 'worse'} than"
-    level, interval = _interval(verdict)
-    return (
-        f"`{method}` {how} `{baseline}` with {difference.n} seeds: {mean}, "
-        f"{level} interval {interval}. {_needed(difference.std)}"
-    )
-
-
-def _interval(verdict: Verdict) -> tuple[str, str]:
+def interval(verdict: Verdict) -> tuple[str, str]:
     """Level, and low to high."""
     assert verdict.interval is not None and verdict.level is not None
     low, high = verdict.interval
     return f"{100 * verdict.level:.3g} %", f"{low:+.2f} to {high:+.2f}"
 
 
-def _of_images(images: Interval) -> str:
-    return (
-        f"Other images would move the difference of these two runs: {100 * LEVEL:.0f} % interval "
-        f"{_range(images.low, images.high)} over {images.images} images; that is of the images, "
-        "not of the training, which another seed changes too."
-    )
-
-
-def _range(low: float, high: float) -> str:
+def percent_range(low: float, high: float) -> str:
     """Of fractions, in percent."""
     return f"{100 * low:+.2f} to {100 * high:+.2f}"
-
-
-def _needed(std: float) -> str:
-    n = seeds_needed(WORTH, std)
-    return f"At this spread ({std:.2f}) it takes {n} seeds to tell a difference of {WORTH} AP."
 
 
 def _differences(study: Study) -> Table:
@@ -152,7 +106,7 @@ def _differences(study: Study) -> Table:
 def _image_cell(images: Interval | None) -> str:
     if images is None:
         return NONE
-    return f"{_range(images.low, images.high)} (seed {images.seed})"
+    return f"{percent_range(images.low, images.high)} (seed {images.seed})"
 
 
 def _difference_row(method: str, verdict: Verdict) -> list[str]:
@@ -161,8 +115,8 @@ def _difference_row(method: str, verdict: Verdict) -> list[str]:
     if own.std is None:
         return [*first, NONE, NONE, NONE, "1"]
     p = "< 0.001" if (verdict.p or 0) < 0.001 else f"{verdict.p:.3f}"
-    level, interval = _interval(verdict)
-    return [*first, f"{interval} ({level})", p, f"{own.std:.2f}", str(own.n)]
+    level, between = interval(verdict)
+    return [*first, f"{between} ({level})", p, f"{own.std:.2f}", str(own.n)]
 
 
 def _overall(study: Study) -> Table:
