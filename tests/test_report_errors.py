@@ -106,6 +106,9 @@ def test_one_object_is_mended_once_and_by_the_best_score() -> None:
     # cells have no detection and plates no object.
     found = [(A, 0.9, PLATE), (A, 0.8, PLATE)]
     assert cost(found, [(CELL, A)]) == pytest.approx({"classification": 1.0})
+    # The better one stands before what is of nothing, the other one would stand behind it.
+    found = [(A, 0.9, PLATE), (NOWHERE, 0.7, CELL), (A, 0.5, PLATE)]
+    assert cost(found, [(CELL, A)]) == pytest.approx({"classification": 1.0})
     # On an object that is found already both go: precision of plates is 1/3 before.
     found = [(A, 0.95, CELL), (A, 0.9, PLATE), (A, 0.8, PLATE), (B, 0.7, PLATE)]
     assert cost(found, [(CELL, A), (PLATE, B)]) == pytest.approx({"classification": 1 / 3})

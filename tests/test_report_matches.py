@@ -130,6 +130,13 @@ def test_equal_runs_have_no_interval_and_other_ones_leave_zero_out() -> None:
     assert 0 < found.low < found.difference < found.high < 1
 
 
+def test_an_interval_has_95_percent_of_the_draws() -> None:
+    found = simple([True])
+    over = np.append(np.arange(1001) / 1000, np.nan)  # a draw without objects
+    own = interval(0, found, found, over)
+    assert (own.low, own.high) == pytest.approx((0.025, 0.975))
+
+
 def test_the_draws_are_those_of_the_binomial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "DRAWS", 2000)
     # Hits have the better scores: precision is 1 up to a recall of k / 100, and k of 100 images
