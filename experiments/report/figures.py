@@ -69,7 +69,9 @@ def curves(study: Study) -> Figure:
     figure, panels = _beside(study, list(study.methods), _band)
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _named(figure, study, "epoch", "AP (percent)")
+    figure.supxlabel("epoch", **STYLE)
+    figure.supylabel("AP (percent)", **STYLE)
+    return figure
 
 
 def precision(study: Study, methods: Sequence[str]) -> Figure:
@@ -78,7 +80,9 @@ def precision(study: Study, methods: Sequence[str]) -> Figure:
     figure, panels = _beside(study, methods, _precision)
     for axes in panels:
         axes.set(xlim=(0, 100), ylim=(0, 102))
-    return _named(figure, study, "recall (percent)", "precision (percent)")
+    figure.supxlabel("recall (percent)", **STYLE)
+    figure.supylabel("precision (percent)", **STYLE)
+    return figure
 
 
 def _beside(
@@ -102,15 +106,9 @@ def _beside(
         axes.set_title(_wrapped(method), **STYLE)
         axes.grid(alpha=0.3)
         plain(axes)
+    if base is not None:
+        figure.suptitle(f"grey: {base}", color=GREY, **STYLE)
     return figure, list(panels[: len(shown)])
-
-
-def _named(figure: Figure, study: Study, x: str, y: str) -> Figure:
-    figure.supxlabel(x, **STYLE)
-    figure.supylabel(y, **STYLE)
-    if study.baseline is not None:
-        figure.suptitle(f"grey: {study.baseline}", color=GREY, **STYLE)
-    return figure
 
 
 def _band(axes: Axes, runs: Sequence[Run], colour: str) -> None:
@@ -152,6 +150,7 @@ def errors(study: Study, methods: Sequence[str]) -> Figure:
             axes.axvline(found[methods.index(study.baseline)].mean, color=GREY, linewidth=0.8)
         axes.set_title(kind.removeprefix(COST), **STYLE)
         plain(axes)
+        axes.tick_params(axis="y", left=axes is panels[0])
     panels[0].set_yticks(range(len(methods)), map(_wrapped, methods), **STYLE)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     panels[0].set_xlim(left=0)
