@@ -12,6 +12,7 @@ from tiny import small_network, tiny
 
 from frcnn import checkpoint, memory
 from frcnn.engine import Engine
+from frcnn.errors import UserError
 from frcnn.run import run
 from frcnn.signals import Stop
 
@@ -85,6 +86,9 @@ def test_a_checkpoint_of_before_has_none_and_resumes(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints/last.pt"
     content = checkpoint.load(last)
     hungry_peak = content.pop("peak_memory_mb")
+    torch.save(content | {"peak_memory_mb": [hungry_peak]}, last)
+    with pytest.raises(UserError, match="resume="):  # no run saved that
+        peak(tmp_path)
     torch.save(content, last)
     assert 0 < peak(tmp_path) < hungry_peak - TAKEN / 2
 

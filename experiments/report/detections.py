@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def intervals(study: Study, folder: Path) -> dict[str, Interval]:
     have; a method without one, or validated on other images, has none."""
     found = {}
 
-    @cache
+    @lru_cache(maxsize=2)  # the baseline's and a method's, which are large
     def matches(name: str) -> list[Matches]:
         return match(_evaluator(folder / name))
 
