@@ -17,6 +17,7 @@ def forget_peak(device: torch.device) -> bool:
         Whether ``peak_mb`` can tell; on a CPU it takes Linux's /proc.
     """
     if device.type == "cuda":
+        torch.cuda.init()  # before it there are no figures to reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
         return True
     # What is freed but kept for the next tensors (frcnn.device.keep_freed_memory) goes back.

@@ -19,7 +19,7 @@ from frcnn.signals import Stop
 CPU = torch.device("cpu")
 TAKEN = 300.0  # megabytes that a hungry step takes, and gives back
 
-pytestmark = pytest.mark.skipif(not memory.forget_peak(CPU), reason="needs the /proc of Linux")
+linux = pytest.mark.skipif(not memory.forget_peak(CPU), reason="needs the /proc of Linux")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,6 +54,7 @@ def peak(folder: Path) -> float:
     return json.loads((folder / "summary.json").read_text())["peak_memory_mb"]
 
 
+@linux
 def test_a_peak_is_of_what_came_after_it_was_forgotten() -> None:
     memory.forget_peak(CPU)
     before = memory.peak_mb(CPU)
@@ -63,6 +64,7 @@ def test_a_peak_is_of_what_came_after_it_was_forgotten() -> None:
     assert memory.peak_mb(CPU) == pytest.approx(before, abs=40)
 
 
+@linux
 def test_a_run_that_takes_more_says_more_and_the_next_one_does_not(tmp_path: Path) -> None:
     peak(tmp_path / "first")  # what a first run loads stays for good
     usual = peak(tmp_path / "usual")
@@ -72,6 +74,7 @@ def test_a_run_that_takes_more_says_more_and_the_next_one_does_not(tmp_path: Pat
     assert peak(tmp_path / "again") == pytest.approx(usual, abs=60)
 
 
+@linux
 def test_a_resumed_run_keeps_its_peak(tmp_path: Path) -> None:
     with hungry(stop_at=1), pytest.raises(Stop):
         peak(tmp_path)
@@ -80,6 +83,7 @@ def test_a_resumed_run_keeps_its_peak(tmp_path: Path) -> None:
     assert peak(tmp_path) == round(before["peak_memory_mb"], 1)
 
 
+@linux
 def test_a_checkpoint_of_before_has_none_and_resumes(tmp_path: Path) -> None:
     with hungry(stop_at=1), pytest.raises(Stop):
         peak(tmp_path)
@@ -99,3 +103,14 @@ def test_a_system_that_does_not_tell_is_none(
     monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no/such")
     assert not memory.forget_peak(CPU)
     assert peak(tmp_path / "run") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpus_peak_is_what_was_given_out_since_it_was_forgotten() -> None:
+    gpu = torch.device("cuda")
+    for _ in range(2):
+        assert memory.forget_peak(gpu)
+        before = memory.peak_mb(gpu)
+        torch.ones(int(TAKEN * memory.MB), dtype=torch.uint8, device=gpu)
+        assert memory.peak_mb(gpu) == pytest.approx(before + TAKEN, abs=3)
