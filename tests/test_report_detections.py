@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from fabricated import fabricate, seen_sweep, with_detections
+from tiny import SMALL, call, small_network
 
 import experiments.report.__main__
 from experiments.report import images, markdown
@@ -21,6 +22,7 @@ from experiments.report.runs import Run, read
 from experiments.report.sentences import sentences
 from experiments.report.study import Study, study
 from experiments.report.tables import tables
+from frcnn import train
 
 KINDS = ["classification", "localisation", "both", "duplicate", "background", "missed"]
 
@@ -195,3 +197,15 @@ def test_detections_of_other_data_than_the_summarys_are_named(tmp_path: Path) ->
     (run / "summary.json").write_text(json.dumps(summary | {"AP": summary["AP"] + 0.01}))
     said = f"an AP of {summary['AP'] + 0.01:.4f}, where the validation data as they are now give "
     assert only(tmp_path).lacks == f"{said}{summary['AP']:.4f}"
+
+
+def test_a_run_as_training_leaves_it(tmp_path: Path) -> None:
+    line = [*SMALL, "trainer.max_steps=1", "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    with small_network():
+        assert call(train.main, *line) == 0
+    run = only(tmp_path)
+    assert run.lacks == "" and [len(curve) for curve in run.precision.values()] == [101, 101]
+    assert [name for name in run.figures if name.startswith("dAP50")] == [
+        f"dAP50 {k}" for k in KINDS
+    ]
+    assert run.memory is not None and run.memory > 100
