@@ -71,7 +71,7 @@ def costs(evaluator: Any) -> dict[str, float]:
     for name, kind in SUPPRESSED.items():
         gained[name] = _ap50(seen, rows[seen.kind != kind], counts, counts)
     gained["missed"] = _ap50(seen, rows, counts, counts - missed)
-    return {name: ap - usual for name, ap in gained.items()}
+    return {name: max(0.0, ap - usual) for name, ap in gained.items()}  # below by rounding only
 
 
 def judged(evaluator: Any) -> Judged:

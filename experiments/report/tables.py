@@ -1,7 +1,7 @@
-"""A study as sentences and tables of text, for any kind of page."""
+"""A study as tables of text, for any kind of page."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
@@ -48,11 +48,8 @@ def tables(study: Study) -> list[Table]:
 
 def costs(study: Study) -> list[str]:
     """The names of the figures of what errors cost, where any run has them."""
-    return [name for name in _names(study, COST) if any(map(_known(name), _runs(study)))]
-
-
-def _known(name: str) -> Callable[[Run], bool]:
-    return lambda run: not math.isnan(run.figures.get(name, math.nan))
+    values = {n: [run.figures.get(n, math.nan) for run in _runs(study)] for n in _names(study, COST)}
+    return [name for name, found in values.items() if not all(map(math.isnan, found))]
 
 
 def _names(study: Study, prefix: str) -> list[str]:
