@@ -48,7 +48,9 @@ def tables(study: Study) -> list[Table]:
 
 def costs(study: Study) -> list[str]:
     """The names of the figures of what errors cost, where any run has them."""
-    values = {n: [run.figures.get(n, math.nan) for run in _runs(study)] for n in _names(study, COST)}
+    values = {
+        n: [run.figures.get(n, math.nan) for run in _runs(study)] for n in _names(study, COST)
+    }
     return [name for name, found in values.items() if not all(map(math.isnan, found))]
 
 
