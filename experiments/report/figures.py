@@ -68,7 +68,7 @@ def curves(study: Study) -> Figure:
     """AP by epoch: the mean, and a band of ± one standard deviation over the seeds."""
     figure, panels = _beside(study, list(study.methods), _band)
     for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.supxlabel("epoch", **STYLE)
     figure.supylabel("AP (percent)", **STYLE)
     return figure

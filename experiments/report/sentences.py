@@ -22,7 +22,7 @@ def sentences(study: Study) -> list[str]:
 
 def _sentence(method: str, baseline: str, verdict: Verdict, images: Interval | None) -> str:
     difference = verdict.difference.spread
-    mean = f"{difference.mean:+.2f} AP"
+    mean = f"{difference.mean:+z.2f} AP"
     if verdict.interval is None or difference.std is None:
         other = "" if images is None else f" {_of_images(images)}"
         return (

@@ -68,12 +68,12 @@ def interval(verdict: Verdict) -> tuple[str, str]:
     """Level, and low to high."""
     assert verdict.interval is not None and verdict.level is not None
     low, high = verdict.interval
-    return f"{100 * verdict.level:.3g} %", f"{low:+.2f} to {high:+.2f}"
+    return f"{100 * verdict.level:.3g} %", f"{low:+z.2f} to {high:+z.2f}"
 
 
 def percent_range(low: float, high: float) -> str:
     """Of fractions, in percent."""
-    return f"{100 * low:+.2f} to {100 * high:+.2f}"
+    return f"{100 * low:+z.2f} to {100 * high:+z.2f}"
 
 
 def _differences(study: Study) -> Table:
@@ -110,7 +110,7 @@ def _image_cell(images: Interval | None) -> str:
 
 def _difference_row(method: str, verdict: Verdict) -> list[str]:
     own = verdict.difference.spread
-    first = [method, f"{own.mean:+.2f}"]
+    first = [method, f"{own.mean:+z.2f}"]
     if own.std is None:
         return [*first, NONE, NONE, NONE, "1"]
     p = "< 0.001" if (verdict.p or 0) < 0.001 else f"{verdict.p:.3f}"
