@@ -21,9 +21,9 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    from experiments.report.__main__ import load
+    from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
-    from experiments.report.runs import Run
+    from experiments.report.runs import Run, read
     from experiments.report.statistics import ALPHA, Verdict, in_blocks, spread, verdicts
     from experiments.report.study import Study, study
     from experiments.report.tables import Table
@@ -79,6 +79,8 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
         LookupError: a key in which no two runs differ; a baseline as in ``study``, or that a
             condition lacks.
     """
+    if not runs:
+        raise LookupError("no run, which is a folder with a status.json")
     groups: dict[Condition, list[Run]] = defaultdict(list)
     for run in runs:
         groups[_condition(run, keys, runs)].append(run)
@@ -251,11 +253,18 @@ def main() -> None:
     parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     options = parser.parse_args()
-    runs, out = load(options.source, options.out)
+    source = options.source
+    if not source.exists():
+        raise SystemExit(f"{source}: no such folder or file")
+    runs = read(source) if source.is_dir() else read_csv(source)
+    out = options.out or (source / "report" if source.is_dir() else source.parent)
     try:
         found = make(runs, options.by, options.baseline)
     except LookupError as error:
         raise SystemExit(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        write_csv(runs, out / "runs.csv")
     (out / "conditions.png").write_bytes(png(figure(found)))
     (out / "conditions.md").write_text(page(found, "conditions.png"))
     print("\n".join([*found.problems, *sentences(found), str(out / "conditions.md")]))

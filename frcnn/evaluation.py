@@ -72,17 +72,47 @@ def evaluate(
     Raises:
         UserError: a back end that is unknown or not installed, and as ``coco_results``.
     """
-    truth = _sanitised(ground_truth, class_names)
-    results = coco_results(detections, truth)
-    # below 10 the evaluators would sort the limits and the last would no longer be ours
-    limits = [1, min(10, max_detections), max_detections]
-    precision, recall = _curves(backend, truth, results, limits)
+    evaluator = coco_evaluator(ground_truth, detections, class_names, backend, max_detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
+    # [T, R, K, A, M] and [T, K, A, M], -1 where there is nothing to find
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     average = precision[:, :, :, :, -1]
     per_class = {
         name: {"AP": _mean(average[:, :, k, 0]), "AP50": _mean(average[AT_IOU_50, :, k, 0])}
         for k, name in enumerate(class_names)
     }
     return _overall(average, recall) | {"per_class": per_class}
+
+
+def coco_evaluator(
+    ground_truth: Mapping[str, Any],
+    detections: Iterable[Detection],
+    class_names: Sequence[str],
+    backend: str = "pycocotools",
+    max_detections: int = 100,
+) -> Any:
+    """A back end's ``COCOeval`` that has matched nothing yet; takes and raises as ``evaluate``.
+
+    Image ids are the ground truth's, category ids 1..C, those of annotations and detections count
+    from 1.
+    """
+    truth = _sanitised(ground_truth, class_names)
+    results = coco_results(detections, truth)
+    _, (index_class, evaluator_class) = _loaded(backend)
+    # instead of loadRes, which fails on no detections at all and adds a polygon to each
+    found = [
+        row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for number, row in enumerate(results, start=1)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_index = _indexed(index_class(), truth)
+        found_index = _indexed(index_class(), truth | {"annotations": found})
+        evaluator = evaluator_class(truth_index, found_index, "bbox")
+    # below 10 the evaluators would sort the limits and the last would no longer be ours
+    evaluator.params.maxDets = [1, min(10, max_detections), max_detections]
+    return evaluator
 
 
 def write_results(
@@ -220,26 +250,6 @@ def _imported(name: str) -> tuple[Any, Any]:
 
     # it tells its progress at level info, between the lines of the run's own log
     return COCO, partial(COCOeval_faster, print_function=log.debug)
-
-
-def _curves(
-    backend: str, truth: dict, results: list[dict], limits: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [T, R, K, A, M] and recall [T, K, A, M], -1 where there is nothing to find."""
-    _, (index_class, evaluator_class) = _loaded(backend)
-    # instead of loadRes, which fails on no detections at all and adds a polygon to each
-    found = [
-        row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-        for number, row in enumerate(results, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth_index = _indexed(index_class(), truth)
-        found_index = _indexed(index_class(), truth | {"annotations": found})
-        evaluator = evaluator_class(truth_index, found_index, "bbox")
-        evaluator.params.maxDets = limits
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
 def _indexed(index: Any, dataset: dict) -> Any:

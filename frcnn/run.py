@@ -21,6 +21,7 @@ from frcnn.engine import Engine, Options
 from frcnn.environment import record_environment
 from frcnn.evaluation import evaluate, format_table
 from frcnn.files import write_text
+from frcnn.memory import forget_peak, peak_mb
 from frcnn.resume import Resumed, checkpoint_to_resume, finished
 from frcnn.signals import Stop, held
 from frcnn.tracking import Silent, Tracker
@@ -60,6 +61,7 @@ class Run:
         trainer = config["trainer"]
         set_deterministic(trainer["deterministic"])
         self.device = choose_device(trainer["device"])
+        self.measures_memory = forget_peak(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.dtype = choose_precision(trainer["precision"], self.device)
@@ -78,6 +80,7 @@ class Run:
         self.since_best = 0  # validations
         self.validated = 0  # the step of the last validation
         self.seconds = 0.0
+        self.peak_mb = 0.0  # of memory; 0 = the system does not tell
 
     def _dataset(self, split: str) -> DetectionDataset:
         found = dataset(self.config["data"], split)
@@ -276,6 +279,7 @@ class Run:
             "seed": self.config["seed"],
             "steps": engine.step,
             "seconds": round(self.seconds, 1),
+            "peak_memory_mb": round(self.peak_mb, 1) or None,
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         log.info("after %d steps and %.0f s:\n%s", engine.step, self.seconds, format_table(metrics))
@@ -294,6 +298,8 @@ class Run:
         if not self.processes.first:
             return
         self.seconds = time.perf_counter() - self._began
+        if self.measures_memory:
+            self.peak_mb = max(self.peak_mb, peak_mb(self.device))
         content = self._weights(engine) | engine.state_dict()
         content |= {
             "tracker": tracker.state_dict(),
@@ -301,6 +307,7 @@ class Run:
             "since_best": self.since_best,
             "validated": self.validated,
             "seconds": self.seconds,
+            "peak_memory_mb": self.peak_mb,
         }
         checkpoint.save(self._checkpoint("last"), content)
 
@@ -325,6 +332,7 @@ class Run:
         self.detector.load_loss_states(saved["losses"])
         engine.load_state_dict(saved)
         self.seconds, self.validated = saved["seconds"], saved["validated"]
+        self.peak_mb = float(saved.get("peak_memory_mb", 0.0))  # earlier versions had none
         if resumed.own and self._checkpoint("best").exists():
             self.best, self.since_best = saved["best"], saved["since_best"]
         log.info("resumed after step %d", engine.step)

@@ -96,7 +96,7 @@ def save_detections(path: Path, detections: Detections) -> None:
 
 def load_detections(path: Path) -> Detections:
     """The detections of ``save_detections``, as ``detect`` returns them."""
-    with np.load(path) as stored:
+    with path.open("rb") as file, np.load(file) as stored:
         ids, counts = stored["image_id"].tolist(), stored["count"].tolist()
         parts = [torch.from_numpy(stored[key]).split(counts) for key in ARRAYS]
     return [

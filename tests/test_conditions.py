@@ -11,7 +11,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
 from experiments.conditions import figure, main, make, sentences, table
-from experiments.report.runs import read, read_csv, write_csv
+from experiments.report.csv_files import read_csv, write_csv
+from experiments.report.runs import read
 
 KEYS = ("data.clutter", "data.imbalance")
 CENTRE = ("6", "10")

@@ -11,10 +11,12 @@ from fabricated import fabricate, sweep
 
 from experiments.report import html, markdown
 from experiments.report.__main__ import main
+from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.figures import curves, differences, figures
-from experiments.report.runs import read, read_csv, write_csv
+from experiments.report.runs import read
+from experiments.report.sentences import sentences
 from experiments.report.study import Study, study
-from experiments.report.tables import compare, sentences, tables
+from experiments.report.tables import compare, tables
 from experiments.style import BLUE, VERMILLION
 
 
@@ -68,7 +70,7 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     ohem = ["3", "53.0 ± 1.0", "73.0 ± 1.0", "63.0 ± 1.0", "–", "53.0 ± 1.0", "53.0 ± 1.0"]
     assert cells(found, "Figures")["sampler=ohem"] == [*ohem, "60.0 ± 0.0"]
     assert cells(found, "AP by class")["sampler=random"] == ["3", "61.0 ± 1.0", "41.0 ± 1.0"]
-    assert cells(found, "Cost")["sampler=ohem"] == ["3", "102 ± 0", "1.02 ± 0.00"]
+    assert cells(found, "Cost")["sampler=ohem"] == ["3", "102 ± 0", "1.02 ± 0.00", "600 ± 100"]
     assert list(cells(found, "Figures")) == ["sampler=random", "sampler=ohem"]
 
 
@@ -204,11 +206,11 @@ def test_the_csv_makes_the_same_page_again(
     fabricate(tmp_path / "z", "sampler=ohem", "seed=3", "trainer.epochs=24")
     called(monkeypatch, tmp_path)
     made = {file.name: file.read_bytes() for file in (tmp_path / "report").iterdir()}
-    pages = {"runs.csv", "report.md", "report.html", "differences.png", "curves.png"}
+    pages = {"runs.csv", "images.csv", "report.md", "report.html", "differences.png", "curves.png"}
     assert made.keys() == pages
     called(monkeypatch, tmp_path / "report/runs.csv", "--out", tmp_path / "again")
     again = {file.name: file.read_bytes() for file in (tmp_path / "again").iterdir()}
-    assert again == {name: made[name] for name in made if name != "runs.csv"}
+    assert again == {name: made[name] for name in made if not name.endswith(".csv")}
     runs = read_csv(tmp_path / "report/runs.csv")
     write_csv(runs, tmp_path / "copy.csv")
     assert (tmp_path / "copy.csv").read_bytes() == made["runs.csv"]

@@ -1,21 +1,28 @@
 """``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER]``.
 
-DIR is a sweep's folder, or a CSV that the report of one wrote. Writes runs.csv (one row a run; all
-else can be made from it), report.md, report.html (which needs no other file) and its figures to
-DIR/report, or beside the CSV.
+DIR is a sweep's folder, or a runs.csv that the report of one wrote. Writes report.md, report.html
+(which needs no other file) and its figures to DIR/report, or beside the CSV. From a folder it also
+writes the CSVs from which all of it can be made again: runs.csv (one row a run) and images.csv (one
+row a method: how far the validation images decide).
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 try:
     from experiments.report import html, markdown
+    from experiments.report.csv_files import read_csv, read_intervals, write_csv, write_intervals
     from experiments.report.figures import figures
-    from experiments.report.runs import Run, read, read_csv, write_csv
+    from experiments.report.runs import Run, read
+    from experiments.report.sentences import sentences
     from experiments.report.study import Study, study
-    from experiments.report.tables import sentences
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
+
+
+RUNS, IMAGES = "runs.csv", "images.csv"
 
 
 def main() -> None:
@@ -25,27 +32,43 @@ def main() -> None:
     parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     options = parser.parse_args()
-    runs, out = load(options.source, options.out)
-    try:
-        found = study(runs, options.baseline)
-    except LookupError as error:
-        raise SystemExit(str(error)) from error
+    source = options.source
+    if not source.exists():
+        raise SystemExit(f"{source}: no such folder or file")
+    out = options.out or (source / "report" if source.is_dir() else source.parent)
+    of = _of_folder if source.is_dir() else _of_csv
+    found = of(source, options.baseline, out)
     _write(found, out)
     print("\n".join([*found.problems, *sentences(found), str(out / "report.html")]))
 
 
-def load(source: Path, out: Path | None) -> tuple[list[Run], Path]:
-    """The runs of a folder or a CSV, and the folder for what is made of them; runs.csv is there."""
-    if not source.exists():
-        raise SystemExit(f"{source}: no such folder or file")
-    runs = read(source) if source.is_dir() else read_csv(source)
+def _of_folder(folder: Path, baseline: str | None, out: Path) -> Study:
+    """From run folders; leaves the CSVs in ``out``."""
+    from experiments.report.detections import intervals, looked_at  # torch takes seconds to load
+
+    runs = looked_at(read(folder), folder)
+    found = _study(runs, baseline, folder)
+    found = replace(found, images=intervals(found, folder))
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(runs, out / RUNS)
+    write_intervals(found.images, found.baseline, out / IMAGES)
+    return found
+
+
+def _of_csv(file: Path, baseline: str | None, out: Path) -> Study:
+    """From a runs.csv, and the images.csv beside it."""
+    found = _study(read_csv(file), baseline, file)
+    out.mkdir(parents=True, exist_ok=True)
+    return replace(found, images=read_intervals(file.with_name(IMAGES), found.baseline))
+
+
+def _study(runs: Sequence[Run], baseline: str | None, source: Path) -> Study:
     if not runs:
         raise SystemExit(f"{source}: no run, which is a folder with a status.json")
-    out = out or (source / "report" if source.is_dir() else source.parent)
-    out.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        write_csv(runs, out / "runs.csv")
-    return runs, out
+    try:
+        return study(runs, baseline)
+    except LookupError as error:
+        raise SystemExit(str(error)) from error
 
 
 def _write(found: Study, out: Path) -> None:

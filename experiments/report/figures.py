@@ -1,28 +1,36 @@
 """The figures of a study, as PNG files' bytes."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.report.runs import Run
-from experiments.report.statistics import Verdict
+from experiments.report.runs import COST, Run
+from experiments.report.statistics import Verdict, spread
 from experiments.report.study import Study
-from experiments.report.tables import compare
+from experiments.report.tables import compare, costs
 from experiments.style import BLUE, GREY, STYLE, VERMILLION, plain, png
 
 COLUMNS = 4
+WIDTH = 36  # characters of a line over one panel
+LINES = {"50": "-", "75": "--"}
 
 
 def figures(study: Study) -> dict[str, bytes]:
-    """PNG by name: ``differences`` where methods are compared, ``curves`` where there are any."""
+    """PNG by name: ``differences`` where methods are compared, ``curves`` where there are any;
+    ``precision`` and ``errors`` of the methods whose runs all have usable detections."""
     found = {}
     if verdicts := compare(study):
         found["differences"] = png(differences(verdicts, study.baseline or ""))
     if any(run.curve for runs in study.methods.values() for run in runs.values()):
         found["curves"] = png(curves(study))
+    seen = [m for m, runs in study.methods.items() if all(r.precision for r in runs.values())]
+    if seen:
+        found["precision"] = png(precision(study, seen))
+        found["errors"] = png(errors(study, seen))
     return found
 
 
@@ -37,12 +45,17 @@ def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
             axes.plot(verdict.interval, [row, row], color=colour, linewidth=2)
         one_seed = verdict.interval is None
         axes.plot(mean, row, "o", color=colour, markerfacecolor="white" if one_seed else colour)
-    axes.set_yticks(range(len(verdicts)), list(verdicts), **STYLE)
+    axes.set_yticks(range(len(verdicts)), map(_wrapped, verdicts), **STYLE)
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.set_xlabel(f"difference in AP (percent) to {baseline}", **STYLE)
     axes.grid(axis="x", alpha=0.3)
     plain(axes)
     return figure
+
+
+def _wrapped(method: str) -> str:
+    """On as many lines as its terms take."""
+    return textwrap.fill(method, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _colour(verdict: Verdict) -> str:
@@ -52,9 +65,32 @@ def _colour(verdict: Verdict) -> str:
 
 
 def curves(study: Study) -> Figure:
-    """AP by epoch, a panel a method beside the baseline: the mean, and a band of ± one standard
-    deviation over the seeds."""
-    shown = study.compared or list(study.methods)
+    """AP by epoch: the mean, and a band of ± one standard deviation over the seeds."""
+    figure, panels = _beside(study, list(study.methods), _band)
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.supxlabel("epoch", **STYLE)
+    figure.supylabel("AP (percent)", **STYLE)
+    return figure
+
+
+def precision(study: Study, methods: Sequence[str]) -> Figure:
+    """Precision at every recall, of the methods whose runs have it: the mean over the seeds, at
+    IoU 0.5 and, dashed, 0.75."""
+    figure, panels = _beside(study, methods, _precision)
+    for axes in panels:
+        axes.set(xlim=(0, 100), ylim=(0, 102))
+    figure.supxlabel("recall (percent)", **STYLE)
+    figure.supylabel("precision (percent)", **STYLE)
+    return figure
+
+
+def _beside(
+    study: Study, methods: Sequence[str], draw: Callable[[Axes, Sequence[Run], str], None]
+) -> tuple[Figure, list[Axes]]:
+    """A panel a method beside the baseline; one a method where the baseline is not among them."""
+    base = study.baseline if study.baseline in methods else None
+    shown = [method for method in methods if method != base] or list(methods)
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     size = (max(4.0, 2.7 * columns), 0.5 + 2.2 * rows)
@@ -63,23 +99,16 @@ def curves(study: Study) -> Figure:
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     for axes, method in zip(panels, shown, strict=False):
-        if study.baseline is not None:
-            _band(axes, list(study.methods[study.baseline].values()), GREY)
-        if method != study.baseline:
-            _band(axes, list(study.methods[method].values()), BLUE)
-        axes.set_title(method, **STYLE)
+        if base is not None:
+            draw(axes, list(study.methods[base].values()), GREY)
+        if method != base:
+            draw(axes, list(study.methods[method].values()), BLUE)
+        axes.set_title(_wrapped(method), **STYLE)
         axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain(axes)
-    return _named(figure, study)
-
-
-def _named(figure: Figure, study: Study) -> Figure:
-    figure.supxlabel("epoch", **STYLE)
-    figure.supylabel("AP (percent)", **STYLE)
-    if study.baseline is not None:
-        figure.suptitle(f"grey: {study.baseline}", color=GREY, **STYLE)
-    return figure
+    if base is not None:
+        figure.suptitle(f"grey: {base}", color=GREY, **STYLE)
+    return figure, list(panels[: len(shown)])
 
 
 def _band(axes: Axes, runs: Sequence[Run], colour: str) -> None:
@@ -92,3 +121,38 @@ def _band(axes: Axes, runs: Sequence[Run], colour: str) -> None:
     low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
     high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
     axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _precision(axes: Axes, runs: Sequence[Run], colour: str) -> None:
+    for iou, line in LINES.items():
+        columns = zip(*(run.precision[iou] for run in runs), strict=True)
+        means = [100 * statistics.fmean(column) for column in columns]
+        axes.plot(range(len(means)), means, line, color=colour, linewidth=1.3)
+
+
+def errors(study: Study, methods: Sequence[str]) -> Figure:
+    """The AP50 that each kind of error costs, a panel a kind: a bar a method with ± one standard
+    deviation over the seeds, and a line at the baseline's."""
+    kinds = costs(study)
+    figure = Figure(figsize=(11.5, 0.9 + 0.3 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, kind in zip(panels, kinds, strict=True):
+        found = [spread(list(study.values(method, kind).values())) for method in methods]
+        colours = [GREY if method == study.baseline else BLUE for method in methods]
+        axes.barh(
+            range(len(methods)),
+            [own.mean for own in found],
+            xerr=[own.std or 0.0 for own in found],
+            color=colours,
+            error_kw={"linewidth": 1},
+        )
+        if study.baseline in methods:
+            axes.axvline(found[methods.index(study.baseline)].mean, color=GREY, linewidth=0.8)
+        axes.set_title(kind.removeprefix(COST), **STYLE)
+        plain(axes)
+        axes.tick_params(axis="y", left=axes is panels[0])
+    panels[0].set_yticks(range(len(methods)), map(_wrapped, methods), **STYLE)
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    panels[0].set_xlim(left=0)
+    figure.supxlabel("cost in AP50 (percent)", **STYLE)
+    return figure

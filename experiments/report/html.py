@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from experiments.report.sentences import sentences
 from experiments.report.study import Study
-from experiments.report.tables import Table, sentences, tables
+from experiments.report.tables import Table, tables
 from experiments.style import DPI
 
 CSS = """
@@ -18,16 +19,34 @@ li { margin: .25rem 0; }
 .problems { background: #fff6e0; border-left: 4px solid #e69f00; padding: .2rem 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap;
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; } tbody tr:hover { background: #f8f8f8; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } td code { background: none; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td:first-child { white-space: normal; min-width: 11rem; max-width: 20rem; }
+td code { background: none; padding: 0; }
 p.note { color: #555; font-size: 13px; max-width: 75ch; } img { max-width: 100%; }
 """
+# Title and caption by the figure's name.
 CAPTIONS = {
-    "differences": "Mean difference to the baseline with its interval; blue is better, red worse, "
-    "grey not told apart, hollow one seed.",
-    "curves": "AP by epoch: the mean of the seeds with a band of one standard deviation.",
+    "differences": (
+        "Differences",
+        "Mean difference to the baseline with its interval; blue is better, red worse, grey not "
+        "told apart, hollow one seed.",
+    ),
+    "curves": (
+        "Learning curves",
+        "AP by epoch: the mean of the seeds with a band of one standard deviation.",
+    ),
+    "precision": (
+        "Precision and recall",
+        "Precision at every recall, mean of classes and seeds: solid at IoU 0.5, dashed at 0.75.",
+    ),
+    "errors": (
+        "Kinds of errors",
+        "The AP50 that each kind of error costs: the mean of the seeds with one standard "
+        "deviation, and a grey line at the baseline's.",
+    ),
 }
 
 
@@ -58,8 +77,9 @@ def _figure(name: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
     # In its size on paper, whose text is as large as the page's; a sharp screen shows more dots.
     width = int.from_bytes(png[16:20]) * 96 // DPI
-    image = f'<img alt="{CAPTIONS[name]}" width="{width}" src="data:image/png;base64,{data}">'
-    return f'<h2>{name.capitalize()}</h2>\n{image}\n<p class="note">{CAPTIONS[name]}</p>'
+    title, caption = CAPTIONS[name]
+    image = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
+    return f'<h2>{title}</h2>\n{image}\n<p class="note">{caption}</p>'
 
 
 def _section(table: Table) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from experiments.report.sentences import sentences
 from experiments.report.study import Study
-from experiments.report.tables import Table, sentences, tables
+from experiments.report.tables import Table, tables
 
 
 def page(study: Study, figures: Sequence[str] = ()) -> str:

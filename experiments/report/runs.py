@@ -1,6 +1,5 @@
-"""Run folders -> runs, and a CSV with one row a run, from which a report can be made again."""
+"""Run folders -> runs."""
 
-import csv
 import json
 import math
 import re
@@ -14,6 +13,9 @@ import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
+# Before the name of a kind of error, the AP50 that it costs; before a class's, its AP.
+COST, CLASS = "dAP50 ", "AP "
+MEMORY = "peak_memory_mb"
 
 # Runs that are compared must share these: the data, the network, and how long it was trained.
 CONDITIONS = re.compile(
@@ -37,9 +39,14 @@ class Run:
         method: its values of all that any run was told beside seed, conditions and names: option
             by group, value by key (``{"sampler": "ohem"}``).
         settings: its values of all settings that are not the same in every run.
-        seed, steps, seconds: None where the run does not say.
-        figures: ``METRICS`` and ``AP <class>`` as fractions; NaN where there is no such object.
+        seed, steps, seconds, memory: None where the run does not say; memory is the most that it
+            held, in megabytes of 10^6 bytes.
+        figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions; NaN where
+            there is no such object.
         curve: AP as a fraction by epoch.
+        precision: at the recalls 0.00, 0.01 .. 1.00, the mean over classes, three decimals, by
+            the IoU in percent ("50").
+        lacks: why the run's detections say nothing, if that is known.
     """
 
     name: str
@@ -50,8 +57,11 @@ class Run:
     seed: int | None = None
     steps: int | None = None
     seconds: float | None = None
+    memory: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[int, float] = field(default_factory=dict)
+    precision: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    lacks: str = ""
 
 
 def is_condition(key: str) -> bool:
@@ -133,7 +143,9 @@ def _different(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Run:
     values, summary = content["values"], content.get("summary", {})
-    classes = {f"AP {name}": found["AP"] for name, found in summary.get("per_class", {}).items()}
+    classes = {
+        f"{CLASS}{name}": found["AP"] for name, found in summary.get("per_class", {}).items()
+    }
     figures = {name: summary[name] for name in METRICS if name in summary} | classes
     return Run(
         name=content["name"],
@@ -144,6 +156,7 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
         seed=content.get("seed"),
         steps=summary.get("steps"),
         seconds=summary.get("seconds"),
+        memory=summary.get(MEMORY),
         figures={name: math.nan if v is None else v for name, v in figures.items()},
         curve=content.get("curve", {}),
     )
@@ -152,54 +165,6 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
 def _text(value: Any) -> str:
     """As on the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def write_csv(runs: Sequence[Run], file: Path) -> None:
-    """One row a run."""
-    figures = list(dict.fromkeys(name for run in runs for name in run.figures))
-    first = ["run", "status", "error", "method", "seed", "steps", "seconds"]
-    with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, [*first, *figures, "curve", "settings"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_row(run) for run in runs)
-
-
-def _row(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "status": run.status,
-        "error": run.error,
-        "method": shlex.join(f"{key}={value}" for key, value in run.method.items()),
-        "seed": run.seed,
-        "steps": run.steps,
-        "seconds": run.seconds,
-        **{name: "" if math.isnan(value) else value for name, value in run.figures.items()},
-        "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
-        "settings": json.dumps(run.settings),
-    }
-
-
-def read_csv(file: Path) -> list[Run]:
-    """The runs of a CSV that ``write_csv`` wrote."""
-    with file.open(newline="") as rows:
-        return [_from_row(row) for row in csv.DictReader(rows)]
-
-
-def _from_row(row: Mapping[str, str]) -> Run:
-    figures = {k: v for k, v in row.items() if k in METRICS or k.startswith("AP ")}
-    has_figures = row["status"] == "COMPLETED"
-    return Run(
-        name=row["run"],
-        status=row["status"],
-        error=row["error"],
-        method=terms(row["method"]),
-        settings=json.loads(row["settings"]),
-        seed=int(row["seed"]) if row["seed"] else None,
-        steps=int(row["steps"]) if row["steps"] else None,
-        seconds=float(row["seconds"]) if row["seconds"] else None,
-        figures={k: float(v or math.nan) for k, v in figures.items()} if has_figures else {},
-        curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},
-    )
 
 
 def terms(text: str) -> dict[str, str]:

@@ -5,9 +5,10 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.report.images import Interval
 from experiments.report.runs import Run, is_condition, terms
 
 # What a baseline may say of itself where the methods differ from it.
@@ -36,12 +37,15 @@ class Study:
     Args:
         methods: the runs by label (``sampler=ohem``) and seed, the baseline first.
         baseline: its label, or None if there is none.
-        problems: a sentence for every run that is left out, every seed and baseline missing.
+        problems: a sentence for every run that is left out, every seed and baseline missing, and
+            for runs without usable detections.
+        images: how far the images decide a method's difference to the baseline, where it is known.
     """
 
     methods: Mapping[str, Mapping[int, Run]]
     baseline: str | None
     problems: Sequence[str]
+    images: Mapping[str, Interval] = field(default_factory=dict)
 
     def values(self, method: str, figure: str) -> dict[int, float]:
         """A method's figure by seed, as a percentage; NaN where there is none."""
@@ -52,6 +56,11 @@ class Study:
     def compared(self) -> list[str]:
         """The methods beside the baseline; none without a baseline."""
         return [] if self.baseline is None else [m for m in self.methods if m != self.baseline]
+
+    def pairs(self, method: str) -> dict[int, tuple[Run, Run]]:
+        """By seed a method's run and the baseline's, of the seeds that both have."""
+        own, base = self.methods[method], self.methods[self.baseline or ""]
+        return {seed: (own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
 
 
 def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
@@ -78,7 +87,7 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
     order = sorted(methods, key=lambda key: key != chosen)
     labels = {key: _label(key, chosen) for key in order}
     named = {labels[key]: methods[key] for key in order}
-    problems += _missing_seeds(named)
+    problems += [*_missing_seeds(named), *_without_detections(named)]
     return Study(named, None if chosen is None else labels[chosen], problems)
 
 
@@ -184,3 +193,20 @@ def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
         if missing:
             found.append(f"`{label}` has no finished run of seed {', '.join(missing)}.")
     return found
+
+
+def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+    """A sentence for each reason."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for run in (run for runs in methods.values() for run in runs.values() if run.lacks):
+        names[run.lacks].append(f"`{run.name}`")
+    return [
+        f"{_few(found)} {'has' if len(found) == 1 else 'have'} {reason}: precision by recall, "
+        "errors and what depends on the images are not known."
+        for reason, found in names.items()
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"Run{'' if len(names) == 1 else 's'} {', '.join(names[:SHOWN])}{more}"

@@ -1,26 +1,23 @@
-"""A study as sentences and tables of text, for any kind of page."""
+"""A study as tables of text, for any kind of page."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.report.runs import METRICS
+from experiments.report.images import DRAWS, LEVEL, Interval
+from experiments.report.runs import CLASS, COST, METRICS, Run
 from experiments.report.statistics import (
     ALPHA,
     POWER,
-    Difference,
     Spread,
     Verdict,
     paired,
-    seeds_needed,
     spread,
     verdicts,
 )
 from experiments.report.study import Study
 
 NONE = "–"
-# AP in percent that people would change their detector for.
-WORTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,54 +42,43 @@ def compare(study: Study) -> dict[str, Verdict]:
 def tables(study: Study) -> list[Table]:
     """All tables of a study."""
     differences = [_differences(study)] if study.compared else []
-    return [*differences, _overall(study), _per_class(study), _cost(study)]
+    errors = [_errors(study)] if costs(study) else []
+    return [*differences, _overall(study), _per_class(study), *errors, _cost(study)]
 
 
-def sentences(study: Study) -> list[str]:
-    """What can be said of each method that is compared."""
-    found = compare(study)
-    return [
-        _sentence(method, study.baseline or "", found[method])
-        if method in found
-        else f"`{method}` shares no seed with `{study.baseline}`: nothing can be said."
-        for method in study.compared
-    ]
+def costs(study: Study) -> list[str]:
+    """The names of the figures of what errors cost, where any run has them."""
+    values = {
+        n: [run.figures.get(n, math.nan) for run in _runs(study)] for n in _names(study, COST)
+    }
+    return [name for name, found in values.items() if not all(map(math.isnan, found))]
 
 
-def _sentence(method: str, baseline: str, verdict: Verdict) -> str:
-    difference = verdict.difference.spread
-    mean = f"{difference.mean:+.2f} AP"
-    if verdict.interval is None or difference.std is None:
-        return (
-            f"`{method}` has one seed in common with `{baseline}` ({mean}): nothing can be said, "
-            "because one seed does not show how much seeds differ."
-        )
-    how = "is not told apart from"
-    if verdict.told_apart:
-        how = f"is {'better' if difference.mean > 0 else 'worse'} than"
-    return (
-        f"`{method}` {how} `{baseline}` with {difference.n} seeds: {mean}, "
-        f"{_interval(verdict)}. {_needed(difference.std)}"
-    )
+def _names(study: Study, prefix: str) -> list[str]:
+    """Of the figures of any run that begin so."""
+    names = dict.fromkeys(name for run in _runs(study) for name in run.figures)
+    return [name for name in names if name.startswith(prefix)]
 
 
-def _interval(verdict: Verdict) -> str:
+def _runs(study: Study) -> list[Run]:
+    return [run for by_seed in study.methods.values() for run in by_seed.values()]
+
+
+def interval(verdict: Verdict) -> tuple[str, str]:
+    """Level, and low to high."""
     assert verdict.interval is not None and verdict.level is not None
     low, high = verdict.interval
-    return f"{100 * verdict.level:.3g} % interval {low:+.2f} to {high:+.2f}"
+    return f"{100 * verdict.level:.3g} %", f"{low:+z.2f} to {high:+z.2f}"
 
 
-def _needed(std: float) -> str:
-    n = seeds_needed(WORTH, std)
-    return f"At this spread ({std:.2f}) it takes {n} seeds to tell a difference of {WORTH} AP."
+def percent_range(low: float, high: float) -> str:
+    """Of fractions, in percent."""
+    return f"{100 * low:+z.2f} to {100 * high:+z.2f}"
 
 
 def _differences(study: Study) -> Table:
-    rows = [
-        _difference_row(method, verdict.difference, verdict)
-        for method, verdict in compare(study).items()
-    ]
     columns = ["method", "difference in AP", "interval", "p (Holm)", "spread", "seeds"]
+    rows = [_difference_row(method, verdict) for method, verdict in compare(study).items()]
     notes = [
         "Differences are paired by seed: runs of one seed share initial weights, images, their "
         "order and augmentation. Intervals and p are Student's t for the mean of the differences. "
@@ -103,16 +89,33 @@ def _differences(study: Study) -> Table:
         f"difference with a chance of {100 * POWER:.0f} %, from a spread that few seeds give only "
         "roughly.",
     ]
+    if study.images:
+        columns.append("one pair, over images")
+        rows = [[*row, _image_cell(study.images.get(row[0]))] for row in rows]
+        notes.append(
+            "The last column has two runs alone, the method's and the baseline's of the seed it "
+            f"names: the {100 * LEVEL:.0f} % interval of their difference over {DRAWS} draws of "
+            "the validation images with replacement, the same for both runs, each method for "
+            f"itself. It shows how far the images decide, and nothing of other seeds. {NONE} "
+            "where the two runs have no detections of the same images."
+        )
     return Table(f"Difference to {study.baseline}", columns, rows, notes)
 
 
-def _difference_row(method: str, difference: Difference, verdict: Verdict) -> list[str]:
-    own = difference.spread
-    first = [method, f"{own.mean:+.2f}"]
+def _image_cell(images: Interval | None) -> str:
+    if images is None:
+        return NONE
+    return f"{percent_range(images.low, images.high)} (seed {images.seed})"
+
+
+def _difference_row(method: str, verdict: Verdict) -> list[str]:
+    own = verdict.difference.spread
+    first = [method, f"{own.mean:+z.2f}"]
     if own.std is None:
         return [*first, NONE, NONE, NONE, "1"]
     p = "< 0.001" if (verdict.p or 0) < 0.001 else f"{verdict.p:.3f}"
-    return [*first, _interval(verdict), p, f"{own.std:.2f}", str(own.n)]
+    level, between = interval(verdict)
+    return [*first, f"{between} ({level})", p, f"{own.std:.2f}", str(own.n)]
 
 
 def _overall(study: Study) -> Table:
@@ -125,10 +128,25 @@ def _overall(study: Study) -> Table:
 
 
 def _per_class(study: Study) -> Table:
-    runs = [run for by_seed in study.methods.values() for run in by_seed.values()]
-    names = list(dict.fromkeys(n for run in runs for n in run.figures if n not in METRICS))
-    columns = ["method", "seeds", *(name.removeprefix("AP ") for name in names)]
+    names = _names(study, CLASS)
+    columns = ["method", "seeds", *(name.removeprefix(CLASS) for name in names)]
     return Table("AP by class", columns, [_figures(study, m, names) for m in study.methods])
+
+
+def _errors(study: Study) -> Table:
+    names = costs(study)
+    columns = ["method", "seeds", *(name.removeprefix(COST) for name in names)]
+    rows = [_figures(study, method, names) for method in study.methods]
+    notes = [
+        "The AP50 in percent that each kind of error costs: what it would gain if this kind alone "
+        "were mended (Bolya et al. 2020, arXiv 2008.08115), mean ± standard deviation over the "
+        "seeds. Localisation: the right class at an IoU of 0.1 to 0.5; classification: a wrong "
+        "class at 0.5 or more; both: a wrong class at 0.1 to 0.5; duplicate: of an object that a "
+        "better score has found; background: at most 0.1 with any object; missed: objects that no "
+        "detection finds, nor would with its class or box right. The costs do not add up to what "
+        "AP50 lacks.",
+    ]
+    return Table("What errors cost", columns, rows, notes)
 
 
 def _figures(study: Study, method: str, names: Sequence[str]) -> list[str]:
@@ -149,23 +167,36 @@ def _shown(found: Spread, digits: int) -> str:
 
 
 def _cost(study: Study) -> Table:
-    seconds = {method: _seconds(study, method) for method in study.methods}
+    seconds = {method: _measured(study, method, "seconds") for method in study.methods}
     base = seconds.get(study.baseline or "", {})
     rows = [
-        [method, str(len(own)), _mean(list(own.values()), 0), _times(own, base)]
+        [
+            method,
+            str(len(own)),
+            _mean(list(own.values()), 0),
+            _times(own, base),
+            _memory(study, method),
+        ]
         for method, own in seconds.items()
     ]
+    columns = ["method", "seeds", "seconds a run", "times the baseline's", "peak memory, MB"]
     notes = [
         "Wall time with validation; it compares only where the runs had the same machine to "
-        "themselves."
+        "themselves. Peak memory in megabytes of a million bytes: on a GPU what its allocator gave "
+        "out, on a CPU all that the run's main process held, libraries included and data workers "
+        "not."
     ]
-    return Table("Cost", ["method", "seeds", "seconds a run", "times the baseline's"], rows, notes)
+    return Table("Cost", columns, rows, notes)
 
 
-def _seconds(study: Study, method: str) -> dict[int, float]:
-    return {
-        s: math.nan if r.seconds is None else r.seconds for s, r in study.methods[method].items()
-    }
+def _memory(study: Study, method: str) -> str:
+    return _mean(list(_measured(study, method, "memory").values()), 0)
+
+
+def _measured(study: Study, method: str, what: str) -> dict[int, float]:
+    """Seconds or memory by seed; NaN where a run does not say."""
+    found = {seed: getattr(run, what) for seed, run in study.methods[method].items()}
+    return {seed: math.nan if value is None else value for seed, value in found.items()}
 
 
 def _times(own: Mapping[int, float], base: Mapping[int, float]) -> str:

@@ -1,0 +1,106 @@
+"""The two CSVs from which a report can be made again: a row a run, and a row a method."""
+
+import csv
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from experiments.report.images import Interval
+from experiments.report.runs import CLASS, COST, MEMORY, METRICS, Run, terms
+
+# Column -> IoU in percent.
+PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
+
+
+def write_csv(runs: Sequence[Run], file: Path) -> None:
+    """One row a run."""
+    figures = list(dict.fromkeys(name for run in runs for name in run.figures))
+    first = ["run", "status", "error", "method", "seed", "steps", "seconds", MEMORY]
+    columns = [*first, *figures, "curve", *PRECISION, "lacks", "settings"]
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(run) for run in runs)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "status": run.status,
+        "error": run.error,
+        "method": shlex.join(f"{key}={value}" for key, value in run.method.items()),
+        "seed": run.seed,
+        "steps": run.steps,
+        "seconds": run.seconds,
+        MEMORY: run.memory,
+        **{name: "" if math.isnan(value) else value for name, value in run.figures.items()},
+        "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
+        **{name: _listed(run.precision.get(iou, ())) for name, iou in PRECISION.items()},
+        "lacks": run.lacks,
+        "settings": json.dumps(run.settings),
+    }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def read_csv(file: Path) -> list[Run]:
+    """The runs of a CSV that ``write_csv`` wrote, or did before it wrote memory and precision."""
+    with file.open(newline="") as rows:
+        return [_from_row(row) for row in csv.DictReader(rows)]
+
+
+def _from_row(row: Mapping[str, str]) -> Run:
+    figures = {k: v for k, v in row.items() if k in METRICS or k.startswith((CLASS, COST))}
+    precision = {iou: row[name].split() for name, iou in PRECISION.items() if row.get(name)}
+    has_figures = row["status"] == "COMPLETED"
+    return Run(
+        name=row["run"],
+        status=row["status"],
+        error=row["error"],
+        method=terms(row["method"]),
+        settings=json.loads(row["settings"]),
+        seed=int(row["seed"]) if row["seed"] else None,
+        steps=int(row["steps"]) if row["steps"] else None,
+        seconds=_number(row["seconds"]),
+        memory=_number(row.get(MEMORY)),
+        figures={k: float(v or math.nan) for k, v in figures.items()} if has_figures else {},
+        curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},
+        precision={iou: tuple(map(float, values)) for iou, values in precision.items()},
+        lacks=row.get("lacks", ""),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
+
+
+def write_intervals(found: Mapping[str, Interval], baseline: str | None, file: Path) -> None:
+    """One row a method."""
+    columns = ["method", "baseline", *(column.name for column in fields(Interval))]
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
+        writer.writeheader()
+        for method, own in found.items():
+            writer.writerow({"method": method, "baseline": baseline, **asdict(own)})
+
+
+def read_intervals(file: Path, baseline: str | None) -> dict[str, Interval]:
+    """Those of ``write_intervals`` to this baseline, by method; none where there is no file."""
+    if not file.exists():
+        return {}
+    with file.open(newline="") as rows:
+        return {
+            row["method"]: Interval(
+                int(row["seed"]),
+                int(row["images"]),
+                *(float(row[key]) for key in ("difference", "low", "high")),
+            )
+            for row in csv.DictReader(rows)
+            if row["baseline"] == baseline
+        }

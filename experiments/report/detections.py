@@ -1,0 +1,110 @@
+"""What the detections of runs say beyond their summaries.
+
+Needs torch and the validation data, which the rest of the report does not.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from experiments.report.errors import costs
+from experiments.report.images import Interval, interval, resampled
+from experiments.report.matches import AT_IOU, Matches, average_precision, match, mean_precision
+from experiments.report.runs import COST, Run
+from experiments.report.study import Study
+from frcnn.assemble import dataset
+from frcnn.errors import UserError
+from frcnn.evaluation import coco_evaluator
+from frcnn.trained import refuse_foreign
+from frcnn.validation import load_detections
+
+DETECTIONS = "detections.npz"
+# What a file that is broken, gone or not ours leads to.
+UNUSABLE = (
+    *(UserError, OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),
+    *(zipfile.BadZipFile, yaml.YAMLError),
+)
+CLOSE = 1e-6  # of an AP, as a fraction
+
+
+def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
+    """The runs below a folder with precision by recall and costs of errors, or why not."""
+    return [_looked_at(run, folder / run.name) if "AP" in run.figures else run for run in runs]
+
+
+def intervals(study: Study, folder: Path) -> dict[str, Interval]:
+    """Over the images, of each method and the baseline in the first seed whose detections both
+    have; a method without one, or validated on other images, has none."""
+    found = {}
+
+    @lru_cache(maxsize=2)  # the baseline's and a method's, which are large
+    def matches(name: str) -> list[Matches]:
+        return match(_evaluator(folder / name))
+
+    @cache
+    def draws(name: str) -> np.ndarray:
+        return resampled(matches(name))
+
+    for method in study.compared:
+        pairs = study.pairs(method)
+        seed = next((s for s, pair in pairs.items() if all(run.precision for run in pair)), None)
+        if seed is None:
+            continue
+        own, base = (run.name for run in pairs[seed])
+        sides = matches(own), matches(base)
+        if _objects(sides[0]) == _objects(sides[1]):
+            found[method] = interval(seed, *sides, draws(own) - draws(base))
+    return found
+
+
+def _objects(matches: Sequence[Matches]) -> list[list[int]]:
+    return [own.objects.tolist() for own in matches]
+
+
+def _looked_at(run: Run, folder: Path) -> Run:
+    if not (folder / DETECTIONS).exists():
+        return replace(run, lacks=f"no {DETECTIONS}, which earlier versions did not leave")
+    try:
+        evaluator = _evaluator(folder)
+    except UNUSABLE as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return replace(run, lacks=f"detections that cannot be judged ({reason})")
+    matches = match(evaluator)
+    ap, said = average_precision(matches), run.figures["AP"]
+    if not abs(ap - said) < CLOSE:
+        lacks = f"an AP of {said:.4f}, where the validation data as they are now give {ap:.4f}"
+        return replace(run, lacks=lacks)
+    curve = mean_precision(matches).round(3)
+    return replace(
+        run,
+        figures={**run.figures, **{COST + k: float(v) for k, v in costs(evaluator).items()}},
+        precision={iou: tuple(curve[row].tolist()) for iou, row in AT_IOU.items()},
+    )
+
+
+def _evaluator(folder: Path) -> Any:
+    """A run's detections and what they are to find, in pycocotools' evaluator.
+
+    Raises:
+        one of ``UNUSABLE``.
+    """
+    detections = load_detections(folder / DETECTIONS)
+    config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+    truth, names = _truth(json.dumps(config["data"]))
+    return coco_evaluator(truth, detections, names)
+
+
+@cache
+def _truth(node: str) -> tuple[dict[str, Any], list[str]]:
+    """The ground truth of a data node's validation images, and the names of its classes."""
+    data = json.loads(node)
+    refuse_foreign({"data": data}, "data")
+    found = dataset(data, "val")
+    return found.ground_truth(), found.class_names

@@ -1,0 +1,211 @@
+"""What a report makes of the detections that runs leave, and what it says where it cannot."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from fabricated import fabricate, seen_sweep, with_detections
+from tiny import SMALL, call, small_network
+
+import experiments.report.__main__
+from experiments.report import images, markdown
+from experiments.report.__main__ import main
+from experiments.report.csv_files import read_csv, read_intervals, write_csv
+from experiments.report.detections import intervals, looked_at
+from experiments.report.figures import errors, figures, precision
+from experiments.report.runs import Run, read
+from experiments.report.sentences import sentences
+from experiments.report.study import Study, study
+from experiments.report.tables import tables
+from frcnn import train
+
+KINDS = ["classification", "localisation", "both", "duplicate", "background", "missed"]
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "DRAWS", 50)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of the baseline and of ohem, whose boxes are much better."""
+    return seen_sweep(tmp_path_factory.mktemp("seen"), ohem=1.0)
+
+
+def report(monkeypatch: pytest.MonkeyPatch, *arguments: object, pictures: bool = False) -> None:
+    if not pictures:
+        monkeypatch.setattr(experiments.report.__main__, "figures", lambda study: {})
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    main()
+
+
+def of(folder: Path) -> Study:
+    return study(looked_at(read(folder), folder))
+
+
+def only(folder: Path) -> Run:
+    (run,) = looked_at(read(folder), folder)
+    return run
+
+
+def test_all_of_it_is_made_again_from_the_csvs(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(monkeypatch, seen, "--out", tmp_path, pictures=True)
+    made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    pictures = {"differences.png", "curves.png", "precision.png", "errors.png"}
+    assert made.keys() == {"runs.csv", "images.csv", "report.md", "report.html"} | pictures
+    for name in set(made) - {"runs.csv", "images.csv"}:
+        (tmp_path / name).unlink()
+    monkeypatch.setitem(sys.modules, "experiments.report.detections", None)  # no torch, no data
+    report(monkeypatch, tmp_path / "runs.csv", pictures=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == made
+
+
+def test_errors_and_precision_are_in_tables_and_figures(seen: Path) -> None:
+    found = of(seen)
+    assert found.problems == []
+    table = next(t for t in tables(found) if t.title == "What errors cost")
+    assert table.columns == ["method", "seeds", *KINDS]
+    costs = {row[0]: [float(cell.split(" ± ")[0]) for cell in row[2:]] for row in table.rows}
+    assert costs["sampler=ohem"][1] < costs["sampler=random"][1]  # boxes in the wrong place
+    panels = errors(found, list(found.methods)).axes
+    assert [axes.get_title() for axes in panels] == KINDS
+    for number, axes in enumerate(panels):
+        widths = [bar.get_width() for bar in axes.patches]
+        expected = [costs[m][number] for m in ("sampler=random", "sampler=ohem")]
+        assert widths == pytest.approx(expected, abs=0.051)
+    (axes,) = precision(found, list(found.methods)).axes
+    for line, (method, iou) in zip(
+        axes.lines,
+        [(m, iou) for m in ("sampler=random", "sampler=ohem") for iou in ("50", "75")],
+        strict=True,
+    ):
+        runs = found.methods[method].values()
+        # Interpolated precision over all recalls is AP.
+        expected = np.mean([100 * run.figures[f"AP{iou}"] for run in runs])
+        assert np.mean(line.get_ydata()) == pytest.approx(expected, abs=0.05)
+    assert {"precision", "errors"} < figures(found).keys()
+
+
+def test_the_interval_is_of_the_first_seed_that_both_have(seen: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(seen, tmp_path / "runs")
+    (folder / "ohem_0/detections.npz").unlink()
+    found = of(folder)
+    assert found.problems == [
+        "Run `ohem_0` has no detections.npz, which earlier versions did not leave: precision by "
+        "recall, errors and what depends on the images are not known."
+    ]
+    own = intervals(found, folder)["sampler=ohem"]
+    assert (own.seed, own.images) == (1, 12) and 0 < own.low < own.difference < own.high
+    aps = [found.methods[m][1].figures["AP"] for m in ("sampler=ohem", "sampler=random")]
+    assert own.difference == pytest.approx(aps[0] - aps[1])
+
+
+def test_one_seed_has_the_images_interval_in_its_sentence(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("random_0", "ohem_0"):
+        shutil.copytree(seen / name, tmp_path / name)
+    report(monkeypatch, tmp_path)
+    own = read_intervals(tmp_path / "report/images.csv", "sampler=random")["sampler=ohem"]
+    page = (tmp_path / "report/report.md").read_text()
+    shown = f"{100 * own.low:+.2f} to {100 * own.high:+.2f}"
+    assert (
+        f"With other images than the 12 of the validation set these two runs would differ by "
+        f"{shown} (95 % interval); that is of the images, not of the training" in page
+    )
+    assert f"| {shown} (seed 0) |" in page
+
+
+def test_images_csv_of_another_baseline_says_nothing(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(monkeypatch, seen, "--out", tmp_path)
+    csv_file = tmp_path / "runs.csv"
+    report(monkeypatch, csv_file, "--baseline", "sampler=ohem", "--out", tmp_path / "other")
+    assert "over images" not in (tmp_path / "other/report.md").read_text()
+    assert "over images" in (tmp_path / "report.md").read_text()
+
+
+def test_a_csv_without_what_is_new_still_reads(seen: Path, tmp_path: Path) -> None:
+    write_csv(looked_at(read(seen), seen), tmp_path / "new.csv")
+    with (tmp_path / "new.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    new = ("dAP50", "precision", "lacks", "peak")
+    old = [{k: v for k, v in row.items() if not k.startswith(new)} for row in rows]
+    assert len(rows[0]) - len(old[0]) == 6 + 2 + 1 + 1
+    with (tmp_path / "old.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, old[0])
+        writer.writeheader()
+        writer.writerows(old)
+    found = study(read_csv(tmp_path / "old.csv"))
+    assert found.problems == [] and sentences(found) == sentences(of(seen))
+    assert [t.title for t in tables(found)] == [
+        "Difference to sampler=random", "Figures", "AP by class", "Cost",
+    ]  # fmt: skip
+    assert figures(found).keys() == {"differences", "curves"}
+
+
+def test_data_that_are_not_there_are_one_sentence_and_the_rest_stands(
+    seen: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(seen, tmp_path / "runs")
+    for file in folder.glob("*/.hydra/config.yaml"):
+        config = yaml.safe_load(file.read_text())
+        config["data"] = {"_target_": "frcnn.data.voc", "_partial_": True, "root": "gone"}
+        config["data"] |= {"train_split": "train", "val_split": "val", "classes": ["a"]}
+        file.write_text(yaml.safe_dump(config))
+    found = of(folder)
+    (problem,) = found.problems
+    assert problem.startswith("Runs `random_0`, `random_1`, `ohem_0`, `ohem_1` have detections ")
+    assert "that cannot be judged (UserError: gone" in problem
+    assert intervals(found, folder) == {}
+    assert sentences(found) == sentences(of(seen)) and problem in markdown.page(found)
+    assert figures(found).keys() == {"differences", "curves"}
+
+
+def test_a_configuration_cannot_choose_what_code_runs(tmp_path: Path) -> None:
+    run = with_detections(fabricate(tmp_path / "a", "sampler=random"), 1.0, 0)
+    file = run / ".hydra/config.yaml"
+    config = yaml.safe_load(file.read_text())
+    trap = tmp_path / "trap"
+    config["data"] = {"_target_": "os.mkdir", "_partial_": True, "path": str(trap)}
+    file.write_text(yaml.safe_dump(config))
+    assert "os.mkdir, which is not ours to run" in only(tmp_path).lacks
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x80\x04K\x01."])
+def test_broken_detections_are_named(tmp_path: Path, content: bytes) -> None:
+    run = with_detections(fabricate(tmp_path / "a", "sampler=random"), 1.0, 0)
+    (run / "detections.npz").write_bytes(content)
+    found = only(tmp_path)
+    assert found.lacks.startswith("detections that cannot be judged (") and not found.precision
+    assert "\n" not in found.lacks
+
+
+def test_detections_of_other_data_than_the_summarys_are_named(tmp_path: Path) -> None:
+    run = with_detections(fabricate(tmp_path / "a", "sampler=random"), 1.0, 0)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"AP": summary["AP"] + 0.01}))
+    said = f"an AP of {summary['AP'] + 0.01:.4f}, where the validation data as they are now give "
+    assert only(tmp_path).lacks == f"{said}{summary['AP']:.4f}"
+
+
+def test_a_run_as_training_leaves_it(tmp_path: Path) -> None:
+    line = [*SMALL, "trainer.max_steps=1", "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    with small_network():
+        assert call(train.main, *line) == 0
+    run = only(tmp_path)
+    assert run.lacks == "" and [len(curve) for curve in run.precision.values()] == [101, 101]
+    assert [name for name in run.figures if name.startswith("dAP50")] == [
+        f"dAP50 {k}" for k in KINDS
+    ]
+    assert run.memory is not None and run.memory > 100
