@@ -204,6 +204,7 @@ def launched(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_cores_runs_jobs_in_other_processes(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra joblib")
     done = launched(tmp_path, "seed=0,-1", "hydra/launcher=cores")  # one of them is refused
