@@ -7,17 +7,18 @@ normal around zero. Units are the caller's; the report has AP in percent.
 """
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from scipy.stats import nct, norm, t
 
 Key = TypeVar("Key", bound=Any)  # what a verdict is on
 
 ALPHA = 0.05
 POWER = 0.8
+ROUNDING = 1e-12  # of the largest value: what least squares leave of runs that agree
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def in_blocks(
 ) -> dict[tuple[Key, str], Difference]:
     """Differences to the baseline by condition and method, with one spread for all of them.
 
-    Randomised complete blocks (Fisher 1935): a value is a mean of its condition and method, plus
-    what all methods of one seed share there, plus an error of the same spread everywhere. The
-    errors are estimated from the runs of all methods and conditions together, so few seeds tell
-    more apart than each pair alone would, if that spread is about the same everywhere. Seeds count
-    for it which all methods of a condition have.
+    Randomised blocks (Fisher 1935): a value is the mean of its condition and method, plus what all
+    methods of one seed share there, plus an error of the same spread everywhere. The errors are
+    what least squares leave of all runs together, so few seeds tell more apart than each pair alone
+    would, if that spread is about the same everywhere. Two methods under one condition are
+    ``paired``. A method with one seed in common with the baseline is not tested.
 
     Args:
         conditions: condition -> method -> seed -> value.
@@ -114,36 +115,31 @@ def in_blocks(
     Raises:
         ValueError: a method that has no seed in common with the baseline.
     """
-    squares, freedom = 0.0, 0
-    for methods in conditions.values():
-        seeds = sorted(set.intersection(*(set(values) for values in methods.values())))
-        errors = _errors([[values[seed] for seed in seeds] for values in methods.values()])
-        squares += math.fsum(error**2 for error in errors)
-        freedom += (len(methods) - 1) * (len(seeds) - 1) if seeds else 0
+    left = [_left_over(methods) for methods in conditions.values()]
+    squares, freedom = math.fsum(own for own, _ in left), sum(degrees for _, degrees in left)
     std = math.sqrt(2 * squares / freedom) if freedom else None
     found = {}
     for condition, methods in conditions.items():
         for method in methods:
-            if method == baseline:
-                continue
-            values = _differences(methods[method], methods[baseline])
-            own = Spread(math.fsum(values) / len(values), std, len(values))
-            found[condition, method] = _tested(own, freedom)
+            if method != baseline:
+                values = _differences(methods[method], methods[baseline])
+                own = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
+                found[condition, method] = _tested(own, freedom)
     return found
 
 
-def _errors(values: Sequence[Sequence[float]]) -> list[float]:
-    """What the means of rows (methods) and columns (seeds) do not explain."""
-    if not values or not values[0]:
-        return []
-    rows = [statistics.fmean(row) for row in values]
-    columns = [statistics.fmean(column) for column in zip(*values, strict=True)]
-    mean = statistics.fmean(rows)
-    return [
-        value - row - column + mean
-        for row, own in zip(rows, values, strict=True)
-        for column, value in zip(columns, own, strict=True)
-    ]
+def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:
+    """Sum of squares that methods and seeds do not explain, and its degrees of freedom."""
+    seeds = sorted(set().union(*methods.values()))
+    cells = [(row, seed) for row, values in enumerate(methods.values()) for seed in values]
+    design = np.zeros((len(cells), len(methods) + len(seeds)))
+    for cell, (row, seed) in zip(design, cells, strict=True):
+        cell[[row, len(methods) + seeds.index(seed)]] = 1
+    values = np.array([value for own in methods.values() for value in own.values()])
+    fit, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    errors = values - design @ fit
+    errors[np.abs(errors) < ROUNDING * np.abs(values).max()] = 0
+    return float(errors @ errors), len(cells) - int(rank)
 
 
 def _differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:

@@ -11,6 +11,7 @@ from experiments.report.statistics import (
     POWER,
     Spread,
     Verdict,
+    in_blocks,
     paired,
     spread,
     verdicts,
@@ -34,9 +35,12 @@ def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method that shares a seed with the baseline."""
     if study.baseline is None:
         return {}
-    base = study.values(study.baseline, "AP")
-    values = {method: study.values(method, "AP") for method in study.compared}
-    return verdicts({m: paired(own, base) for m, own in values.items() if own.keys() & base.keys()})
+    values = {m: v for m, v in _values(study).items() if v.keys() & study.methods[study.baseline]}
+    return verdicts({m: d for (_, m), d in in_blocks({"": values}, study.baseline).items()})
+
+
+def _values(study: Study) -> dict[str, dict[int, float]]:
+    return {method: study.values(method, "AP") for method in study.methods}
 
 
 def tables(study: Study) -> list[Table]:
@@ -78,10 +82,14 @@ def percent_range(low: float, high: float) -> str:
 
 def _differences(study: Study) -> Table:
     columns = ["method", "difference in AP", "interval", "p (Holm)", "spread", "seeds"]
-    rows = [_difference_row(method, verdict) for method, verdict in compare(study).items()]
+    found = compare(study)
+    rows = [_difference_row(study, method, verdict) for method, verdict in found.items()]
     notes = [
         "Differences are paired by seed: runs of one seed share initial weights, images, their "
-        "order and augmentation. Intervals and p are Student's t for the mean of the differences. "
+        "order and augmentation. Intervals and p are Student's t for the mean of the differences, "
+        f"with one standard deviation for all methods{_pooled(found)}: that of randomised blocks, "
+        "which a method that is less steady than the others makes too large for them, and which is "
+        "too small for it. The column spread has each method's own. "
         f"Holm's correction for the number of methods keeps the chance of telling any apart that "
         f"does not differ at {100 * ALPHA:.0f} %; each interval has the level of its method's step "
         "of that procedure, so it leaves zero out exactly where the method is told apart. "
@@ -102,18 +110,26 @@ def _differences(study: Study) -> Table:
     return Table(f"Difference to {study.baseline}", columns, rows, notes)
 
 
+def _pooled(found: Mapping[str, Verdict]) -> str:
+    tested = [v.difference for v in found.values() if v.difference.spread.std is not None]
+    if not tested:
+        return ""
+    return f" ({tested[0].spread.std:.2f}, {tested[0].freedom} degrees of freedom)"
+
+
 def _image_cell(images: Interval | None) -> str:
     if images is None:
         return NONE
     return f"{percent_range(images.low, images.high)} (seed {images.seed})"
 
 
-def _difference_row(method: str, verdict: Verdict) -> list[str]:
-    own = verdict.difference.spread
+def _difference_row(study: Study, method: str, verdict: Verdict) -> list[str]:
+    values = _values(study)
+    own = paired(values[method], values[study.baseline or ""]).spread
     first = [method, f"{own.mean:+z.2f}"]
-    if own.std is None:
-        return [*first, NONE, NONE, NONE, "1"]
-    p = "< 0.001" if (verdict.p or 0) < 0.001 else f"{verdict.p:.3f}"
+    if own.std is None or verdict.p is None:
+        return [*first, NONE, NONE, NONE, str(own.n)]
+    p = "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
     level, between = interval(verdict)
     return [*first, f"{between} ({level})", p, f"{own.std:.2f}", str(own.n)]
 
