@@ -4,7 +4,7 @@
 
 DIR is the folder of a sweep over methods, seeds and settings of the data, KEYs are those settings,
 as in ``data.clutter``. Writes conditions.md and conditions.png to DIR/report or beside the CSV, and
-of a folder runs.csv, from which both can be made again.
+of a folder conditions.csv (one row a run), from which both can be made again.
 """
 
 import argparse
@@ -24,7 +24,14 @@ try:
     from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
     from experiments.report.runs import Run, read
-    from experiments.report.statistics import ALPHA, Verdict, in_blocks, spread, verdicts
+    from experiments.report.statistics import (
+        ALPHA,
+        Difference,
+        Verdict,
+        in_blocks,
+        spread,
+        verdicts,
+    )
     from experiments.report.study import Study, study
     from experiments.report.tables import Table
     from experiments.style import BLUE, STYLE, VERMILLION, png
@@ -46,8 +53,9 @@ class Map:
         axes: for each key the conditions that differ from ``centre`` in that key alone, and
             ``centre``, by the key's value.
         centre: the commonest value of each key.
-        verdicts: by condition and method, corrected for the number of all of them.
-        problems: a sentence for each run that is left out and each seed that is missing.
+        verdicts: by condition and method: the spread is that of the condition's runs, the
+            correction for the number of all of them.
+        problems: a sentence for each run, seed, method and condition that is left out.
     """
 
     keys: Sequence[str]
@@ -76,8 +84,7 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     """Split the runs by condition and compare the methods under each.
 
     Raises:
-        LookupError: a key in which no two runs differ; a baseline as in ``study``, or that a
-            condition lacks.
+        LookupError: no runs, or none to compare; a key in which no two of them differ.
     """
     if not runs:
         raise LookupError("no run, which is a folder with a status.json")
@@ -85,17 +92,39 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     for run in runs:
         groups[_condition(run, keys, runs)].append(run)
     unreadable = [study([run]).problems[0] for run in groups.pop((), [])]
-    studies = {c: study(group, baseline) for c, group in groups.items()}
-    for condition, found in studies.items():
-        if found.baseline is None:
-            raise LookupError(f"{_name(keys, condition)}: {found.problems[-1]}")
+    problems = list(unreadable)
+    studies = {}
+    for condition, group in groups.items():
+        name = _name(keys, condition)
+        try:
+            found = study(group, baseline)
+        except LookupError as error:
+            problems.append(f"{name}: {error}: left out.")
+            continue
+        problems += [f"{name}: {problem}" for problem in found.problems]
+        if differences(found):
+            studies[condition] = found
+        elif not found.problems:
+            problems.append(f"{name}: nothing to compare: left out.")
+    if not studies:
+        raise LookupError("\n".join(["no condition has a baseline and a method", *problems]))
     columns = zip(*studies, strict=True)
     centre = tuple(Counter(column).most_common(1)[0][0] for column in columns)
     axes = [_axis(studies, centre, place) for place in range(len(keys))]
-    values = {c: {m: s.values(m, "AP") for m in s.methods} for c, s in studies.items()}
-    found = verdicts(in_blocks(values, studies[centre].baseline or ""))
-    problems = [f"{_name(keys, c)}: {p}" for c, s in studies.items() for p in s.problems]
-    return Map(keys, studies, axes, centre, found, unreadable + problems)
+    shown = {condition for axis in axes for condition in axis}
+    problems += [f"{_name(keys, c)}: lies on no axis: left out." for c in studies if c not in shown]
+    studies = {condition: found for condition, found in studies.items() if condition in shown}
+    tested = {(c, m): d for c, s in studies.items() for m, d in differences(s).items()}
+    return Map(keys, studies, axes, centre, verdicts(tested), problems)
+
+
+def differences(found: Study) -> dict[str, Difference]:
+    """Of the methods that share a seed with the baseline."""
+    if found.baseline is None:
+        return {}
+    values = {method: found.values(method, "AP") for method in found.methods}
+    base = values[found.baseline]
+    return in_blocks({m: own for m, own in values.items() if own.keys() & base}, found.baseline)
 
 
 def _condition(run: Run, keys: Sequence[str], runs: Sequence[Run]) -> Condition:
@@ -171,8 +200,7 @@ def _label(found: Map, condition: Condition) -> str:
 
 
 def _notes(found: Map) -> list[str]:
-    any_difference = next(iter(found.verdicts.values())).difference
-    std = any_difference.spread.std
+    tested = [v.difference for v in found.verdicts.values() if v.difference.spread.std is not None]
     seeds = {len(found.values(c, found.baseline)) for c in found.studies}
     number = " or ".join(str(n) for n in sorted(seeds))
     first = (
@@ -180,14 +208,17 @@ def _notes(found: Map) -> list[str]:
         f"deviation, of the others the mean difference to it, paired by seed. The centre is "
         f"`{_name(found.keys, found.centre)}`; the other columns differ from it in one setting."
     )
-    if std is None:
+    if not tested:
         return [first, "One seed does not show how much seeds differ: nothing is told apart."]
+    stds = [difference.spread.std or 0.0 for difference in tested]
+    low, high = min(stds), max(stds)
+    freedom = max(difference.freedom for difference in tested)
     return [
         first,
         f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all "
-        f"{len(found.verdicts)} differences together (Holm). A difference of two runs of one seed "
-        f"has a standard deviation of {std:.2f}, estimated from all runs with "
-        f"{any_difference.freedom} degrees of freedom as that of randomised complete blocks.",
+        f"{len(tested)} differences together (Holm). The difference of two runs of one seed has a "
+        f"standard deviation of {low:.1f} to {high:.1f} by condition, that of randomised blocks "
+        f"with up to {freedom} degrees of freedom: of all runs of the condition.",
     ]
 
 
@@ -264,7 +295,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        write_csv(runs, out / "runs.csv")
+        write_csv(runs, out / "conditions.csv")
     (out / "conditions.png").write_bytes(png(figure(found)))
     (out / "conditions.md").write_text(page(found, "conditions.png"))
     print("\n".join([*found.problems, *sentences(found), str(out / "conditions.md")]))

@@ -177,6 +177,7 @@ RULES = {
     "clutter": Rule(int, low=0, high=1000),
     "num_objects": Rule(int, low=0, high=1000, lists=TWO, single=False),
     "object_size": Rule(int, low=1, lists=TWO, single=False),
+    "clutter_size": Rule(int, low=1, lists=TWO, single=False, optional=True),
     "class_probabilities": Rule(float, low=0, lists=SOME, single=False, optional=True),
     "classes": Rule(str, lists=SOME, single=False, optional=True),
 }

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pytest
+import yaml
 from omegaconf import OmegaConf
 from tiny import call, small_network
 
 from frcnn import train
+from frcnn.assemble import dataset
 from frcnn.config import CONF
+from frcnn.data import shape_images
 
 OWN = Path(__file__).parents[1] / "experiments/imbalance_map/conf"
 METHODS, CONDITIONS = (
@@ -33,7 +37,8 @@ def composed(condition: str, method: str) -> dict[str, Any]:
 
 
 def test_a_method_is_its_preset() -> None:
-    assert len(METHODS) == 8
+    sweep = yaml.safe_load((OWN / "sweep/imbalance_map.yaml").read_text())
+    assert sorted(sweep["hydra"]["sweeper"]["params"]["+method"].split(",")) == METHODS
     for method in METHODS:
         config = composed("centre", method)
         preset = "random" if method == "class_weights" else method
@@ -64,3 +69,21 @@ def test_a_run_says_its_condition_and_method(tmp_path: Path) -> None:
     folder = tmp_path / "objects_small/ohem_seed=0"
     choices = json.loads((folder / "summary.json").read_text())["choices"]
     assert (choices["condition"], choices["sampler/rcnn"]) == ("objects_small", "ohem")
+
+
+def test_a_condition_changes_nothing_else_in_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many objects everywhere, and all the clutter that is asked for."""
+    placed: list[Any] = []
+    place = shape_images.place
+    monkeypatch.setattr(shape_images, "place", lambda *a: placed.append(place(*a)) or placed[-1])
+    objects = set()
+    for condition in CONDITIONS:
+        data = composed(condition, "random")["data"]
+        images = dataset(data | {"train_images": 20}, "train")
+        objects.add(len(images.objects.labels))
+        placed.clear()
+        for index in range(20):
+            images.load(index)
+        found = sum(box is not None for box in placed)
+        assert found >= 0.98 * data["clutter"] * 20, condition
+    assert len(objects) == 1

@@ -54,7 +54,7 @@ def test_a_difference_smaller_than_the_seeds_is_none(tmp_path: Path) -> None:
     (said,) = sentences(of(tmp_path))
     # Differences 3, -2, 2: mean 1, std sqrt(7), half an interval 4.30265 sqrt(7 / 3) = 6.57.
     assert "is not told apart from" in said and "+1.00 AP, 95 % interval -5.57 to +7.57" in said
-    assert "At this spread (2.65) it takes 222 seeds" in said
+    assert "At the common spread (2.65) a pair alone takes 222 seeds" in said
 
 
 def test_one_seed_says_nothing(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_blocks_by_hand() -> None:
     # squares sum to 1 with (2 - 1) (3 - 1) = 2 degrees of freedom. A difference has twice a
     # value's variance: 2 * 1 / 2.
     values = {"a": by_seed(10.0, 20.0, 30.0), "b": by_seed(11.0, 20.0, 29.0)}
-    found = in_blocks({"x": values}, "a")["x", "b"]
+    found = in_blocks(values, "a")["b"]
     assert found.spread == Spread(0.0, pytest.approx(1.0), 3)
     assert (found.freedom, found.p) == (2, 1.0)
 
@@ -179,43 +179,34 @@ def test_one_block_of_two_methods_is_the_paired_test(pairs: list[tuple[float, fl
     alone = paired(by_seed(*method), by_seed(*baseline))
     if alone.spread.std < 1e-6:
         return
-    found = in_blocks({"x": {"m": by_seed(*method), "b": by_seed(*baseline)}}, "b")["x", "m"]
+    found = in_blocks({"m": by_seed(*method), "b": by_seed(*baseline)}, "b")["m"]
     assert found.p == pytest.approx(alone.p, rel=1e-6)
     assert found.interval(0.9) == pytest.approx(alone.interval(0.9), rel=1e-6, abs=1e-9)
 
 
-def test_all_blocks_share_one_spread() -> None:
-    # Squares 1 and 4 with 2 degrees of freedom each: variance of a difference 2 * 5 / 4.
-    first = {"a": by_seed(0.0, 0.0, 0.0), "b": by_seed(-1.0, 0.0, 1.0)}
-    second = {"a": by_seed(0.0, 0.0, 0.0), "b": by_seed(-2.0, 0.0, 2.0)}
-    found = in_blocks({"x": first, "y": second}, "a")
-    assert {d.freedom for d in found.values()} == {4}
-    assert [d.spread.std for d in found.values()] == pytest.approx([math.sqrt(2.5)] * 2)
-
-
 def test_what_a_seed_shares_is_no_error() -> None:
     lucky = {"a": by_seed(10.0, 50.0, 90.0), "b": by_seed(13.0, 53.0, 93.0)}
-    assert in_blocks({"x": lucky}, "a")["x", "b"].p == 0.0
+    assert in_blocks(lucky, "a")["b"].p == 0.0
 
 
 def test_what_only_one_run_says_is_not_in_the_spread() -> None:
     values = {"a": by_seed(1.0, 4.0, 7.0), "b": by_seed(-1.0, 1.0, 9.0)}
-    expected = in_blocks({"x": values}, "a")["x", "b"]
+    expected = in_blocks(values, "a")["b"]
     with_more = {"a": values["a"], "b": values["b"] | {7: 99.0}, "c": {0: 50.0}}
-    found = in_blocks({"x": with_more}, "a")
-    assert found["x", "b"].freedom == expected.freedom == 2
-    assert found["x", "b"].spread.std == pytest.approx(expected.spread.std)
-    assert found["x", "b"].spread.mean == pytest.approx(expected.spread.mean)
-    assert (found["x", "c"].spread.std, found["x", "c"].p) == (None, None)
+    found = in_blocks(with_more, "a")
+    assert found["b"].freedom == expected.freedom == 2
+    assert found["b"].spread.std == pytest.approx(expected.spread.std)
+    assert found["b"].spread.mean == pytest.approx(expected.spread.mean)
+    assert (found["c"].spread.std, found["c"].p) == (None, None)
 
 
 def test_a_missing_run_leaves_the_others_in_the_spread() -> None:
     values = {"a": by_seed(0.0, 0.0, 7.0), "b": by_seed(-1.0, 1.0, 9.0), "c": {0: 0.0, 1: 0.0}}
-    found = in_blocks({"x": values}, "a")
+    found = in_blocks(values, "a")
     assert {d.freedom for d in found.values()} == {3}
-    assert found["x", "b"].spread.mean == pytest.approx(2 / 3)
+    assert found["b"].spread.mean == pytest.approx(2 / 3)
     brute = minimum_of_squares(values)
-    assert found["x", "b"].spread.std == pytest.approx(math.sqrt(2 * brute / 3))
+    assert found["b"].spread.std == pytest.approx(math.sqrt(2 * brute / 3))
 
 
 def minimum_of_squares(values: dict[str, dict[int, float]]) -> float:
@@ -238,7 +229,7 @@ def test_equal_methods_are_told_apart_as_rarely_as_promised() -> None:
     for _ in range(300):
         shared = [rng.gauss(0, 3) for _ in range(3)]
         values = {str(m): by_seed(*(s + rng.gauss(0, 0.5) for s in shared)) for m in range(10)}
-        found = verdicts(in_blocks({"": values}, "0"))
+        found = verdicts(in_blocks(values, "0"))
         false += any(verdict.told_apart for verdict in found.values())
     assert 3 <= false <= 20
 
@@ -248,6 +239,6 @@ def test_many_methods_tell_apart_what_a_pair_alone_would_not() -> None:
     values = {str(m): by_seed(*(50 + rng.gauss(0, 0.5) for _ in range(3))) for m in range(10)}
     values["9"] = {seed: value + 3 for seed, value in values["9"].items()}
     alone = verdicts({m: paired(own, values["0"]) for m, own in values.items() if m != "0"})
-    together = verdicts(in_blocks({"": values}, "0"))
+    together = verdicts(in_blocks(values, "0"))
     assert not any(verdict.told_apart for verdict in alone.values())
-    assert [key for key, verdict in together.items() if verdict.told_apart] == [("", "9")]
+    assert [key for key, verdict in together.items() if verdict.told_apart] == ["9"]

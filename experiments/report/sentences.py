@@ -49,4 +49,7 @@ def _of_images(images: Interval) -> str:
 
 def _needed(std: float) -> str:
     n = seeds_needed(WORTH, std)
-    return f"At this spread ({std:.2f}) it takes {n} seeds to tell a difference of {WORTH} AP."
+    return (
+        f"At the common spread ({std:.2f}) a pair alone takes {n} seeds to tell a difference of "
+        f"{WORTH} AP."
+    )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.stats import nct, norm, t
 
-Key = TypeVar("Key", bound=Any)  # what a verdict is on
+Key = TypeVar("Key", bound=Any)  # what a verdict is on: a method, or one under a condition
 
 ALPHA = 0.05
 POWER = 0.8
@@ -98,33 +98,29 @@ def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     return _tested(found, found.n - 1)
 
 
-def in_blocks(
-    conditions: Mapping[Key, Mapping[str, Mapping[int, float]]], baseline: str
-) -> dict[tuple[Key, str], Difference]:
-    """Differences to the baseline by condition and method, with one spread for all of them.
+def in_blocks(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
+    """The difference of each method to the baseline, with one spread for all of them.
 
-    Randomised blocks (Fisher 1935): a value is the mean of its condition and method, plus what all
-    methods of one seed share there, plus an error of the same spread everywhere. The errors are
-    what least squares leave of all runs together, so few seeds tell more apart than each pair alone
-    would, if that spread is about the same everywhere. Two methods under one condition are
-    ``paired``. A method with one seed in common with the baseline is not tested.
+    Randomised blocks (Fisher 1935): a value is the mean of its method, plus what all methods of
+    one seed share, plus an error of the same spread for all. The errors are what least squares
+    leave of all runs, so few seeds tell more apart than each pair alone would, if the methods are
+    about equally steady. Two methods are ``paired``. A method with one seed in common with the
+    baseline is not tested.
 
     Args:
-        conditions: condition -> method -> seed -> value.
+        methods: method -> seed -> value, the baseline's among them.
 
     Raises:
         ValueError: a method that has no seed in common with the baseline.
     """
-    left = [_left_over(methods) for methods in conditions.values()]
-    squares, freedom = math.fsum(own for own, _ in left), sum(degrees for _, degrees in left)
+    squares, freedom = _left_over(methods)
     std = math.sqrt(2 * squares / freedom) if freedom else None
     found = {}
-    for condition, methods in conditions.items():
-        for method in methods:
-            if method != baseline:
-                values = _differences(methods[method], methods[baseline])
-                own = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
-                found[condition, method] = _tested(own, freedom)
+    for method, own in methods.items():
+        if method != baseline:
+            values = _differences(own, methods[baseline])
+            pooled = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
+            found[method] = _tested(pooled, freedom)
     return found
 
 

@@ -36,7 +36,7 @@ def compare(study: Study) -> dict[str, Verdict]:
     if study.baseline is None:
         return {}
     values = {m: v for m, v in _values(study).items() if v.keys() & study.methods[study.baseline]}
-    return verdicts({m: d for (_, m), d in in_blocks({"": values}, study.baseline).items()})
+    return verdicts(in_blocks(values, study.baseline))
 
 
 def _values(study: Study) -> dict[str, dict[int, float]]:
@@ -89,10 +89,11 @@ def _differences(study: Study) -> Table:
         "order and augmentation. Intervals and p are Student's t for the mean of the differences, "
         f"with one standard deviation for all methods{_pooled(found)}: that of randomised blocks, "
         "which a method that is less steady than the others makes too large for them, and which is "
-        "too small for it. The column spread has each method's own. "
-        f"Holm's correction for the number of methods keeps the chance of telling any apart that "
-        f"does not differ at {100 * ALPHA:.0f} %; each interval has the level of its method's step "
-        "of that procedure, so it leaves zero out exactly where the method is told apart. "
+        "too small for it, and then what follows is not kept. The column spread has each method's "
+        "own. Holm's correction for the number of methods keeps the chance of telling any apart "
+        f"that does not differ at {100 * ALPHA:.0f} %; each interval has the level of its method's "
+        "step of that procedure, so it leaves zero out exactly where the method is told apart: an "
+        "interval of that method, not of all together. "
         f"The seeds needed are those of one paired t test at {100 * ALPHA:.0f} % that finds the "
         f"difference with a chance of {100 * POWER:.0f} %, from a spread that few seeds give only "
         "roughly.",

@@ -22,11 +22,11 @@ class ShapeImages:
         width: int,
         height: int,
         seeds: tuple[int, int],
-        object_size: tuple[int, int],
+        clutter_size: tuple[int, int],
         clutter: int,
     ) -> None:
         self.objects, self.width, self.height = objects, width, height
-        self.seeds, self.object_size, self.clutter = seeds, object_size, clutter
+        self.seeds, self.clutter_size, self.clutter = seeds, clutter_size, clutter
         self.rows, self.columns = _interpolation(height, 7), _interpolation(width, 9)
 
     def __call__(self, index: int) -> Tensor:
@@ -50,7 +50,7 @@ class ShapeImages:
     def _add_clutter(self, rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> None:
         taken = list(boxes)
         for label in rng.integers(1, len(CLASS_NAMES) + 1, self.clutter).tolist():
-            box = place(rng, self.width, self.height, self.object_size, taken)
+            box = place(rng, self.width, self.height, self.clutter_size, taken)
             if box is not None:
                 taken.append(box)
                 _paint(image, box, _hollow(label, *(box[2:] - box[:2])), _colour(rng, label))
@@ -89,11 +89,11 @@ def place(
     rng: np.random.Generator,
     width: int,
     height: int,
-    object_size: tuple[int, int],
+    size: tuple[int, int],
     taken: list[np.ndarray],
 ) -> np.ndarray | None:
     """A box of random size clear of all those taken, or None where no try finds room."""
-    low, high = object_size
+    low, high = size
     first = int(rng.integers(low, high + 1))
     second = min(max(round(first * rng.uniform(0.75, 1.33)), low), high)
     x = rng.integers(0, width - first + 1, TRIES)

@@ -27,6 +27,7 @@ def shapes(
     class_probabilities: list[float] | None = None,
     imbalance: float = 1.0,
     clutter: int = 0,
+    clutter_size: tuple[int, int] | None = None,
 ) -> DetectionDataset:
     """Circles, squares and triangles.
 
@@ -40,12 +41,16 @@ def shapes(
             rests on as many objects as a frequent one's.
         clutter: hollow shapes an image, which belong to no class. They take the room the objects
             leave: the objects are the same for every value.
+        clutter_size: shortest and longest side of those; None = ``object_size``.
 
     Raises:
         UserError: an option that cannot be drawn.
     """
     total = {"train": train_images, "val": val_images}[split]
-    _check(f"{split}_images", total, min(width, height), num_objects, object_size)
+    side = min(width, height)
+    _check(f"{split}_images", total, num_objects)
+    _check_size("object_size", object_size, side)
+    _check_size("clutter_size", clutter_size or object_size, side)
     probabilities = _probabilities(split, class_probabilities, imbalance)
     stream = {"train": 0, "val": 1}[split]
     layouts = [
@@ -60,7 +65,8 @@ def shapes(
         widths=np.full(total, width, dtype=np.int32),
         heights=np.full(total, height, dtype=np.int32),
     )
-    load = ShapeImages(objects, width, height, (seed, stream), object_size, clutter)
+    size = clutter_size or object_size
+    load = ShapeImages(objects, width, height, (seed, stream), size, clutter)
     classes = Classes(list(CLASS_NAMES), list(CLASS_NAMES))
     return DetectionDataset(load, images, objects, classes, Problems(), seed)
 
@@ -110,15 +116,15 @@ def _probabilities(split: str, given: list[float] | None, imbalance: float) -> n
     return np.full(count, 1 / count) if split == "val" else weights / weights.sum()
 
 
-def _check(
-    name: str, total: int, side: int, num_objects: tuple[int, int], object_size: tuple[int, int]
-) -> None:
-    """Refuse what cannot be drawn on `total` images whose short side is `side`."""
+def _check(name: str, total: int, num_objects: tuple[int, int]) -> None:
+    """Refuse numbers that cannot be drawn."""
     if not 1 <= total <= MOST_IMAGES:
         raise UserError(f"{name}={total}: needs 1 to {MOST_IMAGES}")
     if not 0 <= num_objects[0] <= num_objects[1]:
         raise UserError(f"num_objects={tuple(num_objects)}: needs 0 <= fewest <= most")
-    if not 8 <= object_size[0] <= object_size[1] <= side:
-        raise UserError(
-            f"object_size={tuple(object_size)}: needs 8 <= min <= max <= {side} (image)"
-        )
+
+
+def _check_size(name: str, size: tuple[int, int], side: int) -> None:
+    """Refuse what does not fit into an image whose short side is `side`."""
+    if not 8 <= size[0] <= size[1] <= side:
+        raise UserError(f"{name}={tuple(size)}: needs 8 <= min <= max <= {side} (image)")
