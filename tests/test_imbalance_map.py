@@ -80,7 +80,7 @@ def test_a_condition_changes_nothing_else_in_the_pictures(monkeypatch: pytest.Mo
     for condition in CONDITIONS:
         data = composed(condition, "random")["data"]
         images = dataset(data | {"train_images": 20}, "train")
-        objects.add(len(images.objects.labels))
+        objects.add(len(images.labels))
         placed.clear()
         for index in range(20):
             images.load(index)
