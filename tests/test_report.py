@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from fabricated import fabricate, sweep
 
 from experiments.report import html, markdown
@@ -22,6 +23,18 @@ from experiments.style import BLUE, VERMILLION
 
 def of(folder: Path, baseline: str | None = None) -> Study:
     return study(read(folder), baseline)
+
+
+def test_settings_that_a_method_changes_beside_itself_are_named(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fabricate(tmp_path / f"a{seed}", "sampler=random", f"seed={seed}")
+        run = fabricate(tmp_path / f"b{seed}", "sampler=ohem", f"seed={seed}", ap=0.6)
+        config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+        config["optimizer"]["lr"] = 0.005
+        config["sampler"]["rcnn"]["alpha"] = 1
+        (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    said = "optimizer.lr=0.005 where the baseline's runs have 0.02"
+    assert of(tmp_path).problems[-1] == f"`sampler=ohem` has other settings too: {said}."
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

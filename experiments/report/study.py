@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ ENDS = {
     "UNREADABLE": "cannot be read",
 }
 
+# What a method is made of: it may be unlike the baseline in these without a word.
+METHOD = re.compile(r"(sampler|loss|box_loss)([./@]|$)")
 SHOWN = 4  # of the settings in which a run is unlike others
 
 Terms = tuple[tuple[str, str], ...]
@@ -89,6 +92,8 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
     labels = {key: _label(key, chosen) for key in order}
     named = {labels[key]: methods[key] for key in order}
     problems += [*_missing_seeds(named), *_without_detections(named)]
+    if chosen is not None:
+        problems += _untold(named, labels[chosen])
     return Study(named, None if chosen is None else labels[chosen], problems)
 
 
@@ -184,6 +189,27 @@ def _label(method: Terms, baseline: Terms | None) -> str:
     """In the fewest words: where a method differs from the baseline."""
     shared = set() if baseline is None or baseline == method else set(baseline)
     return shlex.join(f"{k}={v}" for k, v in method if (k, v) not in shared) or "defaults"
+
+
+def _untold(methods: Mapping[str, Mapping[int, Run]], baseline: str) -> list[str]:
+    """Where a method is unlike the baseline beside sampler, losses and what its name says."""
+    base = _first(methods[baseline])
+    found = []
+    for label, runs in methods.items():
+        own = _first(runs)
+        keys = [key for key in own.settings.keys() | base.settings.keys() if key not in own.method]
+        own_way, usual = (
+            {key: run.settings.get(key) for key in keys if not METHOD.match(key)}
+            for run in (own, base)
+        )
+        if own_way != usual:
+            unlike = _unlike(own_way, usual, "the baseline's runs")
+            found.append(f"`{label}` has other settings too: {unlike}.")
+    return found
+
+
+def _first(runs: Mapping[int, Run]) -> Run:
+    return next(iter(runs.values()))
 
 
 def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
