@@ -108,6 +108,14 @@ def test_the_interval_is_of_the_first_seed_that_both_have(seen: Path, tmp_path: 
     assert own.difference == pytest.approx(aps[0] - aps[1])
 
 
+def test_both_runs_of_a_pair_have_the_same_draws(seen: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(seen, tmp_path / "runs")
+    for name in ("detections.npz", "summary.json"):
+        shutil.copy(folder / "random_0" / name, folder / "ohem_0" / name)
+    own = intervals(of(folder), folder)["sampler=ohem"]
+    assert (own.low, own.difference, own.high) == (0, 0, 0)
+
+
 def test_one_seed_has_the_images_interval_in_its_sentence(
     seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,15 @@ def test_the_first_kind_that_fits() -> None:
     assert judged(evaluator).kind.tolist() == [errors.TRUE, errors.CLASSIFICATION]
 
 
+def test_half_of_an_object_is_enough_to_be_on_it() -> None:
+    # [10, 18] of A's [10, 20]: IoU 0.8, [10, 16]: 0.6.
+    near, nearer = [10.0, 10, 16, 20], [10.0, 10, 18, 20]
+    evaluator = judge([(near, 0.9, PLATE)], [(CELL, A)])
+    assert judged(evaluator).kind.tolist() == [errors.CLASSIFICATION]
+    evaluator = judge([(nearer, 0.9, CELL), (near, 0.8, CELL)], [(CELL, A)])
+    assert judged(evaluator).kind.tolist() == [errors.TRUE, errors.DUPLICATE]
+
+
 def test_one_object_is_mended_once_and_by_the_best_score() -> None:
     # Two wrong classes on A: the better one becomes true, the other goes. AP is 0 before, since
     # cells have no detection and plates no object.
