@@ -14,9 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
 
 
-@pytest.mark.parametrize(
-    "page", sorted(ROOT.glob("experiments/*/README.md")) + [ROOT / "README.md"]
-)
+# Of a study with conditions, whose table is in a page of its own, see test_studies.py.
+PAGES = [
+    page for page in ROOT.glob("experiments/*/README.md") if "conditions.md" not in page.read_text()
+]
+
+
+@pytest.mark.parametrize("page", [*sorted(PAGES), ROOT / "README.md"])
 def test_a_pages_tables_are_those_of_its_csv(page: Path) -> None:
     places = PLACE.findall(page.read_text())
     assert places, f"{page} shows no table"
