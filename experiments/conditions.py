@@ -179,6 +179,10 @@ def sentences(found: Map) -> list[str]:
     said = []
     for method in found.methods:
         own = {c: v for (c, name), v in found.verdicts.items() if name == method}
+        own = {condition: verdict for condition, verdict in own.items() if verdict.p is not None}
+        if not own:
+            said.append(f"`{method}` has one seed: nothing can be said.")
+            continue
         better = [c for c, v in own.items() if v.told_apart and v.difference.spread.mean > 0]
         worse = [c for c, v in own.items() if v.told_apart and c not in better]
         parts = [f"better at {_listed(found, better)}"] if better else []
@@ -204,7 +208,7 @@ def _notes(found: Map) -> list[str]:
     seeds = {len(found.values(c, found.baseline)) for c in found.studies}
     number = " or ".join(str(n) for n in sorted(seeds))
     first = (
-        f"AP in percent: of `{found.baseline}` the mean over {number} seeds ± their standard "
+        f"AP in percent: of `{found.baseline}` the mean over {number} seed(s) ± their standard "
         f"deviation, of the others the mean difference to it, paired by seed. The centre is "
         f"`{_name(found.keys, found.centre)}`; the other columns differ from it in one setting."
     )
