@@ -18,7 +18,6 @@ DEFAULTS = {
     "loss": "cross_entropy",
     "box_loss": "smooth_l1",
     "experiment": "null",
-    "method": "random",  # of experiments/imbalance_map
 }
 ENDS = {
     "FAILED": "failed",
