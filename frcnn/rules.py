@@ -152,6 +152,7 @@ RULES = {
     "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),
     "fpn_channels": POSITIVE,
     "representation_size": POSITIVE,
+    "backbone_width": Rule(float, above=0),
     "min_size": Rule(int, low=1, lists=SOME),
     "max_size": POSITIVE,
     "anchor_sizes": Rule(float, above=0, lists=SOME, single=False, optional=True),

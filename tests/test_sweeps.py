@@ -129,9 +129,8 @@ def jobs(name: str, *more: str) -> list[tuple[str, ...]]:
         (batch,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *more]), None)
     assert config.hydra.mode.name == "MULTIRUN"
     if name.endswith("bccd"):
-        assert (
-            config.hydra.runtime.choices.experiment == config.hydra.runtime.choices.data == "bccd"
-        )
+        choices = config.hydra.runtime.choices
+        assert (choices.experiment, choices.data) == ("bccd_study", "bccd")
         assert config.run_name == "bccd_samplers"  # all in one folder, with one baseline
         sweep = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         assert "job.num" not in sweep["subdir"]  # which a new option would change

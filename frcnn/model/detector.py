@@ -124,6 +124,7 @@ def build_detector(
     trainable_backbone_layers: int | None = None,
     fpn_channels: int = STOCK.fpn_channels,
     representation_size: int = STOCK.representation_size,
+    backbone_width: float = STOCK.backbone_width,
     anchor_sizes: Sequence[float] | None = None,
     roi_align: str = "fast",
     ignore_ioa: float = 0.5,
@@ -152,6 +153,8 @@ def build_detector(
         fpn_channels: of every pyramid level and the RPN's convolution; other than 256 for
             ResNet-18, 34 and 101 only.
         representation_size: of the box head's two hidden layers; other than 1024 for the same.
+        backbone_width: times the channels of every layer of the ResNet, above 0; other than 1 for
+            the same, from scratch or a file.
         anchor_sizes: side of the square anchor of each of the five levels of a ResNet-FPN in
             pixels; None = torchvision's.
         roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".
@@ -186,7 +189,7 @@ def build_detector(
         trainable_backbone_layers,
         torchvision_options,
         biases=(initial_bias("rpn", rpn_loss, 2), initial_bias("rcnn", rcnn_loss, num_classes)),
-        width=Width(fpn_channels, representation_size),
+        width=Width(fpn_channels, representation_size, backbone_width),
     )
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign

@@ -35,14 +35,22 @@ NAMES = (
 )
 COCO_V1 = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
 PREDICTOR = "roi_heads.box_predictor."
+RGB = 3  # channels of an image
 ROI_CELLS = 7 * 7  # of a pooled box, in every detector of torchvision's
 
 
 class Width(NamedTuple):
-    """Channels of every pyramid level, and of the two hidden layers of the box head."""
+    """How wide a detector is.
+
+    Args:
+        fpn_channels: of every pyramid level.
+        representation_size: of the two hidden layers of the box head.
+        backbone_width: times torchvision's channels, in every layer of the ResNet.
+    """
 
     fpn_channels: int = 256
     representation_size: int = 1024
+    backbone_width: float = 1.0
 
 
 STOCK = Width()
@@ -74,9 +82,11 @@ def build_base(
     """
     if width != STOCK and hasattr(models.detection, name):
         raise ConfigError(
-            f"model.fpn_channels, model.representation_size: {name} is torchvision's own, "
-            f"with {STOCK.fpn_channels} and {STOCK.representation_size}"
+            f"model.fpn_channels, model.representation_size, model.backbone_width: {name} is "
+            f"torchvision's own, with {STOCK.fpn_channels}, {STOCK.representation_size} and 1"
         )
+    if width.backbone_width != 1 and weights is None and weights_backbone is not None:
+        raise ConfigError(f"model.backbone_width: weights {weights_backbone} are for 1")
     rpn_bias, rcnn_bias = biases
     if weights is None:
         model = _torchvision(
@@ -156,6 +166,9 @@ def _of_width(
 ) -> FasterRCNN:
     """A Faster R-CNN with torchvision's parts, other numbers of channels behind the backbone."""
     inputs = [block[0].in_channels for block in backbone.fpn.inner_blocks]
+    if width.backbone_width != 1:
+        scale_channels(backbone.body, width.backbone_width)
+        inputs = [_scaled(channels, width.backbone_width) for channels in inputs]
     backbone.fpn = FeaturePyramidNetwork(
         inputs, width.fpn_channels, extra_blocks=LastLevelMaxPool()
     )
@@ -166,6 +179,35 @@ def _of_width(
         box_predictor=FastRCNNPredictor(width.representation_size, num_classes),
         **options,
     )
+
+
+def scale_channels(module: nn.Module, width: float) -> None:
+    """Give every layer of a ResNet ``width`` times its channels, and fresh weights.
+
+    The width multiplier of MobileNet (arXiv 1704.04861, sec. 3.3); weights start as torchvision's
+    ResNets do.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d):
+            image = child.in_channels == RGB
+            scaled = nn.Conv2d(
+                RGB if image else _scaled(child.in_channels, width),
+                _scaled(child.out_channels, width),
+                child.kernel_size,
+                child.stride,
+                child.padding,
+                bias=False,
+            )
+            nn.init.kaiming_normal_(scaled.weight, mode="fan_out", nonlinearity="relu")
+            setattr(module, name, scaled)
+        elif isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.BatchNorm2d(_scaled(child.num_features, width)))
+        else:
+            scale_channels(child, width)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(1, round(width * channels))
 
 
 def _backbone_name(name: str) -> str:

@@ -192,5 +192,32 @@ def test_a_slim_detector_has_the_channels_it_was_asked_for_and_torchvisions_name
 
 
 def test_torchvisions_own_networks_keep_their_width() -> None:
-    with pytest.raises(ConfigError, match=r"fasterrcnn_resnet50_fpn .*256 and 1024"):
+    with pytest.raises(ConfigError, match=r"fasterrcnn_resnet50_fpn .*256, 1024 and 1"):
         detector(name="fasterrcnn_resnet50_fpn", fpn_channels=64)
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet18_fpn", "fasterrcnn_resnet101_fpn"])
+def test_half_the_width_is_a_quarter_of_the_weights_of_a_convolution(name: str) -> None:
+    whole = detector(name=name, fpn_channels=8)
+    half = detector(name=name, fpn_channels=8, backbone_width=0.5)
+    own, usual = half.backbone.body.state_dict(), whole.backbone.body.state_dict()
+    assert own.keys() == usual.keys()
+    for key, value in own.items():
+        by = 1 if value.ndim == 0 else 4 if value.ndim == 4 and value.shape[1] > 3 else 2
+        assert value.numel() * by == usual[key].numel(), key
+    assert half.backbone.body.layer2[0].conv1.stride == whole.backbone.body.layer2[0].conv1.stride
+    assert all(p.requires_grad for p in half.parameters())
+    images, targets = batch(2, 1)
+    losses = half(images, targets)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_scaled_layer_starts_as_torchvisions() -> None:
+    """He's normal distribution, fan out: a standard deviation of sqrt(2 / (9 * 256))."""
+    weight = detector(backbone_width=0.5).backbone.body.layer4[1].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
+
+
+def test_named_weights_are_for_the_whole_width() -> None:
+    with pytest.raises(ConfigError, match=r"model.backbone_width: weights DEFAULT are for 1"):
+        detector(weights_backbone="DEFAULT", backbone_width=0.5)
