@@ -1,6 +1,7 @@
 """A report of fabricated runs says what is in them, and names what is wrong with them."""
 
 import base64
+import json
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -87,6 +88,23 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     assert list(cells(found, "Figures")) == ["sampler=random", "sampler=ohem"]
 
 
+def test_the_scale_of_a_loss_is_the_mean_of_its_records_times_the_baseline_s(
+    tmp_path: Path,
+) -> None:
+    for name, own in (("random", (4.0, 2.0)), ("ohem", (9.0, 3.0))):
+        for seed in (0, 1):
+            run = fabricate(tmp_path / f"{name}{seed}", f"sampler={name}", f"seed={seed}")
+            records = [{"train/loss_classifier": (1 + seed) * value} for value in own]
+            more = [{"train/loss_classifier": 3.0}] if (name, seed) == ("ohem", 1) else []
+            records += [*more, {"epoch": 1, "val/AP": 0.5}]
+            (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    found = of(tmp_path)
+    # 6 / 3 and (18 + 6 + 3) / 3 / 6.
+    assert cells(found, "Scale") == {"sampler=ohem": ["2", "1.75 ± 0.35"]}
+    write_csv(read(tmp_path), tmp_path / "runs.csv")
+    assert tables(study(read_csv(tmp_path / "runs.csv"))) == tables(found)
+
+
 def test_swapped_baseline_negates_the_difference(tmp_path: Path) -> None:
     sweep(tmp_path, ohem=2.0)
     (there,) = compare(of(tmp_path)).values()
@@ -121,6 +139,7 @@ def test_runs_that_did_not_end_and_missing_seeds_are_named(tmp_path: Path) -> No
     [
         ("trainer.epochs=24", 876, "trainer.epochs=24 where most runs have 2"),
         ("data.min_size=256", 876, "data.min_size=256 where most runs have 192"),
+        ("model.backbone_width=0.5", 876, "model.backbone_width=0.5 where most runs have 1"),
         ("data=coco", 876, "data=coco where most runs have bccd"),
         ("seed=3", 90, "steps=90 where most runs have 876"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.images import Interval
-from experiments.report.runs import CLASS, COST, MEMORY, METRICS, Run, terms
+from experiments.report.runs import CLASS, COST, LOSS, MEMORY, METRICS, Run, terms
 
 # Column -> IoU in percent.
 PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
@@ -56,7 +56,7 @@ def read_csv(file: Path) -> list[Run]:
 
 
 def _from_row(row: Mapping[str, str]) -> Run:
-    figures = {k: v for k, v in row.items() if k in METRICS or k.startswith((CLASS, COST))}
+    figures = {k: v for k, v in row.items() if k in METRICS or k.startswith((CLASS, COST, LOSS))}
     precision = {iou: row[name].split() for name, iou in PRECISION.items() if row.get(name)}
     has_figures = row["status"] == "COMPLETED"
     return Run(

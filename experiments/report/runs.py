@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,15 @@ import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
-# Before the name of a kind of error, the AP50 that it costs; before a class's, its AP.
-COST, CLASS = "dAP50 ", "AP "
+# Before the name of a kind of error, the AP50 that it costs; before a class's, its AP; before a
+# loss term's, its mean over the run.
+COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
 MEMORY = "peak_memory_mb"
 
 # Runs that are compared must share these: the data, the network, and how long it was trained.
 CONDITIONS = re.compile(
     r"(data|augmentation)([./].*)?|model|model\.(name|weights|weights_backbone)|steps"
+    r"|model\.(fpn_channels|representation_size|backbone_width)"
     r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate|precision|patience)"
 )
 # And these say nothing of what was learnt: names, places, speed, what is recorded.
@@ -41,8 +44,8 @@ class Run:
         settings: its values of all settings that are not the same in every run.
         seed, steps, seconds, memory: None where the run does not say; memory is the most that it
             held, in megabytes of 10^6 bytes.
-        figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions; NaN where
-            there is no such object.
+        figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions, NaN where
+            there is no such object; ``loss <term>``.
         curve: AP as a fraction by epoch.
         precision: at the recalls 0.00, 0.01 .. 1.00, the mean over classes, three decimals, by
             the IoU in percent ("50").
@@ -92,7 +95,9 @@ def _content(folder: Path, top: Path) -> dict[str, Any]:
         values = _values(folder)
         if found["status"] == "COMPLETED":
             found["summary"] = json.loads((folder / "summary.json").read_text())
-            found["curve"] = _curve(folder / "metrics.jsonl")
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            records = [json.loads(line) for line in lines]
+            found |= {"curve": _curve(records), "losses": _losses(records)}
             values["steps"] = found["summary"]["steps"]
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         return found | {"status": UNREADABLE, "error": f"{type(error).__name__}: {error}"}
@@ -130,9 +135,19 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not is_ignored(key)}
 
 
-def _curve(file: Path) -> dict[int, float]:
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+def _curve(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return {r["epoch"]: r["val/AP"] for r in records if r.get("val/AP") is not None}
+
+
+def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each loss term the mean over the records, of as many steps each."""
+    before = "train/loss_"
+    values: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        for key in record:
+            if key.startswith(before):
+                values[LOSS + key.removeprefix(before)].append(record[key])
+    return {name: math.fsum(found) / len(found) for name, found in values.items()}
 
 
 def _different(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -147,6 +162,7 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
         f"{CLASS}{name}": found["AP"] for name, found in summary.get("per_class", {}).items()
     }
     figures = {name: summary[name] for name in METRICS if name in summary} | classes
+    figures |= content.get("losses", {})
     return Run(
         name=content["name"],
         status=content["status"],

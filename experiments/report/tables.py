@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import CLASS, COST, METRICS, Run
+from experiments.report.runs import CLASS, COST, LOSS, METRICS, Run
 from experiments.report.statistics import (
     ALPHA,
     POWER,
@@ -47,7 +47,8 @@ def tables(study: Study) -> list[Table]:
     """All tables of a study."""
     differences = [_differences(study)] if study.compared else []
     errors = [_errors(study)] if costs(study) else []
-    return [*differences, _overall(study), _per_class(study), *errors, _cost(study)]
+    scale = [_scale(study)] if study.compared and _names(study, LOSS) else []
+    return [*differences, _overall(study), _per_class(study), *errors, *scale, _cost(study)]
 
 
 def costs(study: Study) -> list[str]:
@@ -164,6 +165,30 @@ def _errors(study: Study) -> Table:
         "AP50 lacks.",
     ]
     return Table("What errors cost", columns, rows, notes)
+
+
+def _scale(study: Study) -> Table:
+    names = _names(study, LOSS)
+    rows = [
+        [
+            method,
+            str(len(study.pairs(method))),
+            *(
+                _times(study.values(method, name), study.values(study.baseline or "", name))
+                for name in names
+            ),
+        ]
+        for method in study.compared
+    ]
+    columns = ["method", "seeds", *(name.removeprefix(LOSS) for name in names)]
+    notes = [
+        "Each loss term's mean over a run, times the baseline's of the same seed, mean ± standard "
+        "deviation over the seeds. A method that changes it changes how fast that part of the "
+        "network learns, beside what it is meant to change. Divided by this much more (with "
+        "`loss.rcnn.per=NUMBER`, the kept samples of a batch times this) it has the baseline's "
+        "scale."
+    ]
+    return Table("Scale of the losses", columns, rows, notes)
 
 
 def _figures(study: Study, method: str, names: Sequence[str]) -> list[str]:
