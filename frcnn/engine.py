@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,11 @@ Schedule = Callable[[int, int], float]
 
 @dataclass
 class Options:
-    """The ``trainer`` node of the configuration that concerns the loop."""
+    """What the configuration says of the loop.
+
+    Args:
+        loss_weight: factors of loss terms, by the detector's names of them; 1 where it has none.
+    """
 
     seed: int
     accumulate: int
@@ -45,6 +49,7 @@ class Options:
     device: torch.device
     dtype: torch.dtype
     processes: Alone = field(default_factory=Alone)
+    loss_weight: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -161,7 +166,8 @@ class Engine:
                 losses = self.model(prepare(images, self.options.device), targets)
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
-        terms = torch.stack(list(losses.values()))
+        weight = self.options.loss_weight
+        terms = torch.stack([weight.get(name, 1.0) * loss for name, loss in losses.items()])
         values = dict(zip(losses, terms.tolist(), strict=True))
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:

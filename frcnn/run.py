@@ -142,6 +142,7 @@ class Run:
             device=self.device,
             dtype=self.dtype,
             processes=self.processes,
+            loss_weight={f"loss_{name}": w for name, w in self.config["loss_weight"].items()},
         )
         return Engine(
             self.detector,

@@ -53,6 +53,20 @@ def test_a_head_is_read_as_it_was_trained(tmp_path: Path, loss: str, activation)
     assert gap.max() < 1e-6
 
 
+def test_every_loss_term_has_a_weight(tmp_path: Path) -> None:
+    terms = ("classifier", "box_reg", "objectness", "rpn_box_reg")
+    weights = dict(zip(terms, (0, 2, 3, 5), strict=True))
+    set_so = [f"loss_weight.{name}={weight}" for name, weight in weights.items()]
+    found = {}
+    for name, more in (("plain", []), ("weighted", set_so)):
+        run(*tiny("trainer.max_steps=1", *more), tmp_path / name)
+        (found[name],) = (r for r in lines(tmp_path / name) if "train/loss" in r)
+    for name, weight in weights.items():
+        key = f"train/loss_{name}"
+        assert found["weighted"][key] == pytest.approx(weight * found["plain"][key])
+        assert found["plain"][key] > 0
+
+
 def test_numbers_of_the_data_stand_in_the_checkpoint(tmp_path: Path) -> None:
     model = trained(tmp_path, "loss/rcnn=equalization")
     images = dataset(tiny()[0]["data"], "train")

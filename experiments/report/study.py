@@ -27,7 +27,7 @@ ENDS = {
 }
 
 # What a method is made of: it may be unlike the baseline in these without a word.
-METHOD = re.compile(r"(sampler|loss|box_loss)([./@]|$)")
+METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight)([./@]|$)")
 SHOWN = 4  # of the settings in which a run is unlike others
 
 Terms = tuple[tuple[str, str], ...]
