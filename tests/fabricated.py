@@ -29,6 +29,13 @@ CONFIG = {
     "trainer": {"epochs": 2, "workers": 1, "clip_norm": 10.0},
     "optimizer": {"lr": 0.02},
 }
+MADE = {
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "torch": "2.9.0",
+    "processor": "EPYC",
+    "threads": 1,
+}
 CHOICES = {
     "experiment": None,
     "sampler": "random",
@@ -55,6 +62,7 @@ def fabricate(
     error = "RuntimeError: out of\nmemory" if status == "FAILED" else None
     record = {"status": status, "overrides": list(overrides), "error": error}
     (folder / "status.json").write_text(json.dumps(record))
+    (folder / "environment.json").write_text(json.dumps([MADE]))
     if status == "COMPLETED":
         _finish(folder, ap, {"seed": config["seed"], "choices": choices, **summary})
     return folder

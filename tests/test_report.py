@@ -38,6 +38,23 @@ def test_settings_that_a_method_changes_beside_itself_are_named(tmp_path: Path) 
     assert of(tmp_path).problems[-1] == f"`sampler=ohem` has other settings too: {said}."
 
 
+def test_runs_of_other_code_or_another_machine_are_named(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=2, ohem=2.0)
+    file = tmp_path / "ohem_1/environment.json"
+    (start,) = json.loads(file.read_text())
+    more = start | {"commit": "fedcba9876", "dirty": True, "started": "later", "threads": 2}
+    file.write_text(json.dumps([start, more]))
+    (tmp_path / "random_1/environment.json").unlink()
+    found = of(tmp_path)
+    assert found.problems == [
+        "The runs have more than one value of commit: `01234567` (2), "
+        "`01234567, fedcba98 with changes` (1).",
+        "The runs have more than one value of threads: `1` (2), `1, 2` (1).",
+    ]
+    write_csv(read(tmp_path), tmp_path / "runs.csv")
+    assert study(read_csv(tmp_path / "runs.csv")).problems == found.problems
+
+
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
     main()

@@ -146,9 +146,9 @@ def test_a_csv_without_what_is_new_still_reads(seen: Path, tmp_path: Path) -> No
     write_csv(looked_at(read(seen), seen), tmp_path / "new.csv")
     with (tmp_path / "new.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    new = ("dAP50", "precision", "lacks", "peak", "loss")
+    new = ("dAP50", "precision", "lacks", "peak", "loss", "made")
     old = [{k: v for k, v in row.items() if not k.startswith(new)} for row in rows]
-    assert len(rows[0]) - len(old[0]) == 6 + 2 + 1 + 1 + 1
+    assert len(rows[0]) - len(old[0]) == 6 + 2 + 1 + 1 + 1 + 1
     with (tmp_path / "old.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, old[0])
         writer.writeheader()

@@ -20,7 +20,7 @@ def write_csv(runs: Sequence[Run], file: Path) -> None:
     """One row a run."""
     figures = list(dict.fromkeys(name for run in runs for name in run.figures))
     first = ["run", "status", "error", "method", "seed", "steps", "seconds", MEMORY]
-    columns = [*first, *figures, "curve", *PRECISION, "lacks", "settings"]
+    columns = [*first, *figures, "curve", *PRECISION, "lacks", "made", "settings"]
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
@@ -41,6 +41,7 @@ def _row(run: Run) -> dict[str, Any]:
         "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
         **{name: _listed(run.precision.get(iou, ())) for name, iou in PRECISION.items()},
         "lacks": run.lacks,
+        "made": json.dumps(run.made),
         "settings": json.dumps(run.settings),
     }
 
@@ -73,6 +74,7 @@ def _from_row(row: Mapping[str, str]) -> Run:
         curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},
         precision={iou: tuple(map(float, values)) for iou, values in precision.items()},
         lacks=row.get("lacks", ""),
+        made=json.loads(row.get("made") or "{}"),
     )
 
 

@@ -14,6 +14,8 @@ import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
+# Of environment.json: the code and the machine.
+MADE = ("commit", "torch", "processor", "threads")
 # Before the name of a kind of error, the AP50 that it costs; before a class's, its AP; before a
 # loss term's, its mean over the run.
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
@@ -50,6 +52,7 @@ class Run:
         precision: at the recalls 0.00, 0.01 .. 1.00, the mean over classes, three decimals, by
             the IoU in percent ("50").
         lacks: why the run's detections say nothing, if that is known.
+        made: ``MADE``, as text, of the run's starts; empty where the run does not say.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Run:
     curve: Mapping[int, float] = field(default_factory=dict)
     precision: Mapping[str, Sequence[float]] = field(default_factory=dict)
     lacks: str = ""
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_condition(key: str) -> bool:
@@ -101,6 +105,7 @@ def _content(folder: Path, top: Path) -> dict[str, Any]:
             values["steps"] = found["summary"]["steps"]
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         return found | {"status": UNREADABLE, "error": f"{type(error).__name__}: {error}"}
+    found["made"] = _made(folder / "environment.json")
     keys = (text.lstrip("+~").partition("=")[0] for text in found["overrides"])
     said = {key for key in keys if not is_ignored(key)}
     return found | {"seed": values["seed"], "values": _told(values), "said": said}
@@ -129,6 +134,23 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
         else:  # 10.0 is 10, whichever was typed
             whole = isinstance(value, float) and value.is_integer()
             yield f"{prefix}{key}", int(value) if whole else value
+
+
+def _made(file: Path) -> dict[str, str]:
+    """Of every start of a run; nothing where a run of an earlier version has no such file."""
+    try:
+        starts = [
+            (_commit(start), start["torch"], start["processor"], str(start["threads"]))
+            for start in json.loads(file.read_text())
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    columns = zip(*starts, strict=True)
+    return {key: ", ".join(dict.fromkeys(c)) for key, c in zip(MADE, columns, strict=True)}
+
+
+def _commit(start: Mapping[str, Any]) -> str:
+    return (start["commit"] or "unknown")[:8] + (" with changes" if start["dirty"] else "")
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +197,7 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
         memory=summary.get(MEMORY),
         figures={name: math.nan if v is None else v for name, v in figures.items()},
         curve=content.get("curve", {}),
+        made=content.get("made", {}),
     )
 
 

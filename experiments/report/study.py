@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.report.images import Interval
-from experiments.report.runs import Run, is_condition, terms
+from experiments.report.runs import MADE, Run, is_condition, terms
 
 # What a baseline may say of itself where the methods differ from it.
 DEFAULTS = {
@@ -40,8 +40,8 @@ class Study:
     Args:
         methods: the runs by label (``sampler=ohem``) and seed, the baseline first.
         baseline: its label, or None if there is none.
-        problems: a sentence for every run that is left out, every seed and baseline missing, and
-            for runs without usable detections.
+        problems: a sentence for every run that is left out, every seed and baseline missing, for
+            runs without usable detections, and for what they were made with that differs.
         images: how far the images decide a method's difference to the baseline, where it is known.
     """
 
@@ -90,7 +90,7 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
     order = sorted(methods, key=lambda key: key != chosen)
     labels = {key: _label(key, chosen) for key in order}
     named = {labels[key]: methods[key] for key in order}
-    problems += [*_missing_seeds(named), *_without_detections(named)]
+    problems += [*_missing_seeds(named), *_without_detections(named), *_made_apart(named)]
     if chosen is not None:
         problems += _untold(named, labels[chosen])
     return Study(named, None if chosen is None else labels[chosen], problems)
@@ -231,6 +231,18 @@ def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
         "errors and what depends on the images are not known."
         for reason, found in names.items()
     ]
+
+
+def _made_apart(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+    """A sentence for each of ``MADE`` in which the runs differ."""
+    made = [run.made for runs in methods.values() for run in runs.values() if run.made]
+    found = []
+    for key in MADE:
+        counts = Counter(of[key] for of in made).most_common()
+        if len(counts) > 1:
+            values = ", ".join(f"`{value}` ({number})" for value, number in counts)
+            found.append(f"The runs have more than one value of {key}: {values}.")
+    return found
 
 
 def _few(names: Sequence[str]) -> str:
