@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
 setup: $(READY) ## make .venv with everything that training and tests need
 
@@ -23,6 +23,22 @@ sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes, to runs/sweep
 
 report: $(READY) ## compare the runs of `make sweep`: runs/sweep/report/report.html
 	$(PY) -m experiments.report runs/sweep
+
+# WITH=hydra/launcher=cores trains two runs at a time.
+study-map: $(READY) ## experiments/imbalance_map; hours, and goes on where it was stopped
+	$(PY) -m frcnn.train -m --config-dir experiments/imbalance_map/conf sweep=imbalance_map $(WITH)
+	$(PY) -m experiments.conditions runs/imbalance_map --out experiments/imbalance_map \
+	    --baseline method=random --by data.clutter data.imbalance data.object_size
+
+BCCD = $(PY) -m frcnn.train -m data.root=$(DATA) $(WITH)
+study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hours, likewise
+	$(BCCD) sweep=samplers_bccd
+	$(BCCD) sweep=losses_bccd
+	$(BCCD) sweep=box_losses_bccd
+	$(BCCD) --config-dir experiments/bccd_samplers/conf sweep=bccd_matched
+	$(BCCD) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
+	$(BCCD) sweep=losses_bccd loss=focal seed=3,4
+	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers
 
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/
 	$(PY) -m experiments.benchmark all
@@ -41,4 +57,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd bench lint test test-all clean
