@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 try:
     from matplotlib.axes import Axes
@@ -33,12 +34,14 @@ try:
         verdicts,
     )
     from experiments.report.study import Study, study
-    from experiments.report.tables import Table
+    from experiments.report.tables import NONE, Table, interval
     from experiments.style import BLUE, STYLE, VERMILLION, png
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [VERMILLION, "white", BLUE])
+
+ALL = "all conditions"
 
 Condition = tuple[str, ...]  # of each key its value, as JSON
 
@@ -55,6 +58,7 @@ class Map:
         centre: the commonest value of each key.
         verdicts: by condition and method: the spread is that of the condition's runs, the
             correction for the number of all of them.
+        overall: by method, on the mean over the conditions of each seed that has them all.
         problems: a sentence for each run, seed, method and condition that is left out.
     """
 
@@ -63,6 +67,7 @@ class Map:
     axes: Sequence[Sequence[Condition]]
     centre: Condition
     verdicts: Mapping[tuple[Condition, str], Verdict]
+    overall: Mapping[str, Verdict]
     problems: Sequence[str]
 
     @property
@@ -115,16 +120,38 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     problems += [f"{_name(keys, c)}: lies on no axis: left out." for c in studies if c not in shown]
     studies = {condition: found for condition, found in studies.items() if condition in shown}
     tested = {(c, m): d for c, s in studies.items() for m, d in differences(s).items()}
-    return Map(keys, studies, axes, centre, verdicts(tested), problems)
+    name = studies[centre].baseline or ""
+    overall = verdicts(_compared(means(studies), name))
+    return Map(keys, studies, axes, centre, verdicts(tested), overall, problems)
 
 
 def differences(found: Study) -> dict[str, Difference]:
     """Of the methods that share a seed with the baseline."""
-    if found.baseline is None:
-        return {}
     values = {method: found.values(method, "AP") for method in found.methods}
-    base = values[found.baseline]
-    return in_blocks({m: own for m, own in values.items() if own.keys() & base}, found.baseline)
+    return _compared(values, found.baseline)
+
+
+def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
+    """By method and seed the mean AP over the conditions, of the seeds that have them all.
+
+    Many conditions tell more than one; runs of a seed share their initial weights under all of
+    them, so it is the seeds that are independent, and their number that counts.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for method in dict.fromkeys(m for study in studies.values() for m in study.methods):
+        under = [s.values(method, "AP") if method in s.methods else {} for s in studies.values()]
+        seeds = set.intersection(*(set(own) for own in under))
+        found[method] = {seed: fmean(own[seed] for own in under) for seed in sorted(seeds)}
+    return found
+
+
+def _compared(
+    values: Mapping[str, Mapping[int, float]], baseline: str | None
+) -> dict[str, Difference]:
+    if baseline is None:
+        return {}
+    shared = {m: own for m, own in values.items() if own.keys() & values[baseline].keys()}
+    return in_blocks(shared, baseline) if shared else {}
 
 
 def _condition(run: Run, keys: Sequence[str], runs: Sequence[Run]) -> Condition:
@@ -152,30 +179,36 @@ def table(found: Map) -> Table:
     """Row by method, column by condition: the baseline's AP, then differences to it."""
     beside = [c for axis in found.axes for c in axis if c != found.centre]
     conditions = [found.centre, *beside]
-    rows = [[found.baseline, *(_mean(found.values(c, found.baseline)) for c in conditions)]]
-    rows += [[m, *(_cell(found.verdicts.get((c, m))) for c in conditions)] for m in found.methods]
+    own = list(means(found.studies)[found.baseline].values())
+    base = [own, *(found.values(c, found.baseline) for c in conditions)]
+    rows = [[found.baseline, *map(_mean, base)]]
+    for method in found.methods:
+        by_condition = [found.verdicts.get((c, method)) for c in conditions]
+        rows.append([method, *map(_cell, [found.overall.get(method), *by_condition])])
     return Table(
         "Where a method pays",
-        ["method", *(_label(found, c) for c in conditions)],
+        ["method", ALL, *(_label(found, c) for c in conditions)],
         rows,
         _notes(found),
     )
 
 
 def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return NONE
     own = spread(values)
     return f"{own.mean:.1f}" + ("" if own.std is None else f" ± {own.std:.1f}")
 
 
 def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
-        return "–"
+        return NONE
     mean = f"{verdict.difference.spread.mean:+.1f}"
     return f"**{mean}**" if verdict.told_apart else mean
 
 
 def sentences(found: Map) -> list[str]:
-    """Of each method, under which conditions it is told apart from the baseline."""
+    """Of each method: over all conditions, and under which it is told apart from the baseline."""
     said = []
     for method in found.methods:
         own = {c: v for (c, name), v in found.verdicts.items() if name == method}
@@ -189,8 +222,18 @@ def sentences(found: Map) -> list[str]:
         parts += [f"worse at {_listed(found, worse)}"] if worse else []
         rest = len(own) - len(better) - len(worse)
         parts += [f"not told apart at {rest} of {len(own)} conditions"] if rest else []
-        said.append(f"`{method}` is {', '.join(parts)}.")
+        first = _over_all(found.overall.get(method))
+        said.append(f"`{method}` is {first}{', '.join(parts)}.")
     return said
+
+
+def _over_all(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.p is None:
+        return ""
+    mean = verdict.difference.spread.mean
+    how = ("better" if mean > 0 else "worse") if verdict.told_apart else "not told apart"
+    level, between = interval(verdict)
+    return f"{how} over {ALL} ({mean:+.2f} AP, {level} interval {between}); "
 
 
 def _listed(found: Map, conditions: Sequence[Condition]) -> str:
@@ -222,35 +265,42 @@ def _notes(found: Map) -> list[str]:
         f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all "
         f"{len(tested)} differences together (Holm). The difference of two runs of one seed has a "
         f"standard deviation of {low:.1f} to {high:.1f} by condition, that of randomised blocks "
-        f"with up to {freedom} degrees of freedom: of all runs of the condition.",
+        f"with up to {freedom} degrees of freedom: of all runs of the condition. The column {ALL} "
+        "has the mean over the conditions seed by seed, with a spread and a correction (for the "
+        "number of methods) of its own.",
     ]
 
 
 def figure(found: Map) -> Figure:
     """A panel an axis: methods by the key's values, coloured and labelled by the difference."""
     rows = len(found.methods)
-    widths = [len(axis) for axis in found.axes]
+    widths = [1, *(len(axis) for axis in found.axes)]
     drawn = Figure(figsize=(1.8 + 0.85 * sum(widths), 1.3 + 0.33 * rows), layout="constrained")
     panels = drawn.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
     largest = max(abs(v.difference.spread.mean) for v in found.verdicts.values()) or 1.0
-    for place, (axes, conditions) in enumerate(zip(panels, found.axes, strict=True)):
-        means = [[_difference(found, c, m) for c in conditions] for m in found.methods]
-        axes.imshow(means, cmap=WORSE_TO_BETTER, vmin=-largest, vmax=largest, aspect="auto")
-        for row, method in enumerate(found.methods):
-            for column, condition in enumerate(conditions):
-                _write(axes, row, column, found.verdicts.get((condition, method)), largest)
+    _panel(panels[0], found.methods, [[found.overall.get(m)] for m in found.methods], largest)
+    panels[0].set_xticks([0], ["all"], **STYLE)
+    panels[0].set_xlabel("conditions", **STYLE)
+    for place, (axes, conditions) in enumerate(zip(panels[1:], found.axes, strict=True)):
+        own = [[found.verdicts.get((c, m)) for c in conditions] for m in found.methods]
+        _panel(axes, found.methods, own, largest)
         axes.set_xticks(range(len(conditions)), [_values(c[place]) for c in conditions], **STYLE)
-        axes.set_yticks(range(rows), found.methods, **STYLE)
         axes.set_xlabel(found.keys[place], **STYLE)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
     drawn.suptitle(f"difference in AP (percent) to {found.baseline}; boxed: told apart", **STYLE)
     return drawn
 
 
-def _difference(found: Map, condition: Condition, method: str) -> float:
-    verdict = found.verdicts.get((condition, method))
-    return math.nan if verdict is None else verdict.difference.spread.mean
+def _panel(
+    axes: Axes, methods: Sequence[str], rows: Sequence[Sequence[Verdict | None]], largest: float
+) -> None:
+    means = [[math.nan if v is None else v.difference.spread.mean for v in row] for row in rows]
+    axes.imshow(means, cmap=WORSE_TO_BETTER, vmin=-largest, vmax=largest, aspect="auto")
+    for row, verdicts_of_row in enumerate(rows):
+        for column, verdict in enumerate(verdicts_of_row):
+            _write(axes, row, column, verdict, largest)
+    axes.set_yticks(range(len(methods)), methods, **STYLE)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _values(text: str) -> str:

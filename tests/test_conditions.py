@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -50,17 +51,45 @@ def test_a_known_gain_is_found_where_it_is_and_nowhere_else(tmp_path: Path) -> N
     ]
     told = {key for key, verdict in found.verdicts.items() if verdict.told_apart}
     assert told == {(("16", "10"), "sampler=ohem"), (("6", "100"), "sampler=pisa")}
-    assert sentences(found) == [
-        "`sampler=ohem` is better at data.clutter=16, not told apart at 4 of 5 conditions.",
-        "`sampler=pisa` is worse at data.imbalance=100, not told apart at 4 of 5 conditions.",
-    ]
+    ends = ("data.clutter=16", "data.imbalance=100")
+    for said, how, where in zip(sentences(found), ("better", "worse"), ends, strict=True):
+        assert f"is {how} over all conditions (" in said
+        assert said.endswith(f"; {how} at {where}, not told apart at 4 of 5 conditions.")
     bold = [cell for row in table(found).rows for cell in row if cell.startswith("**")]
-    assert [round(float(cell.strip("*"))) for cell in bold] == [8, -8]
+    assert [round(float(cell.strip("*"))) for cell in bold] == [2, 8, -2, -8]
 
 
 def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
     found = make(read(fabricated_map(tmp_path, {})), KEYS)
     assert not any(verdict.told_apart for verdict in found.verdicts.values())
+    assert not any(verdict.told_apart for verdict in found.overall.values())
+
+
+def test_over_all_conditions_a_small_gain_is_found(tmp_path: Path) -> None:
+    gains = {("ohem", condition): 0.9 for condition in CONDITIONS}
+    runs = read(fabricated_map(tmp_path, gains))
+    found = make(runs, KEYS)
+    assert not any(found.verdicts[c, "sampler=ohem"].told_apart for c in CONDITIONS)
+    assert found.overall["sampler=ohem"].told_apart
+    assert not found.overall["sampler=pisa"].told_apart
+    ap = {(r.method["sampler"], r.name[-1], r.name): 100 * r.figures["AP"] for r in runs}
+    by_seed = {
+        (sampler, seed): fmean(v for (s, n, _), v in ap.items() if (s, n) == (sampler, seed))
+        for sampler in ("random", "ohem")
+        for seed in "012"
+    }
+    difference = found.overall["sampler=ohem"].difference
+    wanted = fmean(by_seed["ohem", seed] - by_seed["random", seed] for seed in "012")
+    assert difference.spread.mean == pytest.approx(wanted)
+    assert (difference.spread.n, difference.freedom) == (3, 4)  # of seeds, not of conditions
+
+
+def test_a_seed_that_lacks_a_condition_is_not_in_the_mean(tmp_path: Path) -> None:
+    folder = fabricated_map(tmp_path, {("ohem", CENTRE): 9.0})
+    shutil.rmtree(folder / f"ohem {('16', '10')} 1")
+    overall = make(read(folder), KEYS).overall
+    assert overall["sampler=ohem"].difference.spread.n == 2
+    assert overall["sampler=pisa"].difference.spread.n == 3
 
 
 def test_the_csv_makes_the_same_map(tmp_path: Path) -> None:
@@ -73,11 +102,12 @@ def test_the_csv_makes_the_same_map(tmp_path: Path) -> None:
 def test_the_figure_has_a_panel_an_axis_and_boxes_what_is_told_apart(tmp_path: Path) -> None:
     gains = {("ohem", ("16", "10")): 8.0}
     panels = figure(make(read(fabricated_map(tmp_path, gains)), KEYS)).axes
-    assert [axes.get_xlabel() for axes in panels] == list(KEYS)
-    assert [len(axes.patches) for axes in panels] == [1, 0]
+    assert [axes.get_xlabel() for axes in panels] == ["conditions", *KEYS]
+    assert [len(axes.patches) for axes in panels] == [1, 1, 0]
     texts = [[text.get_text() for text in axes.texts] for axes in panels]
-    assert [len(found) for found in texts] == [6, 6]
-    assert float(texts[0][2]) == pytest.approx(8, abs=1)
+    assert [len(found) for found in texts] == [2, 6, 6]
+    assert float(texts[0][0]) == pytest.approx(8 / 5, abs=0.5)
+    assert float(texts[1][2]) == pytest.approx(8, abs=1)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
