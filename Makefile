@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+MAP := experiments/imbalance_map
+DATA ?= data/bccd
+BCCD = $(PY) -m frcnn.train -m data.root=$(DATA) $(WITH)
 # A process a core, each with one thread: torch's threads would fight over the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
@@ -26,19 +29,20 @@ report: $(READY) ## compare the runs of `make sweep`: runs/sweep/report/report.h
 
 # WITH=hydra/launcher=cores trains two runs at a time.
 study-map: $(READY) ## experiments/imbalance_map; hours, and goes on where it was stopped
-	$(PY) -m frcnn.train -m --config-dir experiments/imbalance_map/conf sweep=imbalance_map $(WITH)
-	$(PY) -m experiments.conditions runs/imbalance_map --out experiments/imbalance_map \
+	-$(PY) -m frcnn.train -m --config-dir $(MAP)/conf sweep=imbalance_map $(WITH)
+	$(PY) -m experiments.conditions runs/imbalance_map --out $(MAP) --page $(MAP)/README.md \
 	    --baseline method=random --by data.clutter data.imbalance data.object_size
 
-BCCD = $(PY) -m frcnn.train -m data.root=$(DATA) $(WITH)
+# A run that fails ends neither the sweep nor the study: the report names it.
 study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hours, likewise
-	$(BCCD) sweep=samplers_bccd
-	$(BCCD) sweep=losses_bccd
-	$(BCCD) sweep=box_losses_bccd
-	$(BCCD) --config-dir experiments/bccd_samplers/conf sweep=bccd_matched
-	$(BCCD) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
-	$(BCCD) sweep=losses_bccd loss=focal seed=3,4
-	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers
+	-$(BCCD) sweep=samplers_bccd
+	-$(BCCD) sweep=losses_bccd
+	-$(BCCD) sweep=box_losses_bccd
+	-$(BCCD) --config-dir experiments/bccd_samplers/conf sweep=bccd_matched
+	-$(BCCD) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
+	-$(BCCD) sweep=losses_bccd loss=focal seed=3,4
+	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers \
+	    --page experiments/bccd_samplers/README.md
 
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/
 	$(PY) -m experiments.benchmark all

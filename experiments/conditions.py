@@ -1,10 +1,12 @@
 """Where does a method begin to pay? Its difference to the baseline, condition by condition.
 
-``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--out FOLDER]``
+``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--out FOLDER]
+[--page FILE]``
 
 DIR is the folder of a sweep over methods, seeds and settings of the data, KEYs are those settings,
 as in ``data.clutter``. Writes conditions.md and conditions.png to DIR/report or beside the CSV, and
-of a folder conditions.csv (one row a run), from which both can be made again.
+of a folder conditions.csv (one row a run), from which both can be made again; and the table into a
+page, between a comment that names the CSV and ``<!-- end -->``.
 """
 
 import argparse
@@ -29,6 +31,7 @@ try:
         ALPHA,
         Difference,
         Verdict,
+        compared,
         in_blocks,
         spread,
         verdicts,
@@ -36,6 +39,7 @@ try:
     from experiments.report.study import Study, study
     from experiments.report.tables import NONE, Table, interval
     from experiments.style import BLUE, STYLE, VERMILLION, png
+    from experiments.table import put
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
@@ -59,6 +63,8 @@ class Map:
         verdicts: by condition and method: the spread is that of the condition's runs, the
             correction for the number of all of them.
         overall: by method, on the mean over the conditions of each seed that has them all.
+        changes: by the place of a key and method: the difference at the last value of the axis
+            less that at the first.
         problems: a sentence for each run, seed, method and condition that is left out.
     """
 
@@ -68,6 +74,7 @@ class Map:
     centre: Condition
     verdicts: Mapping[tuple[Condition, str], Verdict]
     overall: Mapping[str, Verdict]
+    changes: Mapping[tuple[int, str], Verdict]
     problems: Sequence[str]
 
     @property
@@ -121,21 +128,29 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     studies = {condition: found for condition, found in studies.items() if condition in shown}
     tested = {(c, m): d for c, s in studies.items() for m, d in differences(s).items()}
     name = studies[centre].baseline or ""
-    overall = verdicts(_compared(means(studies), name))
-    return Map(keys, studies, axes, centre, verdicts(tested), overall, problems)
+    overall = verdicts(compared(means(studies), name))
+    changed = {
+        (place, method): difference
+        for place, axis in enumerate(axes)
+        for method, difference in along(studies[axis[0]], studies[axis[-1]]).items()
+    }
+    return Map(keys, studies, axes, centre, verdicts(tested), overall, verdicts(changed), problems)
 
 
 def differences(found: Study) -> dict[str, Difference]:
     """Of the methods that share a seed with the baseline."""
+    if found.baseline is None:
+        return {}
     values = {method: found.values(method, "AP") for method in found.methods}
-    return _compared(values, found.baseline)
+    return compared(values, found.baseline)
 
 
 def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
     """By method and seed the mean AP over the conditions, of the seeds that have them all.
 
     Many conditions tell more than one; runs of a seed share their initial weights under all of
-    them, so it is the seeds that are independent, and their number that counts.
+    them, so it is the seeds that are independent, and their number that counts. The mean is that of
+    these conditions, each as heavy as any other, and says nothing of others.
     """
     found: dict[str, dict[int, float]] = {}
     for method in dict.fromkeys(m for study in studies.values() for m in study.methods):
@@ -145,13 +160,15 @@ def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
     return found
 
 
-def _compared(
-    values: Mapping[str, Mapping[int, float]], baseline: str | None
-) -> dict[str, Difference]:
-    if baseline is None:
-        return {}
-    shared = {m: own for m, own in values.items() if own.keys() & values[baseline].keys()}
-    return in_blocks(shared, baseline) if shared else {}
+def along(first: Study, last: Study) -> dict[str, Difference]:
+    """How much more a method differs from the baseline at the last than at the first condition."""
+    name = first.baseline or ""
+    values = {}
+    for method in (m for m in first.methods if m in last.methods):
+        here, there = first.values(method, "AP"), last.values(method, "AP")
+        values[method] = {s: there[s] - here[s] for s in here.keys() & there.keys()}
+    shared = {m: own for m, own in values.items() if own.keys() & values.get(name, {}).keys()}
+    return in_blocks(shared, name) if name in shared and first is not last else {}
 
 
 def _condition(run: Run, keys: Sequence[str], runs: Sequence[Run]) -> Condition:
@@ -193,6 +210,34 @@ def table(found: Map) -> Table:
     )
 
 
+def changes(found: Map) -> Table:
+    """Row by method, column by axis: how the difference changes from its first to its last."""
+    places = sorted({place for place, _ in found.changes})
+    columns = [f"{found.keys[p]}: {_ends(found, p)[0]} to {_ends(found, p)[1]}" for p in places]
+    rows = [
+        [method, *(_between(found.changes.get((place, method))) for place in places)]
+        for method in found.methods
+    ]
+    notes = [
+        f"The difference in AP to `{found.baseline}` at the last value less that at the first, "
+        "paired by seed, with its interval: whether a method pays more there. Spread and "
+        f"correction as above, for all {len(found.changes)} changes together."
+    ]
+    return Table("Where a method pays more", ["method", *columns], rows, notes)
+
+
+def _ends(found: Map, place: int) -> tuple[str, str]:
+    axis = found.axes[place]
+    return axis[0][place], axis[-1][place]
+
+
+def _between(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.interval is None:
+        return _cell(verdict)
+    low, high = verdict.interval
+    return f"{_cell(verdict)} ({low:+.1f} to {high:+.1f})"
+
+
 def _mean(values: Sequence[float]) -> str:
     if not values:
         return NONE
@@ -224,7 +269,20 @@ def sentences(found: Map) -> list[str]:
         parts += [f"not told apart at {rest} of {len(own)} conditions"] if rest else []
         first = _over_all(found.overall.get(method))
         said.append(f"`{method}` is {first}{', '.join(parts)}.")
-    return said
+    return said + _changed(found)
+
+
+def _changed(found: Map) -> list[str]:
+    tested = {key: v for key, v in found.changes.items() if v.p is not None}
+    said = []
+    for (place, method), verdict in tested.items():
+        if verdict.told_apart:
+            key, (first, last) = found.keys[place], _ends(found, place)
+            mean = verdict.difference.spread.mean
+            how = "more" if mean > 0 else "less"
+            said.append(f"`{method}` gains {how} at {key}={last} than at {first}: {mean:+.1f} AP.")
+    none = "No method's difference is told apart between the ends of an axis."
+    return said or ([none] if tested else [])
 
 
 def _over_all(verdict: Verdict | None) -> str:
@@ -260,15 +318,24 @@ def _notes(found: Map) -> list[str]:
     stds = [difference.spread.std or 0.0 for difference in tested]
     low, high = min(stds), max(stds)
     freedom = max(difference.freedom for difference in tested)
+    least = [_least(difference, len(tested)) for difference in tested]
     return [
         first,
-        f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all "
-        f"{len(tested)} differences together (Holm). The difference of two runs of one seed has a "
-        f"standard deviation of {low:.1f} to {high:.1f} by condition, that of randomised blocks "
-        f"with up to {freedom} degrees of freedom: of all runs of the condition. The column {ALL} "
-        "has the mean over the conditions seed by seed, with a spread and a correction (for the "
-        "number of methods) of its own.",
+        f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all {len(tested)} "
+        "differences by condition together (Holm), of which the first has to be "
+        f"{min(least):.1f} to {max(least):.1f} AP, by condition; what is smaller is not shown to "
+        "be none. The difference of two runs of one seed has a standard deviation of "
+        f"{low:.1f} to {high:.1f} by condition, that of randomised blocks with up to {freedom} "
+        f"degrees of freedom: of all runs of the condition. The column {ALL} has the mean over the "
+        "conditions seed by seed, and is a comparison of its own: its spread, and "
+        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.",
     ]
+
+
+def _least(difference: Difference, tests: int) -> float:
+    """In absolute value, to be told apart at Holm's first step."""
+    low, high = difference.interval(1 - ALPHA / tests)
+    return (high - low) / 2
 
 
 def figure(found: Map) -> Figure:
@@ -326,7 +393,9 @@ def page(found: Map, picture: str) -> str:
     parts = ["# Conditions", "\n".join(f"- {text}" for text in sentences(found))]
     if found.problems:
         parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
-    parts += [f"![{own.title}]({picture})", f"## {own.title}", markdown(own), *own.notes]
+    parts.append(f"![{own.title}]({picture})")
+    for shown in (own, *([changes(found)] if found.changes else [])):
+        parts += [f"## {shown.title}", markdown(shown), *shown.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -337,6 +406,7 @@ def main() -> None:
     parser.add_argument("--by", nargs="+", required=True, metavar="KEY")
     parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
+    parser.add_argument("--page", type=Path, metavar="FILE")
     options = parser.parse_args()
     source = options.source
     if not source.exists():
@@ -352,6 +422,8 @@ def main() -> None:
         write_csv(runs, out / "conditions.csv")
     (out / "conditions.png").write_bytes(png(figure(found)))
     (out / "conditions.md").write_text(page(found, "conditions.png"))
+    if options.page:
+        put(markdown(table(found)) + "\n", (out / "conditions.csv").as_posix(), options.page)
     print("\n".join([*found.problems, *sentences(found), str(out / "conditions.md")]))
 
 

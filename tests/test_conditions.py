@@ -12,12 +12,14 @@ from fabricated import fabricate
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from experiments.conditions import figure, main, make, sentences, table
+from experiments.conditions import figure, main, make, means, sentences, table
 from experiments.report.csv_files import read_csv, write_csv
+from experiments.report.markdown import markdown
 from experiments.report.runs import read
 from experiments.report.statistics import in_blocks, verdicts
 
 KEYS = ("data.clutter", "data.imbalance")
+SAMPLERS = ("random", "ohem", "pisa")
 CENTRE = ("6", "10")
 CONDITIONS = (CENTRE, ("0", "10"), ("16", "10"), ("6", "1"), ("6", "100"))
 
@@ -27,7 +29,7 @@ def fabricated_map(folder: Path, gains: dict[tuple[str, tuple[str, str]], float]
     rng = np.random.default_rng(0)
     for condition in CONDITIONS:
         shared = rng.normal(0, 0.05, 3)
-        for sampler in ("random", "ohem", "pisa"):
+        for sampler in SAMPLERS:
             for seed in range(3):
                 ap = 0.5 + gains.get((sampler, condition), 0) / 100 + shared[seed]
                 values = (f"{k}={v}" for k, v in zip(KEYS, condition, strict=True))
@@ -52,9 +54,14 @@ def test_a_known_gain_is_found_where_it_is_and_nowhere_else(tmp_path: Path) -> N
     told = {key for key, verdict in found.verdicts.items() if verdict.told_apart}
     assert told == {(("16", "10"), "sampler=ohem"), (("6", "100"), "sampler=pisa")}
     ends = ("data.clutter=16", "data.imbalance=100")
-    for said, how, where in zip(sentences(found), ("better", "worse"), ends, strict=True):
+    of_methods, of_axes = sentences(found)[:2], sentences(found)[2:]
+    for said, how, where in zip(of_methods, ("better", "worse"), ends, strict=True):
         assert f"is {how} over all conditions (" in said
         assert said.endswith(f"; {how} at {where}, not told apart at 4 of 5 conditions.")
+    assert [said.partition(":")[0] for said in of_axes] == [
+        "`sampler=ohem` gains more at data.clutter=16 than at 0",
+        "`sampler=pisa` gains less at data.imbalance=100 than at 1",
+    ]
     bold = [cell for row in table(found).rows for cell in row if cell.startswith("**")]
     assert [round(float(cell.strip("*"))) for cell in bold] == [2, 8, -2, -8]
 
@@ -63,6 +70,21 @@ def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
     found = make(read(fabricated_map(tmp_path, {})), KEYS)
     assert not any(verdict.told_apart for verdict in found.verdicts.values())
     assert not any(verdict.told_apart for verdict in found.overall.values())
+    assert not any(verdict.told_apart for verdict in found.changes.values())
+    none = "No method's difference is told apart between the ends of an axis."
+    assert sentences(found)[2:] == [none]
+
+
+def test_a_change_along_an_axis_is_a_difference_of_differences_by_seed(tmp_path: Path) -> None:
+    runs = read(fabricated_map(tmp_path, {("ohem", ("16", "10")): 4.0}))
+    found = make(runs, KEYS).changes[0, "sampler=ohem"].difference
+    ap = {r.name: 100 * r.figures["AP"] for r in runs}
+    gains = [
+        [ap[f"ohem {c} {seed}"] - ap[f"random {c} {seed}"] for c in (("0", "10"), ("16", "10"))]
+        for seed in range(3)
+    ]
+    assert found.spread.mean == pytest.approx(fmean(last - first for first, last in gains))
+    assert (found.spread.n, found.freedom) == (3, 4)
 
 
 def test_over_all_conditions_a_small_gain_is_found(tmp_path: Path) -> None:
@@ -75,13 +97,35 @@ def test_over_all_conditions_a_small_gain_is_found(tmp_path: Path) -> None:
     ap = {(r.method["sampler"], r.name[-1], r.name): 100 * r.figures["AP"] for r in runs}
     by_seed = {
         (sampler, seed): fmean(v for (s, n, _), v in ap.items() if (s, n) == (sampler, seed))
-        for sampler in ("random", "ohem")
+        for sampler in SAMPLERS[:2]
         for seed in "012"
     }
     difference = found.overall["sampler=ohem"].difference
     wanted = fmean(by_seed["ohem", seed] - by_seed["random", seed] for seed in "012")
     assert difference.spread.mean == pytest.approx(wanted)
     assert (difference.spread.n, difference.freedom) == (3, 4)  # of seeds, not of conditions
+    three = {m: dict(enumerate(means(found.studies)[f"sampler={m}"].values())) for m in SAMPLERS}
+    assert difference == in_blocks(three, "random")["ohem"]
+
+
+def test_what_a_method_does_to_one_condition_is_no_spread_over_all(tmp_path: Path) -> None:
+    steady = make(read(fabricated_map(tmp_path / "a", {})), KEYS).overall["sampler=ohem"]
+    gains = {("ohem", c): gain for c, gain in zip(CONDITIONS, (9, -9, 6, -6, 0), strict=True)}
+    crossed = make(read(fabricated_map(tmp_path / "b", gains)), KEYS).overall["sampler=ohem"]
+    assert crossed.difference.spread.mean == pytest.approx(steady.difference.spread.mean)
+    assert crossed.difference.spread.std == pytest.approx(steady.difference.spread.std)
+
+
+def test_the_table_goes_into_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabricated_map(tmp_path / "runs", {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("a\n<!-- out/conditions.csv -->\nold\n<!-- end -->\nb\n")
+    line = ["conditions", "runs", "--out", "out", "--page", "README.md", "--by", *KEYS]
+    monkeypatch.setattr("sys.argv", line)
+    main()
+    shown = markdown(table(make(read(tmp_path / "runs"), KEYS)))
+    wanted = f"a\n<!-- out/conditions.csv -->\n{shown}\n<!-- end -->\nb\n"
+    assert (tmp_path / "README.md").read_text() == wanted
 
 
 def test_a_seed_that_lacks_a_condition_is_not_in_the_mean(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from experiments.report.statistics import (
     ALPHA,
     Difference,
     Spread,
+    compared,
     in_blocks,
     paired,
     power,
@@ -220,6 +221,20 @@ def minimum_of_squares(values: dict[str, dict[int, float]]) -> float:
             columns[seed] = sum(there) / len(there)
     cells = ((rows[n] + columns[s] - v) for n, own in values.items() for s, v in own.items())
     return sum(error**2 for error in cells)
+
+
+def test_a_method_that_did_not_learn_is_alone_with_its_spread() -> None:
+    base, own = by_seed(50.0, 52.0, 51.0), by_seed(51.0, 52.5, 52.5)
+    failed = by_seed(33.0, 20.0, 39.0)  # mean 30.7, of two thirds of 51: 34
+    found = compared({"base": base, "own": own, "failed": failed, "other": {9: 50.0}}, "base")
+    assert found == {
+        **in_blocks({"base": base, "own": own}, "base"),
+        "failed": paired(failed, base),
+    }
+    poor = by_seed(34.5, 34.0, 34.5)
+    together = {"base": base, "own": own, "poor": poor}
+    assert compared(together, "base") == in_blocks(together, "base")
+    assert compared({"base": {}, "own": own}, "base") == {}
 
 
 def test_equal_methods_are_told_apart_as_rarely_as_promised() -> None:

@@ -237,6 +237,7 @@ def test_a_run_that_goes_on_is_not_finished(
         (["sampler=ohem"], "sampler"),
         (["seed=1"], "seed"),
         (["data.clutter=1"], "data"),
+        (["loss_weight.classifier=2"], "loss_weight"),
         (["trainer.batch_size=3"], "trainer.batch_size x devices"),
         (["trainer.accumulate=2"], "trainer.accumulate"),
     ],
@@ -248,6 +249,16 @@ def test_a_run_made_of_other_parts_does_not_resume(
     path = whole / "checkpoints/last.pt"
     with pytest.raises(ConfigError, match=rf"trained with another {named}: .*resume=never"):
         trained(tmp_path, f"resume={path}", *change)
+
+
+def test_a_run_of_before_an_option_existed_goes_on(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    old = checkpoint.load(whole / "checkpoints/last.pt")
+    del old["config"]["loss_weight"], old["config"]["model"]["backbone_width"]
+    checkpoint.save(path, old)
+    trained(tmp_path / "a", f"resume={path}")
+    with pytest.raises(ConfigError, match=r"trained with another loss_weight: "):
+        trained(tmp_path / "b", f"resume={path}", "loss_weight.box_reg=3")
 
 
 def test_resume_from_weights_alone_or_from_nothing(whole: Path, tmp_path: Path) -> None:

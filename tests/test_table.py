@@ -12,15 +12,16 @@ from experiments.table import markdown, put, read, row
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
-
-
-# Of a study with conditions, whose table is in a page of its own, see test_studies.py.
+# Those of the studies, whose tables compare, are in test_studies.py.
+STUDIES = ("conditions.csv", "runs.csv")
 PAGES = [
-    page for page in ROOT.glob("experiments/*/README.md") if "conditions.md" not in page.read_text()
+    page
+    for page in sorted(ROOT.glob("experiments/*/README.md"))
+    if any(file.name not in STUDIES for file in page.parent.glob("*.csv"))
 ]
 
 
-@pytest.mark.parametrize("page", [*sorted(PAGES), ROOT / "README.md"])
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"])
 def test_a_pages_tables_are_those_of_its_csv(page: Path) -> None:
     places = PLACE.findall(page.read_text())
     assert places, f"{page} shows no table"

@@ -23,7 +23,7 @@ from frcnn.model.detector import one_anchor_size_a_level
 # Keys of conf/model that torchvision's FasterRCNN does not have.
 OURS = (
     "name", "weights", "weights_backbone", "trainable_backbone_layers", "anchor_sizes",
-    "roi_align", "ignore_ioa",
+    "roi_align", "ignore_ioa", "fpn_channels", "representation_size", "backbone_width",
 )  # fmt: skip
 
 

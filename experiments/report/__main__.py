@@ -1,9 +1,10 @@
-"""``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER]``.
+"""``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER] [--page FILE]``.
 
 DIR is a sweep's folder, or a runs.csv that the report of one wrote. Writes report.md, report.html
 (which needs no other file) and its figures to DIR/report, or beside the CSV. From a folder it also
 writes the CSVs from which all of it can be made again: runs.csv (one row a run) and images.csv (one
-row a method: how far the validation images decide).
+row a method: how far the validation images decide). ``--page`` puts the first table into a page,
+between a comment that names runs.csv and ``<!-- end -->``.
 """
 
 import argparse
@@ -18,6 +19,8 @@ try:
     from experiments.report.runs import Run, read
     from experiments.report.sentences import sentences
     from experiments.report.study import Study, study
+    from experiments.report.tables import tables
+    from experiments.table import put
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
     parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
+    parser.add_argument("--page", type=Path, metavar="FILE")
     options = parser.parse_args()
     source = options.source
     if not source.exists():
@@ -39,6 +43,9 @@ def main() -> None:
     of = _of_folder if source.is_dir() else _of_csv
     found = of(source, options.baseline, out)
     _write(found, out)
+    if options.page:
+        first = markdown.markdown(tables(found)[0]) + "\n"
+        put(first, (out / RUNS).as_posix(), options.page)
     print("\n".join([*found.problems, *sentences(found), str(out / "report.html")]))
 
 

@@ -162,7 +162,7 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of each loss term the mean over the records, of as many steps each."""
+    """Of each loss term the mean over the log lines."""
     before = "train/loss_"
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:

@@ -18,6 +18,7 @@ Key = TypeVar("Key", bound=Any)  # what a verdict is on: a method, or one under 
 
 ALPHA = 0.05
 POWER = 0.8
+LEARNT = 2 / 3  # of the baseline's mean: a method below it did not learn
 ROUNDING = 1e-12  # of the largest value: what least squares leave of runs that agree
 
 
@@ -122,6 +123,27 @@ def in_blocks(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict
             pooled = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
             found[method] = _tested(pooled, freedom)
     return found
+
+
+def compared(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
+    """The difference of each method that shares a seed with the baseline, ``in_blocks``.
+
+    A method that did not learn (its mean is below ``LEARNT`` of the baseline's) is ``paired``: its
+    runs tend to differ much more than others', and would hide what those differ by.
+
+    Args:
+        methods: method -> seed -> value above 0, the baseline's among them.
+    """
+    base = methods[baseline]
+    shared = {method: own for method, own in methods.items() if own.keys() & base.keys()}
+    least = LEARNT * spread(list(base.values())).mean if base else 0.0
+    learnt = {m: own for m, own in shared.items() if spread(list(own.values())).mean >= least}
+    together = in_blocks(learnt, baseline) if learnt else {}
+    return {
+        method: together[method] if method in learnt else paired(own, base)
+        for method, own in shared.items()
+        if method != baseline
+    }
 
 
 def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:

@@ -27,7 +27,7 @@ ENDS = {
 }
 
 # What a method is made of: it may be unlike the baseline in these without a word.
-METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight)([./@]|$)")
+METHOD = re.compile(r"(sampler|loss|box_loss)([./@]|$)")
 SHOWN = 4  # of the settings in which a run is unlike others
 
 Terms = tuple[tuple[str, str], ...]
@@ -212,13 +212,17 @@ def _first(runs: Mapping[int, Run]) -> Run:
 
 
 def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+    """A sentence for all methods that lack the same."""
     seeds = sorted(set().union(*methods.values()))
-    found = []
+    names: dict[str, list[str]] = defaultdict(list)
     for label, runs in methods.items():
-        missing = [str(seed) for seed in seeds if seed not in runs]
+        missing = ", ".join(str(seed) for seed in seeds if seed not in runs)
         if missing:
-            found.append(f"`{label}` has no finished run of seed {', '.join(missing)}.")
-    return found
+            names[missing].append(f"`{label}`")
+    return [
+        f"{_few(found)} {'has' if len(found) == 1 else 'have'} no finished run of seed {missing}."
+        for missing, found in names.items()
+    ]
 
 
 def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
@@ -227,7 +231,8 @@ def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
     for run in (run for runs in methods.values() for run in runs.values() if run.lacks):
         names[run.lacks].append(f"`{run.name}`")
     return [
-        f"{_few(found)} {'has' if len(found) == 1 else 'have'} {reason}: precision by recall, "
+        f"Run{'' if len(found) == 1 else 's'} {_few(found)} "
+        f"{'has' if len(found) == 1 else 'have'} {reason}: precision by recall, "
         "errors and what depends on the images are not known."
         for reason, found in names.items()
     ]
@@ -247,4 +252,4 @@ def _made_apart(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
 
 def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"Run{'' if len(names) == 1 else 's'} {', '.join(names[:SHOWN])}{more}"
+    return ", ".join(names[:SHOWN]) + more

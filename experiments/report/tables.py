@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import CLASS, COST, LOSS, METRICS, Run
+from experiments.report.runs import CLASS, COST, LOSS, MADE, METRICS, Run
 from experiments.report.statistics import (
     ALPHA,
+    LEARNT,
     POWER,
     Spread,
     Verdict,
-    in_blocks,
+    compared,
     paired,
     spread,
     verdicts,
@@ -35,8 +36,7 @@ def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method that shares a seed with the baseline."""
     if study.baseline is None:
         return {}
-    values = {m: v for m, v in _values(study).items() if v.keys() & study.methods[study.baseline]}
-    return verdicts(in_blocks(values, study.baseline))
+    return verdicts(compared(_values(study), study.baseline))
 
 
 def _values(study: Study) -> dict[str, dict[int, float]]:
@@ -90,8 +90,10 @@ def _differences(study: Study) -> Table:
         "order and augmentation. Intervals and p are Student's t for the mean of the differences, "
         f"with one standard deviation for all methods{_pooled(found)}: that of randomised blocks, "
         "which a method that is less steady than the others makes too large for them, and which is "
-        "too small for it, and then what follows is not kept. The column spread has each method's "
-        "own. Holm's correction for the number of methods keeps the chance of telling any apart "
+        "too small for it, and then what follows is not kept. A method with less than "
+        f"{100 * LEARNT:.0f} % of the baseline's AP did not learn, and has its own spread outside "
+        "of the common one. The column spread has each method's own. Holm's correction for the "
+        "number of methods keeps the chance of telling any apart "
         f"that does not differ at {100 * ALPHA:.0f} %; each interval has the level of its method's "
         "step of that procedure, so it leaves zero out exactly where the method is told apart: an "
         "interval of that method, not of all together. "
@@ -116,7 +118,8 @@ def _pooled(found: Mapping[str, Verdict]) -> str:
     tested = [v.difference for v in found.values() if v.difference.spread.std is not None]
     if not tested:
         return ""
-    return f" ({tested[0].spread.std:.2f}, {tested[0].freedom} degrees of freedom)"
+    common = max(tested, key=lambda difference: difference.freedom)
+    return f" ({common.spread.std:.2f}, {common.freedom} degrees of freedom)"
 
 
 def _image_cell(images: Interval | None) -> str:
@@ -184,9 +187,9 @@ def _scale(study: Study) -> Table:
     notes = [
         "Each loss term's mean over a run, times the baseline's of the same seed, mean ± standard "
         "deviation over the seeds. A method that changes it changes how fast that part of the "
-        "network learns, beside what it is meant to change. Divided by this much more (with "
-        "`loss.rcnn.per=NUMBER`, the kept samples of a batch times this) it has the baseline's "
-        "scale."
+        "network learns, beside what it is meant to change. With one over it as the term's "
+        "`loss_weight` the method has the baseline's mean loss. These are values, not gradients: "
+        "of two losses of one value that of few hard samples has the larger gradient."
     ]
     return Table("Scale of the losses", columns, rows, notes)
 
@@ -223,12 +226,20 @@ def _cost(study: Study) -> Table:
     ]
     columns = ["method", "seeds", "seconds a run", "times the baseline's", "peak memory, MB"]
     notes = [
-        "Wall time with validation; it compares only where the runs had the same machine to "
-        "themselves. Peak memory in megabytes of a million bytes: on a GPU what its allocator gave "
-        "out, on a CPU all that the run's main process held, libraries included and data workers "
-        "not."
+        f"Wall time with validation{_made(study)}; it compares only where the runs had the same "
+        "machine to themselves. Peak memory in megabytes of a million bytes: on a GPU what its "
+        "allocator gave out, on a CPU all that the run's main process held, libraries included and "
+        "data workers not."
     ]
     return Table("Cost", columns, rows, notes)
+
+
+def _made(study: Study) -> str:
+    """With what all runs were made that have the same of it."""
+    made = [run.made for run in _runs(study) if run.made]
+    same = {key: {of[key] for of in made} for key in MADE} if made else {}
+    said = ", ".join(f"{key} {values.pop()}" for key, values in same.items() if len(values) == 1)
+    return f" ({said})" if said else ""
 
 
 def _memory(study: Study, method: str) -> str:
