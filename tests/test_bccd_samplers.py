@@ -10,8 +10,14 @@ from omegaconf import OmegaConf
 from frcnn.config import CONF
 
 OWN = Path(__file__).parents[1] / "experiments/bccd_samplers/conf"
-SAMPLERS = {"ohem": "sampler"}
-BOX_LOSSES = {"carl": "box_loss", "ghm_r": "box_loss"}
+# The preset of each variant that is no preset of loss= by its name.
+OTHERS = {
+    "ohem": "sampler=ohem",
+    "random_as_ohem": "sampler=random",
+    "carl": "box_loss=carl",
+    "ghm_r": "box_loss=ghm_r",
+}
+TERMS = {"loss": {"classifier", "objectness"}, "box_loss": {"box_reg", "rpn_box_reg"}}
 
 
 def composed(*line: str) -> dict[str, Any]:
@@ -23,12 +29,20 @@ def composed(*line: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (OWN / "matched").glob("*.yaml")))
 def test_a_matched_run_is_its_preset_with_other_weights(name: str) -> None:
-    group = (SAMPLERS | BOX_LOSSES).get(name, "loss")
-    preset = composed("experiment=bccd_study", f"{group}={name}")
+    chosen = OTHERS.get(name, f"loss={name}")
+    preset = composed("experiment=bccd_study", chosen)
     matched = composed("sweep=bccd_matched", f"+matched={name}", "run_name=x")
     usual, own = preset.pop("loss_weight"), matched.pop("loss_weight")
     assert matched == preset
-    assert set(usual.values()) == {1} and own != usual
-    parts = {"classifier": "loss", "objectness": "loss", "box_reg": "box_loss"}
-    for term, weight in own.items():
-        assert weight == 1 or name == "ohem" or parts[term] == group
+    changed = {term for term, weight in own.items() if weight != usual[term]}
+    group = chosen.partition("=")[0]
+    assert changed and changed <= TERMS.get(group, {"classifier", "box_reg"})  # a sampler's: RCNN
+
+
+def test_the_control_is_the_inverse_of_ohem_s_weights() -> None:
+    ohem, random = (
+        composed("sweep=bccd_matched", f"+matched={name}")["loss_weight"]
+        for name in ("ohem", "random_as_ohem")
+    )
+    for term, weight in ohem.items():
+        assert weight * random[term] == pytest.approx(1, rel=0.01)
