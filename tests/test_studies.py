@@ -1,5 +1,6 @@
 """What the studies say is what their committed runs say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
 from experiments.conditions import make, page, table
-from experiments.report.csv_files import read_csv
+from experiments.report import markdown as report
+from experiments.report.csv_files import read_csv, read_intervals
+from experiments.report.html import CAPTIONS
 from experiments.report.markdown import markdown
+from experiments.report.study import study
+from experiments.report.tables import tables
 
 ROOT = Path(__file__).parents[1]
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
@@ -27,3 +32,13 @@ def test_the_map_is_made_from_its_runs() -> None:
     found = make(read_csv(source), AXES, "method=random")
     assert (folder / "conditions.md").read_text() == page(found, "conditions.png")
     assert shown(folder / "README.md", source) == markdown(table(found)) + "\n"
+
+
+def test_the_bccd_study_is_made_from_its_runs() -> None:
+    folder = ROOT / "experiments/bccd_samplers"
+    source = folder / "runs.csv"
+    found = study(read_csv(source))
+    found = replace(found, images=read_intervals(folder / "images.csv", found.baseline))
+    drawn = [name for name in CAPTIONS if (folder / f"{name}.png").exists()]
+    assert (folder / "report.md").read_text() == report.page(found, drawn)
+    assert shown(folder / "README.md", source) == markdown(tables(found)[0]) + "\n"

@@ -13,7 +13,7 @@ from experiments.table import markdown, put, read, row
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
 # Those of the studies, whose tables compare, are in test_studies.py.
-STUDIES = ("conditions.csv", "runs.csv")
+STUDIES = ("conditions.csv", "runs.csv", "images.csv")
 PAGES = [
     page
     for page in sorted(ROOT.glob("experiments/*/README.md"))
