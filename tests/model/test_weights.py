@@ -214,7 +214,7 @@ def test_half_the_width_is_a_quarter_of_the_weights_of_a_convolution(name: str) 
 
 def test_a_scaled_layer_starts_as_torchvisions() -> None:
     """He's normal distribution, fan out: a standard deviation of sqrt(2 / (9 * 256))."""
-    weight = detector(backbone_width=0.5).backbone.body.layer4[1].conv2.weight
+    weight = detector(backbone_width=0.5).backbone.body.layer4[0].conv1.weight  # 128 to 256
     assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
 
 
