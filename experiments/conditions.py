@@ -26,18 +26,17 @@ try:
 
     from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
-    from experiments.report.runs import Run, read
+    from experiments.report.runs import LOSS, Run, read
     from experiments.report.statistics import (
         ALPHA,
         Difference,
         Verdict,
         compared,
         in_blocks,
-        spread,
         verdicts,
     )
     from experiments.report.study import Study, study
-    from experiments.report.tables import NONE, Table, interval
+    from experiments.report.tables import ALONE, NONE, Table, differences, interval, made, mean_of
     from experiments.style import BLUE, STYLE, VERMILLION, png
     from experiments.table import put
 except ModuleNotFoundError as error:
@@ -96,7 +95,8 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     """Split the runs by condition and compare the methods under each.
 
     Raises:
-        LookupError: no runs, or none to compare; a key in which no two of them differ.
+        LookupError: no runs, or none to compare, all in all or under the centre; a key in which no
+            two of them differ.
     """
     if not runs:
         raise LookupError("no run, which is a folder with a status.json")
@@ -122,6 +122,9 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
         raise LookupError("\n".join(["no condition has a baseline and a method", *problems]))
     columns = zip(*studies, strict=True)
     centre = tuple(Counter(column).most_common(1)[0][0] for column in columns)
+    if centre not in studies:
+        missing = f"the centre {_name(keys, centre)} has no baseline and a method"
+        raise LookupError("\n".join([missing, *problems]))
     axes = [_axis(studies, centre, place) for place in range(len(keys))]
     shown = {condition for axis in axes for condition in axis}
     problems += [f"{_name(keys, c)}: lies on no axis: left out." for c in studies if c not in shown]
@@ -135,14 +138,6 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
         for method, difference in along(studies[axis[0]], studies[axis[-1]]).items()
     }
     return Map(keys, studies, axes, centre, verdicts(tested), overall, verdicts(changed), problems)
-
-
-def differences(found: Study) -> dict[str, Difference]:
-    """Of the methods that share a seed with the baseline."""
-    if found.baseline is None:
-        return {}
-    values = {method: found.values(method, "AP") for method in found.methods}
-    return compared(values, found.baseline)
 
 
 def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
@@ -198,7 +193,7 @@ def table(found: Map) -> Table:
     conditions = [found.centre, *beside]
     own = list(means(found.studies)[found.baseline].values())
     base = [own, *(found.values(c, found.baseline) for c in conditions)]
-    rows = [[found.baseline, *map(_mean, base)]]
+    rows = [[found.baseline, *map(mean_of, base)]]
     for method in found.methods:
         by_condition = [found.verdicts.get((c, method)) for c in conditions]
         rows.append([method, *map(_cell, [found.overall.get(method), *by_condition])])
@@ -226,6 +221,33 @@ def changes(found: Map) -> Table:
     return Table("Where a method pays more", ["method", *columns], rows, notes)
 
 
+def scale(found: Map) -> Table:
+    """Row by method, column by loss term: its mean over the runs, times the baseline's."""
+    names = list(dict.fromkeys(n for s in found.studies.values() for n in _terms(s)))
+    rows = [[m, *(mean_of(_ratios(found, m, n), 2) for n in names)] for m in found.methods]
+    notes = [
+        f"Each loss term's mean over a run, times that of `{found.baseline}` of the same condition "
+        "and seed: mean ± standard deviation over all of these. A method that changes it changes "
+        "how fast that part of the network learns, beside what it is meant to change."
+    ]
+    columns = ["method", *(name.removeprefix(LOSS) for name in names)]
+    return Table("Scale of the losses", columns, rows, notes)
+
+
+def _terms(study: Study) -> list[str]:
+    figures = [run.figures for runs in study.methods.values() for run in runs.values()]
+    return [name for own in figures for name in own if name.startswith(LOSS)]
+
+
+def _ratios(found: Map, method: str, name: str) -> list[float]:
+    ratios = []
+    for study in found.studies.values():
+        base = study.values(found.baseline, name)
+        own = study.values(method, name) if method in study.methods else {}
+        ratios += [own[seed] / base[seed] for seed in own.keys() & base.keys() if base[seed] > 0]
+    return ratios
+
+
 def _ends(found: Map, place: int) -> tuple[str, str]:
     axis = found.axes[place]
     return axis[0][place], axis[-1][place]
@@ -236,13 +258,6 @@ def _between(verdict: Verdict | None) -> str:
         return _cell(verdict)
     low, high = verdict.interval
     return f"{_cell(verdict)} ({low:+.1f} to {high:+.1f})"
-
-
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return NONE
-    own = spread(values)
-    return f"{own.mean:.1f}" + ("" if own.std is None else f" ± {own.std:.1f}")
 
 
 def _cell(verdict: Verdict | None) -> str:
@@ -328,8 +343,19 @@ def _notes(found: Map) -> list[str]:
         f"{low:.1f} to {high:.1f} by condition, that of randomised blocks with up to {freedom} "
         f"degrees of freedom: of all runs of the condition. The column {ALL} has the mean over the "
         "conditions seed by seed, and is a comparison of its own: its spread, and "
-        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.",
+        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_alone(found)}",
     ]
+
+
+def _alone(found: Map) -> str:
+    """Which differences have a spread of their own."""
+    cells = [(ALL, method, v) for method, v in found.overall.items()]
+    cells += [(_label(found, c), method, v) for (c, method), v in found.verdicts.items()]
+    alone = [(where, m) for where, m, v in cells if v.p is not None and not v.difference.common]
+    if not alone:
+        return ""
+    named = ", ".join(f"`{method}` ({where})" for where, method in alone)
+    return f" Outside of it, with a spread of its own, is {ALONE}: here {named}."
 
 
 def _least(difference: Difference, tests: int) -> float:
@@ -394,9 +420,10 @@ def page(found: Map, picture: str) -> str:
     if found.problems:
         parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
     parts.append(f"![{own.title}]({picture})")
-    for shown in (own, *([changes(found)] if found.changes else [])):
+    for shown in (own, *([changes(found)] if found.changes else []), scale(found)):
         parts += [f"## {shown.title}", markdown(shown), *shown.notes]
-    return "\n\n".join(parts) + "\n"
+    runs = [run for s in found.studies.values() for by in s.methods.values() for run in by.values()]
+    return "\n\n".join([*parts, f"{len(runs)} runs{made(runs)}."]) + "\n"
 
 
 def main() -> None:
@@ -411,9 +438,9 @@ def main() -> None:
     source = options.source
     if not source.exists():
         raise SystemExit(f"{source}: no such folder or file")
-    runs = read(source) if source.is_dir() else read_csv(source)
     out = options.out or (source / "report" if source.is_dir() else source.parent)
     try:
+        runs = read(source) if source.is_dir() else read_csv(source)
         found = make(runs, options.by, options.baseline)
     except LookupError as error:
         raise SystemExit(str(error)) from error

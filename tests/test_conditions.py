@@ -12,7 +12,7 @@ from fabricated import fabricate
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from experiments.conditions import figure, main, make, means, sentences, table
+from experiments.conditions import figure, main, make, means, page, scale, sentences, table
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.markdown import markdown
 from experiments.report.runs import read
@@ -193,6 +193,43 @@ def test_a_sweep_stopped_half_way_is_a_map_of_what_is_there(tmp_path: Path) -> N
     )
     assert found.verdicts[("16", "10"), "sampler=pisa"].p is None
     assert "standard deviation" in table(found).notes[1]
+
+
+def test_without_a_centre_there_is_no_map(tmp_path: Path) -> None:
+    folder = fabricated_map(tmp_path, {})
+    for run in folder.glob(f"random {CENTRE} *"):
+        shutil.rmtree(run)
+    said = "the centre data.clutter=6, data.imbalance=10 has no baseline(.|\n)*There is no baseline"
+    with pytest.raises(LookupError, match=said):
+        make(read(folder), KEYS)
+
+
+def test_the_scale_is_the_mean_over_conditions_and_seeds(tmp_path: Path) -> None:
+    folder = fabricated_map(tmp_path, {})
+    for run in folder.iterdir():  # 2 and 4 times as large under the centre and elsewhere
+        sampler, condition, seed = run.name.split(" ", 1)[0], run.name, int(run.name[-1])
+        times = {"ohem": 2 if str(CENTRE) in condition else 4}.get(sampler, 1)
+        record = {"train/loss_classifier": (1.0 + seed) * times}
+        more = {"epoch": 1, "val/AP": 0.5}
+        (run / "metrics.jsonl").write_text(f"{json.dumps(record)}\n{json.dumps(more)}\n")
+    found = make(read(folder), KEYS)
+    rows = {row[0]: row[1:] for row in scale(found).rows}
+    # Of five conditions one has 2, four have 4, with three seeds each.
+    assert rows == {"sampler=ohem": ["3.60 ± 0.83"], "sampler=pisa": ["1.00 ± 0.00"]}
+    assert "## Scale of the losses" in page(found, "x.png")
+
+
+def test_an_unsteady_method_is_named(tmp_path: Path) -> None:
+    folder = fabricated_map(tmp_path, {})
+    for seed, ap in enumerate((0.4, 0.62, 0.5)):
+        run = folder / f"ohem {CENTRE} {seed}"
+        overrides = json.loads((run / "status.json").read_text())["overrides"]
+        shutil.rmtree(run)
+        fabricate(run, *overrides, ap=ap)
+    found = make(read(folder), KEYS)
+    assert "`sampler=ohem` (the centre)" in table(found).notes[1]
+    assert not found.verdicts[CENTRE, "sampler=ohem"].difference.common
+    assert found.verdicts[CENTRE, "sampler=pisa"].difference.common
 
 
 def test_an_unsteady_condition_tells_nothing_apart_elsewhere(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.figures import curves, differences, figures
 from experiments.report.runs import read
 from experiments.report.sentences import sentences
+from experiments.report.statistics import seeds_needed
 from experiments.report.study import Study, study
 from experiments.report.tables import compare, tables
 from experiments.style import BLUE, VERMILLION
@@ -86,6 +88,25 @@ def test_a_difference_smaller_than_the_seeds_is_none(tmp_path: Path) -> None:
     # Differences 3, -2, 2: mean 1, std sqrt(7), half an interval 4.30265 sqrt(7 / 3) = 6.57.
     assert "is not told apart from" in said and "+1.00 AP, 95 % interval -5.57 to +7.57" in said
     assert "At the common spread (2.65) a pair alone takes 222 seeds" in said
+    assert "among" not in said
+
+
+def test_the_seeds_needed_are_said_for_one_pair_and_for_all_methods(tmp_path: Path) -> None:
+    values = {"random": (54, 55, 54.4), "ohem": (54.1, 55.2, 54.4), "all": (20, 35, 28)}
+    for name, own in values.items():
+        for seed, ap in enumerate(own):
+            told = (f"sampler={name}", f"seed={seed}")
+            fabricate(tmp_path / f"{name}{seed}", *told, ap=ap / 100)
+    found = of(tmp_path)
+    said = dict(zip(found.compared, sentences(found), strict=True))
+    assert "At the common spread (0.10) a pair alone" in said["sampler=ohem"]
+    # Differences -34, -20, -26.4: std 7.01.
+    assert "At the method's own spread (7.01) a pair alone" in said["sampler=all"]
+    for difference in (verdict.difference.spread for verdict in compare(found).values()):
+        alone, among = (seeds_needed(0.5, difference.std or 0.0, tests) for tests in (1, 2))
+        needed = f"takes {alone} seeds to tell a difference of 0.5 AP, among 2 methods {among}."
+        assert any(text.endswith(needed) for text in said.values())
+    assert ": here `sampler=all`." in tables(found)[0].notes[0]
 
 
 def test_one_seed_says_nothing(tmp_path: Path) -> None:
@@ -101,7 +122,7 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     ohem = ["3", "53.0 ± 1.0", "73.0 ± 1.0", "63.0 ± 1.0", "–", "53.0 ± 1.0", "53.0 ± 1.0"]
     assert cells(found, "Figures")["sampler=ohem"] == [*ohem, "60.0 ± 0.0"]
     assert cells(found, "AP by class")["sampler=random"] == ["3", "61.0 ± 1.0", "41.0 ± 1.0"]
-    assert cells(found, "Cost")["sampler=ohem"] == ["3", "102 ± 0", "1.02 ± 0.00", "600 ± 100"]
+    assert cells(found, "Cost")["sampler=ohem"] == ["3", "–", "–", "102 ± 0", "600 ± 100"]
     assert list(cells(found, "Figures")) == ["sampler=random", "sampler=ohem"]
 
 
@@ -118,6 +139,23 @@ def test_the_scale_of_a_loss_is_the_mean_of_its_records_times_the_baseline_s(
     found = of(tmp_path)
     # 6 / 3 and (18 + 6 + 3) / 3 / 6.
     assert cells(found, "Scale") == {"sampler=ohem": ["2", "1.75 ± 0.35"]}
+    write_csv(read(tmp_path), tmp_path / "runs.csv")
+    assert tables(study(read_csv(tmp_path / "runs.csv"))) == tables(found)
+
+
+def test_the_cost_of_a_step_is_its_median_over_the_run_which_no_pause_changes(
+    tmp_path: Path,
+) -> None:
+    for name, own in (("random", (0.4, 21.0, 0.5)), ("ohem", (0.9, 0.7, 0.5, 0.7))):
+        run = fabricate(tmp_path / name, f"sampler={name}", "seed=0")
+        records = [{"train/seconds_per_step": value} for value in own]
+        records += [{"epoch": 1, "val/AP": 0.5}]
+        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    found = of(tmp_path)
+    assert [row[:3] for row in cells(found, "Cost").values()] == [
+        ["1", "0.500", "1.00"],
+        ["1", "0.700", "1.40"],
+    ]
     write_csv(read(tmp_path), tmp_path / "runs.csv")
     assert tables(study(read_csv(tmp_path / "runs.csv"))) == tables(found)
 
@@ -149,6 +187,18 @@ def test_runs_that_did_not_end_and_missing_seeds_are_named(tmp_path: Path) -> No
     ]
     assert sorted(found.methods["sampler=ohem"]) == [0, 1]
     assert all(problem in markdown.page(found) for problem in found.problems)
+
+
+def test_the_fewer_are_named_those_that_lack_a_seed_or_those_that_have_it(tmp_path: Path) -> None:
+    for name, seeds in {"random": 5, "ohem": 5, "pisa": 4, "libra": 3, "all": 3, "c": 3}.items():
+        for seed in range(seeds):
+            fabricate(tmp_path / f"{name}{seed}", f"sampler={name}", f"seed={seed}")
+    shutil.rmtree(tmp_path / "libra1")
+    assert of(tmp_path).problems == [
+        "`sampler=libra` has no finished run of seed 1.",
+        "`sampler=all`, `sampler=c`, `sampler=libra` have no finished run of seed 3.",
+        "Only `sampler=random`, `sampler=ohem` have a finished run of seed 4.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -341,13 +391,23 @@ def test_curves_without_a_baseline_have_a_panel_a_method(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nothing", "no such folder"), (".", "no run, which is a folder")]
+    ("name", "said"),
+    [
+        ("nothing", "no such folder"),
+        (".", "no run, which is a folder"),
+        ("failed", "failed: no finished run\nRun `0` .*RuntimeError"),
+        ("other.csv", "not the CSV of a report: it has no column run"),
+    ],
 )
-def test_what_cannot_be_read_is_one_line(
+def test_what_cannot_be_read_is_said_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
+    if name == "failed":
+        fabricate(tmp_path / "failed/0", "sampler=ohem", status="FAILED")
+    (tmp_path / "other.csv").write_text("method,AP\nohem,50\n")
     with pytest.raises(SystemExit, match=said):
         called(monkeypatch, tmp_path / name)
+    assert not (tmp_path / "failed/report").exists()
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

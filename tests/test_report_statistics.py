@@ -6,7 +6,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import t, ttest_rel
+from scipy.stats import f, t, ttest_rel
 
 from experiments.report.statistics import (
     ALPHA,
@@ -18,6 +18,7 @@ from experiments.report.statistics import (
     power,
     seeds_needed,
     spread,
+    steady,
     verdicts,
 )
 
@@ -142,6 +143,16 @@ def test_power_and_seeds_by_published_tables() -> None:
     assert power(0.5, 1.0, 34) == pytest.approx(0.808, abs=0.001)
 
 
+def test_among_many_methods_more_seeds_are_needed() -> None:
+    n = seeds_needed(0.5, 1.0, tests=7)
+    critical = t.isf(0.05 / 7 / 2, n - 1)
+    rng, found = random.Random(2), 0
+    for _ in range(1000):
+        own = spread([rng.gauss(0.5, 1.0) for _ in range(n)])
+        found += own.mean / (own.std / math.sqrt(n)) > critical
+    assert n > 34 and found / 1000 == pytest.approx(0.8, abs=0.04)
+
+
 @given(st.floats(0.01, 5), st.floats(0.001, 20))
 def test_the_seeds_needed_are_the_fewest(difference: float, std: float) -> None:
     std = min(std, 20 * difference)
@@ -235,6 +246,48 @@ def test_a_method_that_did_not_learn_is_alone_with_its_spread() -> None:
     together = {"base": base, "own": own, "poor": poor}
     assert compared(together, "base") == in_blocks(together, "base")
     assert compared({"base": {}, "own": own}, "base") == {}
+
+
+def test_an_unsteady_method_is_alone_with_its_spread() -> None:
+    rng = random.Random(0)
+    values = {str(m): by_seed(*(50 + rng.gauss(0, 0.5) for _ in range(3))) for m in range(8)}
+    unsteady = by_seed(40.0, 46.0, 43.0)
+    found = in_blocks({**values, "unsteady": unsteady}, "0")
+    assert found == {**in_blocks(values, "0"), "unsteady": paired(unsteady, values["0"])}
+    assert [m for m, difference in found.items() if not difference.common] == ["unsteady"]
+    at_the_baseline = in_blocks({**values, "unsteady": unsteady}, "unsteady")
+    assert at_the_baseline == {m: paired(own, unsteady) for m, own in values.items()}
+
+
+def test_who_is_unsteady_by_hand() -> None:
+    # Without c the errors of a and b are (-1, 0, 1) / 2 times 1 and -1: their squares sum to 1 with
+    # 2 degrees of freedom. With c of (0, x, -x) they are those of all three, balanced, so worked
+    # from deviations of rows and columns; c stands out where F(2, 2) of it is beyond 1 % / 3.
+    def stands_out(x: float) -> bool:
+        values = {
+            "a": by_seed(-0.5, 0.0, 0.5),
+            "b": by_seed(0.5, 0.0, -0.5),
+            "c": by_seed(0, x, -x),
+        }
+        # Columns have the means 0, x / 3, -x / 3, so that a, b and c leave these squares:
+        a = 0.5**2 + (x / 3) ** 2 + (0.5 + x / 3) ** 2
+        b = 0.5**2 + (x / 3) ** 2 + (0.5 - x / 3) ** 2
+        c = 2 * (2 * x / 3) ** 2
+        ratio = (a + b + c - 1.0) / 2 / (1.0 / 2)
+        assert ("c" not in steady(values)) == (f.sf(ratio, 2, 2) < 0.01 / 3)
+        return "c" not in steady(values)
+
+    assert not stands_out(10.0) and stands_out(30.0)
+
+
+def test_equally_steady_methods_are_seldom_taken_for_unsteady() -> None:
+    # At 1 % about 4 of 400.
+    rng, taken = random.Random(0), 0
+    for _ in range(400):
+        shared = [rng.gauss(0, 3) for _ in range(3)]
+        values = {str(m): by_seed(*(s + rng.gauss(0, 0.5) for s in shared)) for m in range(5)}
+        taken += len(steady(values)) < 5
+    assert 1 <= taken <= 9
 
 
 def test_equal_methods_are_told_apart_as_rarely_as_promised() -> None:

@@ -41,7 +41,10 @@ def main() -> None:
         raise SystemExit(f"{source}: no such folder or file")
     out = options.out or (source / "report" if source.is_dir() else source.parent)
     of = _of_folder if source.is_dir() else _of_csv
-    found = of(source, options.baseline, out)
+    try:
+        found = of(source, options.baseline, out)
+    except LookupError as error:
+        raise SystemExit(str(error)) from error
     _write(found, out)
     if options.page:
         first = markdown.markdown(tables(found)[0]) + "\n"
@@ -71,11 +74,11 @@ def _of_csv(file: Path, baseline: str | None, out: Path) -> Study:
 
 def _study(runs: Sequence[Run], baseline: str | None, source: Path) -> Study:
     if not runs:
-        raise SystemExit(f"{source}: no run, which is a folder with a status.json")
-    try:
-        return study(runs, baseline)
-    except LookupError as error:
-        raise SystemExit(str(error)) from error
+        raise LookupError(f"{source}: no run, which is a folder with a status.json")
+    found = study(runs, baseline)
+    if not found.methods:
+        raise LookupError("\n".join([f"{source}: no finished run", *found.problems]))
+    return found
 
 
 def _write(found: Study, out: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.images import Interval
-from experiments.report.runs import CLASS, COST, LOSS, MEMORY, METRICS, Run, terms
+from experiments.report.runs import CLASS, COST, LOSS, MEMORY, METRICS, STEP, Run, terms
 
+FIRST = ("run", "status", "error", "method", "seed", "steps", "seconds")
 # Column -> IoU in percent.
 PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
 
@@ -19,8 +20,7 @@ PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
 def write_csv(runs: Sequence[Run], file: Path) -> None:
     """One row a run."""
     figures = list(dict.fromkeys(name for run in runs for name in run.figures))
-    first = ["run", "status", "error", "method", "seed", "steps", "seconds", MEMORY]
-    columns = [*first, *figures, "curve", *PRECISION, "lacks", "made", "settings"]
+    columns = [*FIRST, STEP, MEMORY, *figures, "curve", *PRECISION, "lacks", "made", "settings"]
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
@@ -36,6 +36,7 @@ def _row(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "steps": run.steps,
         "seconds": run.seconds,
+        STEP: run.step_seconds,
         MEMORY: run.memory,
         **{name: "" if math.isnan(value) else value for name, value in run.figures.items()},
         "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
@@ -51,9 +52,17 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def read_csv(file: Path) -> list[Run]:
-    """The runs of a CSV that ``write_csv`` wrote, or did before it wrote memory and precision."""
+    """The runs of a CSV that ``write_csv`` wrote, or an earlier version, which wrote less.
+
+    Raises:
+        LookupError: it is another CSV.
+    """
     with file.open(newline="") as rows:
-        return [_from_row(row) for row in csv.DictReader(rows)]
+        found = csv.DictReader(rows)
+        missing = [name for name in FIRST if name not in (found.fieldnames or ())]
+        if missing:
+            raise LookupError(f"{file}: not the CSV of a report: it has no column {missing[0]}")
+        return [_from_row(row) for row in found]
 
 
 def _from_row(row: Mapping[str, str]) -> Run:
@@ -69,6 +78,7 @@ def _from_row(row: Mapping[str, str]) -> Run:
         seed=int(row["seed"]) if row["seed"] else None,
         steps=int(row["steps"]) if row["steps"] else None,
         seconds=_number(row["seconds"]),
+        step_seconds=_number(row.get(STEP)),
         memory=_number(row.get(MEMORY)),
         figures={k: float(v or math.nan) for k, v in figures.items()} if has_figures else {},
         curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},

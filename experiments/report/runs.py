@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ MADE = ("commit", "torch", "processor", "threads")
 # loss term's, its mean over the run.
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
 MEMORY = "peak_memory_mb"
+STEP = "seconds_per_step"
 
 # Runs that are compared must share these: the data, the network, and how long it was trained.
 CONDITIONS = re.compile(
@@ -44,8 +46,9 @@ class Run:
         method: its values of all that any run was told beside seed, conditions and names: option
             by group, value by key (``{"sampler": "ohem"}``).
         settings: its values of all settings that are not the same in every run.
-        seed, steps, seconds, memory: None where the run does not say; memory is the most that it
-            held, in megabytes of 10^6 bytes.
+        seed, steps, seconds, step_seconds, memory: None where the run does not say; the seconds
+            of a step are the median of its log lines, memory is the most that it held, in megabytes
+            of 10^6 bytes.
         figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions, NaN where
             there is no such object; ``loss <term>``.
         curve: AP as a fraction by epoch.
@@ -63,6 +66,7 @@ class Run:
     seed: int | None = None
     steps: int | None = None
     seconds: float | None = None
+    step_seconds: float | None = None
     memory: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[int, float] = field(default_factory=dict)
@@ -101,7 +105,7 @@ def _content(folder: Path, top: Path) -> dict[str, Any]:
             found["summary"] = json.loads((folder / "summary.json").read_text())
             lines = (folder / "metrics.jsonl").read_text().splitlines()
             records = [json.loads(line) for line in lines]
-            found |= {"curve": _curve(records), "losses": _losses(records)}
+            found |= {"curve": _curve(records), "losses": _losses(records), STEP: _step(records)}
             values["steps"] = found["summary"]["steps"]
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         return found | {"status": UNREADABLE, "error": f"{type(error).__name__}: {error}"}
@@ -172,6 +176,13 @@ def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: math.fsum(found) / len(found) for name, found in values.items()}
 
 
+def _step(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """The seconds of a step: the median of the log lines, which a pause of the run leaves alone."""
+    key = f"train/{STEP}"
+    found = [record[key] for record in records if key in record]
+    return statistics.median(found) if found else None
+
+
 def _different(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
     """The keys whose values are not the same in all."""
     keys = set().union(*nodes)
@@ -194,6 +205,7 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
         seed=content.get("seed"),
         steps=summary.get("steps"),
         seconds=summary.get("seconds"),
+        step_seconds=content.get(STEP),
         memory=summary.get(MEMORY),
         figures={name: math.nan if v is None else v for name, v in figures.items()},
         curve=content.get("curve", {}),

@@ -12,15 +12,18 @@ WORTH = 0.5
 def sentences(study: Study) -> list[str]:
     """What can be said of each method that is compared."""
     found = compare(study)
+    methods = sum(verdict.p is not None for verdict in found.values())
     return [
-        _sentence(method, study.baseline or "", found[method], study.images.get(method))
+        _sentence(method, study.baseline or "", found[method], methods, study.images.get(method))
         if method in found
         else f"`{method}` shares no seed with `{study.baseline}`: nothing can be said."
         for method in study.compared
     ]
 
 
-def _sentence(method: str, baseline: str, verdict: Verdict, images: Interval | None) -> str:
+def _sentence(
+    method: str, baseline: str, verdict: Verdict, methods: int, images: Interval | None
+) -> str:
     difference = verdict.difference.spread
     mean = f"{difference.mean:+z.2f} AP"
     if verdict.interval is None or difference.std is None:
@@ -33,9 +36,10 @@ def _sentence(method: str, baseline: str, verdict: Verdict, images: Interval | N
     if verdict.told_apart:
         how = f"is {'better' if difference.mean > 0 else 'worse'} than"
     level, between = interval(verdict)
+    of = "common spread" if verdict.difference.common else "method's own spread"
     return (
         f"`{method}` {how} `{baseline}` with {difference.n} seeds: {mean}, "
-        f"{level} interval {between}. {_needed(difference.std)}"
+        f"{level} interval {between}. {_needed(difference.std, of, methods)}"
     )
 
 
@@ -47,9 +51,10 @@ def _of_images(images: Interval) -> str:
     )
 
 
-def _needed(std: float) -> str:
-    n = seeds_needed(WORTH, std)
+def _needed(std: float, of: str, methods: int) -> str:
+    alone, among = (seeds_needed(WORTH, std, tests) for tests in (1, methods))
+    more = f", among {methods} methods {among}" if methods > 1 else ""
     return (
-        f"At the common spread ({std:.2f}) a pair alone takes {n} seeds to tell a difference of "
-        f"{WORTH} AP."
+        f"At the {of} ({std:.2f}) a pair alone takes {alone} seeds to tell a difference of "
+        f"{WORTH} AP{more}."
     )

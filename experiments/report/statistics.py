@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import nct, norm, t
+from scipy.stats import f, nct, norm, t
 
 Key = TypeVar("Key", bound=Any)  # what a verdict is on: a method, or one under a condition
 
 ALPHA = 0.05
 POWER = 0.8
 LEARNT = 2 / 3  # of the baseline's mean: a method below it did not learn
+UNSTEADY = 0.01  # at most the chance that any of equally steady methods is taken for unsteady
 ROUNDING = 1e-12  # of the largest value: what least squares leave of runs that agree
 
 
@@ -40,11 +41,13 @@ class Difference:
         p: of the two-sided paired t test, in 0..1; None for one seed.
         freedom: degrees of freedom of ``spread.std``: n - 1, more where it comes from other
             methods too.
+        common: whether ``spread.std`` is that of all methods, and not this one's own.
     """
 
     spread: Spread
     p: float | None
     freedom: int
+    common: bool = False
 
     def interval(self, level: float) -> tuple[float, float]:
         """The confidence interval of the mean for a level in 0..1.
@@ -100,13 +103,13 @@ def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
 
 
 def in_blocks(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
-    """The difference of each method to the baseline, with one spread for all of them.
+    """The difference of each method to the baseline, with one spread for all that are ``steady``.
 
     Randomised blocks (Fisher 1935): a value is the mean of its method, plus what all methods of
     one seed share, plus an error of the same spread for all. The errors are what least squares
     leave of all runs, so few seeds tell more apart than each pair alone would, if the methods are
-    about equally steady. Two methods are ``paired``. A method with one seed in common with the
-    baseline is not tested.
+    about equally steady. A method that is not is ``paired``, and all are where the baseline is not.
+    A method with one seed in common with the baseline is not tested.
 
     Args:
         methods: method -> seed -> value, the baseline's among them.
@@ -114,22 +117,55 @@ def in_blocks(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict
     Raises:
         ValueError: a method that has no seed in common with the baseline.
     """
-    squares, freedom = _left_over(methods)
+    together = steady(methods)
+    squares, freedom = _left_over(together)
     std = math.sqrt(2 * squares / freedom) if freedom else None
     found = {}
     for method, own in methods.items():
-        if method != baseline:
-            values = _differences(own, methods[baseline])
-            pooled = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
-            found[method] = _tested(pooled, freedom)
+        if method == baseline:
+            continue
+        if not {method, baseline} <= together.keys():
+            found[method] = paired(own, methods[baseline])
+            continue
+        values = _differences(own, methods[baseline])
+        pooled = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
+        found[method] = _tested(pooled, freedom, common=True)
     return found
+
+
+def steady(methods: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int, float]]:
+    """The methods without those whose runs of several seeds differ far more than all others'.
+
+    Cochran's test for an outlying variance (1941; ISO 5725-2) in randomised blocks: a method's own
+    errors are what least squares leave more of all runs than of all but its own. Over those of the
+    others, each by its degrees of freedom, they follow Fisher's F. Held against ``UNSTEADY`` over
+    the number of methods, the least steady first, until none is left that stands out.
+    """
+    left = dict(methods)
+    while True:
+        chances = {method: _chance(left, method) for method in left}
+        least = min(chances, key=lambda method: chances[method], default=None)
+        if least is None or chances[least] > UNSTEADY / len(left):
+            return left
+        del left[least]
+
+
+def _chance(methods: Mapping[str, Mapping[int, float]], method: str) -> float:
+    """That one of equally steady methods has errors so large; 1 where nothing can be said."""
+    squares, freedom = _left_over(methods)
+    others, free = _left_over({m: own for m, own in methods.items() if m != method})
+    if free == freedom or others == 0:
+        return 1.0
+    ratio = (squares - others) / (freedom - free) / (others / free)
+    return float(f.sf(ratio, freedom - free, free))
 
 
 def compared(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
     """The difference of each method that shares a seed with the baseline, ``in_blocks``.
 
     A method that did not learn (its mean is below ``LEARNT`` of the baseline's) is ``paired``: its
-    runs tend to differ much more than others', and would hide what those differ by.
+    runs tend to differ much more than others', which few methods are too few to show, and would
+    hide what those differ by.
 
     Args:
         methods: method -> seed -> value above 0, the baseline's among them.
@@ -156,7 +192,7 @@ def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:
     values = np.array([value for own in methods.values() for value in own.values()])
     fit, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     errors = values - design @ fit
-    errors[np.abs(errors) < ROUNDING * np.abs(values).max()] = 0
+    errors[np.abs(errors) < ROUNDING * np.abs(values).max(initial=0)] = 0
     return float(errors @ errors), len(cells) - int(rank)
 
 
@@ -167,14 +203,15 @@ def _differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> 
     return [method[seed] - baseline[seed] for seed in seeds]
 
 
-def _tested(found: Spread, freedom: int) -> Difference:
+def _tested(found: Spread, freedom: int, common: bool = False) -> Difference:
     """With the p of Student's test; 0 / 0 are equal runs."""
     if found.std is None:
-        return Difference(found, None, freedom)
-    if found.std == 0:
-        return Difference(found, 1.0 if found.mean == 0 else 0.0, freedom)
-    statistic = abs(found.mean) / (found.std / math.sqrt(found.n))
-    return Difference(found, float(2 * t.sf(statistic, freedom)), freedom)
+        p = None
+    elif found.std == 0:
+        p = 1.0 if found.mean == 0 else 0.0
+    else:
+        p = float(2 * t.sf(abs(found.mean) / (found.std / math.sqrt(found.n)), freedom))
+    return Difference(found, p, freedom, common)
 
 
 def verdicts(differences: Mapping[Key, Difference]) -> dict[Key, Verdict]:
@@ -200,14 +237,14 @@ def verdicts(differences: Mapping[Key, Difference]) -> dict[Key, Verdict]:
     return found
 
 
-def power(difference: float, std: float, n: int) -> float:
-    """Chance in 0..1 that a paired t test of n seeds at ``ALPHA`` finds a true difference.
+def power(difference: float, std: float, n: int, alpha: float = ALPHA) -> float:
+    """Chance in 0..1 that a paired t test of n seeds at ``alpha`` finds a true difference.
 
     Args:
         std: of the differences between seeds, above 0.
         n: at least 2.
     """
-    critical = t.isf(ALPHA / 2, n - 1)
+    critical = t.isf(alpha / 2, n - 1)
     # Past these shifts the tails are 1 and below 1e-8, and scipy's sums give NaN.
     shift = abs(difference) / std * math.sqrt(n)
     right = nct.sf(critical, n - 1, min(shift, 50.0))
@@ -215,17 +252,19 @@ def power(difference: float, std: float, n: int) -> float:
     return float(right + wrong)
 
 
-def seeds_needed(difference: float, std: float) -> int:
+def seeds_needed(difference: float, std: float, tests: int = 1) -> int:
     """The fewest seeds with which a true difference is found with a chance of ``POWER``.
 
     Args:
         std: of the differences between seeds.
+        tests: it is held against ``ALPHA`` over so many, as the first of Holm's procedure is.
     """
+    alpha = ALPHA / tests
     if std == 0:
         return 2
     # A test that knew the spread would need this many; a t test needs more.
-    known = (norm.isf(ALPHA / 2) + norm.isf(1 - POWER)) * std / abs(difference)
+    known = (norm.isf(alpha / 2) + norm.isf(1 - POWER)) * std / abs(difference)
     n = max(2, math.floor(known**2))
-    while power(difference, std, n) < POWER:
+    while power(difference, std, n, alpha) < POWER:
         n += 1
     return n

@@ -212,17 +212,23 @@ def _first(runs: Mapping[int, Run]) -> Run:
 
 
 def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
-    """A sentence for all methods that lack the same."""
-    seeds = sorted(set().union(*methods.values()))
-    names: dict[str, list[str]] = defaultdict(list)
-    for label, runs in methods.items():
-        missing = ", ".join(str(seed) for seed in seeds if seed not in runs)
-        if missing:
-            names[missing].append(f"`{label}`")
-    return [
-        f"{_few(found)} {'has' if len(found) == 1 else 'have'} no finished run of seed {missing}."
-        for missing, found in names.items()
-    ]
+    """A sentence for all seeds that the same methods lack; it names those, or the fewer others."""
+    seeds: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for seed in sorted(set().union(*methods.values())):
+        seeds[tuple(label for label in methods if seed not in methods[label])].append(str(seed))
+    said = []
+    for lack, those in seeds.items():
+        others = [label for label in methods if label not in lack]
+        few = len(others) < len(lack)
+        who, has = ("Only ", others) if few else ("", lack)
+        names = ", ".join(f"`{label}`" for label in has)
+        what = f"{'a' if few else 'no'} finished run of seed {', '.join(those)}"
+        said += [f"{who}{names} {_have(has)} {what}."] if lack else []
+    return said
+
+
+def _have(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
 
 
 def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
@@ -232,7 +238,7 @@ def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
         names[run.lacks].append(f"`{run.name}`")
     return [
         f"Run{'' if len(found) == 1 else 's'} {_few(found)} "
-        f"{'has' if len(found) == 1 else 'have'} {reason}: precision by recall, "
+        f"{_have(found)} {reason}: precision by recall, "
         "errors and what depends on the images are not known."
         for reason, found in names.items()
     ]

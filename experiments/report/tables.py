@@ -10,6 +10,8 @@ from experiments.report.statistics import (
     ALPHA,
     LEARNT,
     POWER,
+    UNSTEADY,
+    Difference,
     Spread,
     Verdict,
     compared,
@@ -20,6 +22,12 @@ from experiments.report.statistics import (
 from experiments.report.study import Study
 
 NONE = "–"
+# Which methods are outside of the common spread.
+ALONE = (
+    f"a method with less than {100 * LEARNT:.0f} % of the baseline's AP, which did not learn, and "
+    "one whose seeds differ far more than all others' (Cochran's test for an outlying variance, at "
+    f"{100 * UNSTEADY:.0f} % for all methods together)"
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,12 @@ class Table:
 
 def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method that shares a seed with the baseline."""
-    if study.baseline is None:
-        return {}
-    return verdicts(compared(_values(study), study.baseline))
+    return verdicts(differences(study))
+
+
+def differences(study: Study) -> dict[str, Difference]:
+    """In AP, in percent, of every method that shares a seed with the baseline."""
+    return {} if study.baseline is None else compared(_values(study), study.baseline)
 
 
 def _values(study: Study) -> dict[str, dict[int, float]]:
@@ -88,18 +99,15 @@ def _differences(study: Study) -> Table:
     notes = [
         "Differences are paired by seed: runs of one seed share initial weights, images, their "
         "order and augmentation. Intervals and p are Student's t for the mean of the differences, "
-        f"with one standard deviation for all methods{_pooled(found)}: that of randomised blocks, "
-        "which a method that is less steady than the others makes too large for them, and which is "
-        "too small for it, and then what follows is not kept. A method with less than "
-        f"{100 * LEARNT:.0f} % of the baseline's AP did not learn, and has its own spread outside "
-        "of the common one. The column spread has each method's own. Holm's correction for the "
-        "number of methods keeps the chance of telling any apart "
-        f"that does not differ at {100 * ALPHA:.0f} %; each interval has the level of its method's "
-        "step of that procedure, so it leaves zero out exactly where the method is told apart: an "
-        "interval of that method, not of all together. "
-        f"The seeds needed are those of one paired t test at {100 * ALPHA:.0f} % that finds the "
-        f"difference with a chance of {100 * POWER:.0f} %, from a spread that few seeds give only "
-        "roughly.",
+        f"with one standard deviation for all methods{_pooled(found)}: that of randomised blocks. "
+        f"Outside of it, with a spread of its own, is {ALONE}{_alone(found)}. The column spread "
+        "has each method's own. Holm's correction for the number of methods keeps the chance of "
+        f"telling any apart that does not differ at {100 * ALPHA:.0f} %; each interval has the "
+        "level of its method's step of that procedure, so it leaves zero out exactly where the "
+        "method is told apart: an interval of that method, not of all together. "
+        f"The seeds needed are those of a paired t test at {100 * ALPHA:.0f} %, or at that over "
+        "the number of methods as the first of them is held, that finds the difference with a "
+        f"chance of {100 * POWER:.0f} %, from a spread that few seeds give only roughly.",
     ]
     if study.images:
         columns.append("one pair, over images")
@@ -115,11 +123,15 @@ def _differences(study: Study) -> Table:
 
 
 def _pooled(found: Mapping[str, Verdict]) -> str:
-    tested = [v.difference for v in found.values() if v.difference.spread.std is not None]
-    if not tested:
+    common = [v.difference for v in found.values() if v.p is not None and v.difference.common]
+    if not common:
         return ""
-    common = max(tested, key=lambda difference: difference.freedom)
-    return f" ({common.spread.std:.2f}, {common.freedom} degrees of freedom)"
+    return f" ({common[0].spread.std:.2f}, {common[0].freedom} degrees of freedom)"
+
+
+def _alone(found: Mapping[str, Verdict]) -> str:
+    alone = [f"`{m}`" for m, v in found.items() if v.p is not None and not v.difference.common]
+    return f": here {', '.join(alone)}" if alone else ""
 
 
 def _image_cell(images: Interval | None) -> str:
@@ -195,13 +207,13 @@ def _scale(study: Study) -> Table:
 
 
 def _figures(study: Study, method: str, names: Sequence[str]) -> list[str]:
-    cells = [_mean(list(study.values(method, name).values())) for name in names]
+    cells = [mean_of(list(study.values(method, name).values())) for name in names]
     return [method, str(len(study.methods[method])), *cells]
 
 
-def _mean(values: Sequence[float], digits: int = 1) -> str:
-    """``53.7 ± 0.4``; of one value the value alone; a dash where a run has none."""
-    if any(math.isnan(value) for value in values):
+def mean_of(values: Sequence[float], digits: int = 1) -> str:
+    """``53.7 ± 0.4``; of one value the value alone; a dash of none, or where a run has none."""
+    if not values or any(math.isnan(value) for value in values):
         return NONE
     return _shown(spread(values), digits)
 
@@ -212,42 +224,41 @@ def _shown(found: Spread, digits: int) -> str:
 
 
 def _cost(study: Study) -> Table:
-    seconds = {method: _measured(study, method, "seconds") for method in study.methods}
-    base = seconds.get(study.baseline or "", {})
+    steps = {method: _measured(study, method, "step_seconds") for method in study.methods}
+    base = steps.get(study.baseline or "", {})
     rows = [
         [
             method,
             str(len(own)),
-            _mean(list(own.values()), 0),
+            mean_of(list(own.values()), 3),
             _times(own, base),
-            _memory(study, method),
+            mean_of(list(_measured(study, method, "seconds").values()), 0),
+            mean_of(list(_measured(study, method, "memory").values()), 0),
         ]
-        for method, own in seconds.items()
+        for method, own in steps.items()
     ]
-    columns = ["method", "seeds", "seconds a run", "times the baseline's", "peak memory, MB"]
+    columns = ["method", "seeds", "seconds a step", "times the baseline's"]
+    columns += ["seconds a run", "peak memory, MB"]
     notes = [
-        f"Wall time with validation{_made(study)}; it compares only where the runs had the same "
-        "machine to themselves. Peak memory in megabytes of a million bytes: on a GPU what its "
-        "allocator gave out, on a CPU all that the run's main process held, libraries included and "
-        "data workers not."
+        f"Wall time{made(_runs(study))}; it compares only where the runs had the same share of the "
+        "same machine. Of a step the median over the run, which a pause does not change; of a run "
+        "all, with validation and pauses. Peak memory in megabytes of a million bytes: on a GPU "
+        "what its allocator gave out, on a CPU all that the run's main process held, libraries "
+        "included and data workers not."
     ]
     return Table("Cost", columns, rows, notes)
 
 
-def _made(study: Study) -> str:
+def made(runs: Sequence[Run]) -> str:
     """With what all runs were made that have the same of it."""
-    made = [run.made for run in _runs(study) if run.made]
-    same = {key: {of[key] for of in made} for key in MADE} if made else {}
+    found = [run.made for run in runs if run.made]
+    same = {key: {of[key] for of in found} for key in MADE} if found else {}
     said = ", ".join(f"{key} {values.pop()}" for key, values in same.items() if len(values) == 1)
     return f" ({said})" if said else ""
 
 
-def _memory(study: Study, method: str) -> str:
-    return _mean(list(_measured(study, method, "memory").values()), 0)
-
-
 def _measured(study: Study, method: str, what: str) -> dict[int, float]:
-    """Seconds or memory by seed; NaN where a run does not say."""
+    """Times or memory by seed; NaN where a run does not say."""
     found = {seed: getattr(run, what) for seed, run in study.methods[method].items()}
     return {seed: math.nan if value is None else value for seed, value in found.items()}
 
@@ -255,4 +266,4 @@ def _measured(study: Study, method: str, what: str) -> dict[int, float]:
 def _times(own: Mapping[int, float], base: Mapping[int, float]) -> str:
     """The mean ratio over the seeds of both."""
     ratios = [own[seed] / base[seed] for seed in own.keys() & base.keys() if base[seed] > 0]
-    return _mean(ratios, 2) if ratios else NONE
+    return mean_of(ratios, 2)
