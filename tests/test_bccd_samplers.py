@@ -1,5 +1,6 @@
 """The study of experiments/bccd_samplers: what its own sweep runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,26 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+pytest.importorskip("scipy")
+
+from experiments.report.csv_files import read_csv
+from experiments.report.runs import LOSS, Run
 from frcnn.config import CONF
 
-OWN = Path(__file__).parents[1] / "experiments/bccd_samplers/conf"
-# The preset of each variant that is no preset of loss= by its name.
-OTHERS = {
-    "ohem": "sampler=ohem",
-    "random_as_ohem": "sampler=random",
-    "carl": "box_loss=carl",
-    "ghm_r": "box_loss=ghm_r",
+STUDY = Path(__file__).parents[1] / "experiments/bccd_samplers"
+OWN = STUDY / "conf"
+VARIANTS = sorted(file.stem for file in (OWN / "matched").glob("*.yaml"))
+GROUPS = ("sampler", "loss", "box_loss")
+# The loss terms that a group changes at a site.
+TERMS = {
+    ("sampler", "rcnn"): {"classifier", "box_reg"},
+    ("sampler", "rpn"): {"objectness", "rpn_box_reg"},
+    ("loss", "rcnn"): {"classifier"},
+    ("loss", "rpn"): {"objectness"},
+    ("box_loss", "rcnn"): {"box_reg"},
+    ("box_loss", "rpn"): {"rpn_box_reg"},
 }
-TERMS = {"loss": {"classifier", "objectness"}, "box_loss": {"box_reg", "rpn_box_reg"}}
+MOST = 1.5  # times the baseline's mean loss, or one over it, that is left as it is
 
 
 def composed(*line: str) -> dict[str, Any]:
@@ -27,22 +37,67 @@ def composed(*line: str) -> dict[str, Any]:
     return OmegaConf.to_container(found, resolve=True)
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (OWN / "matched").glob("*.yaml")))
+def preset(variant: str) -> str:
+    """``focal`` -> ``loss=focal``; the control is random sampling."""
+    if variant == "random_as_ohem":
+        return "sampler=random"
+    (group,) = [group for group in GROUPS if (Path(CONF) / group / f"{variant}.yaml").exists()]
+    return f"{group}={variant}"
+
+
+def weights(variant: str) -> dict[str, float]:
+    """Of the terms whose weight is not one."""
+    found = composed("sweep=bccd_matched", f"+matched={variant}")["loss_weight"]
+    return {term: weight for term, weight in found.items() if weight != 1}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_a_matched_run_is_its_preset_with_other_weights(name: str) -> None:
-    chosen = OTHERS.get(name, f"loss={name}")
-    preset = composed("experiment=bccd_study", chosen)
+    usual = composed("experiment=bccd_study", preset(name))
     matched = composed("sweep=bccd_matched", f"+matched={name}", "run_name=x")
-    usual, own = preset.pop("loss_weight"), matched.pop("loss_weight")
-    assert matched == preset
-    changed = {term for term, weight in own.items() if weight != usual[term]}
-    group = chosen.partition("=")[0]
-    assert changed and changed <= TERMS.get(group, {"classifier", "box_reg"})  # a sampler's: RCNN
+    assert matched.pop("loss_weight") != usual.pop("loss_weight")
+    assert matched == usual
 
 
-def test_the_control_is_the_inverse_of_ohem_s_weights() -> None:
-    ohem, random = (
-        composed("sweep=bccd_matched", f"+matched={name}")["loss_weight"]
-        for name in ("ohem", "random_as_ohem")
-    )
-    for term, weight in ohem.items():
-        assert weight * random[term] == pytest.approx(1, rel=0.01)
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, float]]:
+    """Of each preset's run of seed 0 its loss terms, times those of random sampling."""
+    found = [run for run in read_csv(STUDY / "runs.csv") if run.seed == 0 and run.figures]
+    losses = {run.name.partition("_seed")[0].replace("-", "="): terms(run) for run in found}
+    base = losses.pop("sampler=random")
+    return {
+        name: {term: value / base[term] for term, value in own.items()}
+        for name, own in losses.items()
+        if not name.startswith("matched")
+    }
+
+
+def terms(run: Run) -> dict[str, float]:
+    return {k.removeprefix(LOSS): v for k, v in run.figures.items() if k.startswith(LOSS)}
+
+
+def defined(name: str, usual: Mapping[str, Any]) -> set[str]:
+    """The terms that a preset changes."""
+    own = composed("experiment=bccd_study", name)
+    return set().union(*(t for (g, site), t in TERMS.items() if own[g][site] != usual[g][site]))
+
+
+def test_every_preset_of_another_scale_has_a_variant_with_it_undone(
+    alone: dict[str, dict[str, float]],
+) -> None:
+    presets = {preset(name): name for name in VARIANTS if name != "random_as_ohem"}
+    usual = composed("experiment=bccd_study")
+    assert len(alone) == 20 and presets.keys() <= alone.keys()
+    for name in alone.keys() - {"sampler=guided_all"}:  # whose terms are tied to each other
+        off = {term for term in defined(name, usual) if not 1 / MOST <= alone[name][term] <= MOST}
+        own = weights(presets[name]) if name in presets else {}
+        assert own.keys() == off, name
+        for term, weight in own.items():
+            assert weight * alone[name][term] == pytest.approx(1, rel=0.02), (name, term)
+
+
+def test_the_control_has_losses_as_large_as_ohem_s(alone: dict[str, dict[str, float]]) -> None:
+    own = weights("random_as_ohem")
+    assert own.keys() == {"classifier", "box_reg"}
+    for term, weight in own.items():
+        assert weight == pytest.approx(alone["sampler=ohem"][term], rel=0.02)
