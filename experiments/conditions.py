@@ -36,7 +36,16 @@ try:
         verdicts,
     )
     from experiments.report.study import Study, study
-    from experiments.report.tables import ALONE, NONE, Table, differences, interval, made, mean_of
+    from experiments.report.tables import (
+        ALONE,
+        NONE,
+        Table,
+        differences,
+        interval,
+        made,
+        mean_of,
+        ratios,
+    )
     from experiments.style import BLUE, STYLE, VERMILLION, png
     from experiments.table import put
 except ModuleNotFoundError as error:
@@ -223,7 +232,7 @@ def changes(found: Map) -> Table:
 
 def scale(found: Map) -> Table:
     """Row by method, column by loss term: its mean over the runs, times the baseline's."""
-    names = list(dict.fromkeys(n for s in found.studies.values() for n in _terms(s)))
+    names = _terms(found)
     rows = [[m, *(mean_of(_ratios(found, m, n), 2) for n in names)] for m in found.methods]
     notes = [
         f"Each loss term's mean over a run, times that of `{found.baseline}` of the same condition "
@@ -234,18 +243,21 @@ def scale(found: Map) -> Table:
     return Table("Scale of the losses", columns, rows, notes)
 
 
-def _terms(study: Study) -> list[str]:
-    figures = [run.figures for runs in study.methods.values() for run in runs.values()]
-    return [name for own in figures for name in own if name.startswith(LOSS)]
+def _terms(found: Map) -> list[str]:
+    """The loss terms of any run."""
+    names = dict.fromkeys(name for run in _runs(found) for name in run.figures)
+    return [name for name in names if name.startswith(LOSS)]
 
 
 def _ratios(found: Map, method: str, name: str) -> list[float]:
-    ratios = []
-    for study in found.studies.values():
-        base = study.values(found.baseline, name)
-        own = study.values(method, name) if method in study.methods else {}
-        ratios += [own[seed] / base[seed] for seed in own.keys() & base.keys() if base[seed] > 0]
-    return ratios
+    under = [study for study in found.studies.values() if method in study.methods]
+    pairs = [(s.values(method, name), s.values(found.baseline, name)) for s in under]
+    return [ratio for own, base in pairs for ratio in ratios(own, base)]
+
+
+def _runs(found: Map) -> list[Run]:
+    studies = found.studies.values()
+    return [run for s in studies for by_seed in s.methods.values() for run in by_seed.values()]
 
 
 def _ends(found: Map, place: int) -> tuple[str, str]:
@@ -351,11 +363,12 @@ def _alone(found: Map) -> str:
     """Which differences have a spread of their own."""
     cells = [(ALL, method, v) for method, v in found.overall.items()]
     cells += [(_label(found, c), method, v) for (c, method), v in found.verdicts.items()]
+    cells += [(f"along {found.keys[p]}", m, v) for (p, m), v in found.changes.items()]
     alone = [(where, m) for where, m, v in cells if v.p is not None and not v.difference.common]
     if not alone:
         return ""
     named = ", ".join(f"`{method}` ({where})" for where, method in alone)
-    return f" Outside of it, with a spread of its own, is {ALONE}: here {named}."
+    return f" Outside of the common spread, with a spread of its own, is {ALONE}: here {named}."
 
 
 def _least(difference: Difference, tests: int) -> float:
@@ -420,9 +433,11 @@ def page(found: Map, picture: str) -> str:
     if found.problems:
         parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
     parts.append(f"![{own.title}]({picture})")
-    for shown in (own, *([changes(found)] if found.changes else []), scale(found)):
+    more = [changes(found)] if found.changes else []
+    more += [scale(found)] if _terms(found) else []
+    for shown in (own, *more):
         parts += [f"## {shown.title}", markdown(shown), *shown.notes]
-    runs = [run for s in found.studies.values() for by in s.methods.values() for run in by.values()]
+    runs = _runs(found)
     return "\n\n".join([*parts, f"{len(runs)} runs{made(runs)}."]) + "\n"
 
 

@@ -264,6 +264,9 @@ def _measured(study: Study, method: str, what: str) -> dict[int, float]:
 
 
 def _times(own: Mapping[int, float], base: Mapping[int, float]) -> str:
-    """The mean ratio over the seeds of both."""
-    ratios = [own[seed] / base[seed] for seed in own.keys() & base.keys() if base[seed] > 0]
-    return mean_of(ratios, 2)
+    return mean_of(ratios(own, base), 2)
+
+
+def ratios(own: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
+    """Over the seeds of both."""
+    return [own[seed] / base[seed] for seed in own.keys() & base.keys() if base[seed] > 0]
