@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from frcnn.cluster import place
 from frcnn.errors import ConfigError, UserError
 from frcnn.files import locked
 from frcnn.rules import check_order, check_value
-from frcnn.signals import held, stopping
+from frcnn.signals import Stop, held, pass_on, stopping
 from frcnn.status import recorded
 from frcnn.sweeps import summed_up
 
 log = logging.getLogger(__name__)
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
+LONGEST = 120  # of a job's folder, in characters
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
 # What is said in one line; all else is a bug and shows where.
@@ -39,12 +41,16 @@ KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 def label(text: str) -> str:
     """A folder's name for overrides: `seed=1,sampler/rcnn=ohem` -> `seed-1_sampler-rcnn-ohem`.
 
-    What is chosen stands before how it is set: a name ends at 255 bytes, so the end is cut. The
-    job's number before it tells jobs apart.
+    What is chosen stands before how it is set. A name ends at 255 bytes: of a long one the end is
+    cut, and a digest of all of it tells it from others.
     """
     parts = re.split(r",(?=[^,=]+=)", text)
     parts.sort(key=lambda part: "." in part.partition("=")[0])
-    return re.sub(r"[^\w.-]+", "-", "_".join(parts))[:120]
+    name = re.sub(r"[^\w.-]+", "-", "_".join(parts)) or "defaults"
+    if len(name) <= LONGEST:
+        return name
+    digest = sha256(text.encode()).hexdigest()[:8]
+    return f"{name[: LONGEST - 9]}-{digest}"
 
 
 OmegaConf.register_new_resolver("label", label)
@@ -83,6 +89,9 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
                 with held():  # Hydra makes an error of its own of a signal
                     plain = checked(name, config, parts)
                 return task(plain, choices, folder)
+        except Stop as stop:
+            pass_on(stop)
+            raise
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
             if settings.mode == RunMode.MULTIRUN:

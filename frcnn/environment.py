@@ -1,4 +1,4 @@
-"""What a run ran on: ``environment.json`` in its folder, one entry a start."""
+"""What a run ran on, and with what settings."""
 
 import datetime
 import importlib.metadata
@@ -42,6 +42,18 @@ def record_environment(folder: Path, device: torch.device, step: int, backend: s
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); move it away") from error
     write_text(path, json.dumps(entries, indent=2) + "\n")
+
+
+def record_settings(folder: Path) -> None:
+    """Keep Hydra's files of this command in ``.hydra/run``.
+
+    Hydra writes its own at every command that is given the folder, also at one that is refused.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    for file in (folder / ".hydra").glob("*.yaml"):
+        write_text(file.parent / "run" / file.name, file.read_text())
 
 
 def environment(device: torch.device) -> dict[str, Any]:

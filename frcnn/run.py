@@ -18,7 +18,7 @@ from frcnn.data.workers import dead_workers_named
 from frcnn.device import choose_device, choose_precision, keep_freed_memory, set_deterministic
 from frcnn.distributed import Alone
 from frcnn.engine import Engine, Options
-from frcnn.environment import record_environment
+from frcnn.environment import record_environment, record_settings
 from frcnn.evaluation import evaluate, format_table
 from frcnn.files import write_text
 from frcnn.memory import forget_peak, peak_mb
@@ -113,6 +113,7 @@ class Run:
         if self.processes.first:
             backend = self.config["evaluation"]["backend"]
             record_environment(self.folder, self.device, engine.step if state else 0, backend)
+            record_settings(self.folder)
             (self.folder / "summary.json").unlink(missing_ok=True)  # only a finished run has one
         self._saved = time.perf_counter()
         self._began = self._saved - self.seconds

@@ -18,6 +18,8 @@ Handler = Callable[[int, FrameType | None], None]
 class Stop(SystemExit):
     """A signal asked this process to leave; ``code`` is 128 + its number, as shells have it."""
 
+    code: int
+
 
 @contextmanager
 def stopping() -> Iterator[None]:
@@ -28,6 +30,16 @@ def stopping() -> Iterator[None]:
 
     with _handled(stop):
         yield
+
+
+def pass_on(stop: Stop) -> None:
+    """Have a launcher that listened before this run do what it does at the signal.
+
+    submitit queues a job again by a handler of its own, which raises where it leaves.
+    """
+    handler = signal.getsignal(stop.code - 128)
+    if callable(handler) and handler is not signal.default_int_handler:
+        signal.raise_signal(stop.code - 128)
 
 
 @contextmanager

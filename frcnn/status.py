@@ -16,23 +16,24 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
 
     A run that was killed stays RUNNING, and nobody holds its folder's lock.
     """
-    file = folder / "status.json"
-    before = file.read_text() if file.exists() else None
+    status, trace = folder / "status.json", folder / "traceback.txt"
+    before = {file: file.read_text() for file in (status, trace) if file.exists()}
     write(folder, "RUNNING", overrides)
-    (folder / "traceback.txt").unlink(missing_ok=True)
+    trace.unlink(missing_ok=True)
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         write(folder, "INTERRUPTED", overrides)
         raise
     except Exception as error:
-        if isinstance(error, ConfigError) and before is not None:
+        if isinstance(error, ConfigError) and status in before:
             # A command that is refused says nothing of the run that the folder holds.
-            write_text(file, before)
+            for file, text in before.items():
+                write_text(file, text)
             raise
         with suppress(UserError):  # the disk may be full, which is what the error says
             write(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
-            write_text(folder / "traceback.txt", "".join(traceback.format_exception(error)))
+            write_text(trace, "".join(traceback.format_exception(error)))
         raise
     write(folder, "COMPLETED", overrides)
 

@@ -259,8 +259,9 @@ def test_an_error_of_several_lines_becomes_one() -> None:
 def test_a_job_s_folder_says_what_was_chosen_and_fits_a_file_system() -> None:
     text = "data.num_objects=[1,2],sampler/rcnn=ohem,seed=1,trainer.epochs=3"
     assert label(text) == "sampler-rcnn-ohem_seed-1_data.num_objects-1-2-_trainer.epochs-3"
-    assert label("seed=0") == "seed-0" and label("") == ""
-    assert len(label(text * 9)) == 120
+    assert label("seed=0") == "seed-0" and label("") == "defaults"
+    long = [label(f"{text * 9},{key}=0") for key in "ab"]
+    assert [len(name) for name in long] == [120, 120] and long[0] != long[1]
 
 
 # Command line -> what its one line must say.

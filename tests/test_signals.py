@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from frcnn.signals import SIGNALS, Stop, held, stopping, unheard
+from frcnn.signals import SIGNALS, Stop, held, pass_on, stopping, unheard
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,28 @@ def test_an_error_in_the_block_is_what_is_raised() -> None:
     with pytest.raises(ZeroDivisionError), stopping(), held():
         signal.raise_signal(signal.SIGTERM)
         raise ZeroDivisionError
+
+
+def test_a_launcher_s_own_handler_runs_once_after_what_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[int | str] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
+    try:
+        with pytest.raises(Stop) as caught, stopping():
+            try:
+                signal.raise_signal(signal.SIGUSR2)
+            finally:
+                heard.append("saved")
+        pass_on(caught.value)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert heard == ["saved", signal.SIGUSR2]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_what_nobody_else_handles_is_not_passed_on(number: int, code: int) -> None:
+    pass_on(Stop(code))  # SIGTERM would end this process, Python's own SIGINT raise
 
 
 def test_without_a_signal_nothing_happens() -> None:

@@ -39,6 +39,12 @@ def test_a_refused_command_leaves_the_record_of_the_run_before(tmp_path: Path) -
     with pytest.raises(ConfigError), recorded(tmp_path, ["sampler=ohem"]):
         raise ConfigError("trained with another sampler")
     assert status(tmp_path) == before
+    with pytest.raises(ZeroDivisionError), recorded(tmp_path, ["sampler=random"]):
+        raise ZeroDivisionError
+    before = status(tmp_path), (tmp_path / "traceback.txt").read_text()
+    with pytest.raises(ConfigError), recorded(tmp_path, ["sampler=ohem"]):
+        raise ConfigError("trained with another sampler")
+    assert (status(tmp_path), (tmp_path / "traceback.txt").read_text()) == before
     with pytest.raises(ConfigError), recorded(tmp_path / "..", ["sampler=ohem"]):
         raise ConfigError("in a folder without a run")
     assert status(tmp_path / "..")["status"] == "FAILED"

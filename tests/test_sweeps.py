@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from tiny import SMALL, call, composed, small_network, without_measured
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -106,6 +107,9 @@ def test_a_sweep_started_again_skips_what_is_finished_and_resumes_the_rest(
     assert [told(folder / n / "status.json")["status"] for n in "012"] == ["COMPLETED"] * 3
     starts = [[start["step"] for start in told(folder / n / "environment.json")] for n in "012"]
     assert starts == [[0], [0, 1], [0]]
+    assert yaml.safe_load((folder / "2/.hydra/config.yaml").read_text())["seed"] == 2
+    seeds = {run.name: run.seed for run in read(folder)}
+    assert seeds == {"0": 0, "1": 1, "2": 0, "3": 0}  # the refused command's is not told
 
 
 def test_a_run_is_finished_for_the_command_that_made_it(tmp_path: Path) -> None:
@@ -132,8 +136,6 @@ def jobs(name: str, *more: str) -> list[tuple[str, ...]]:
         choices = config.hydra.runtime.choices
         assert (choices.experiment, choices.data) == ("bccd_study", "bccd")
         assert config.run_name == "bccd_samplers"  # all in one folder, with one baseline
-        sweep = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        assert "job.num" not in sweep["subdir"]  # which a new option would change
     return [tuple(job) for job in batch]
 
 
@@ -231,15 +233,34 @@ def test_submitit_runs_jobs_and_skips_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_submitit_queues_a_job_again_whose_time_is_up(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="extra submitit")
+    with ThreadPoolExecutor() as pool:
+        line = ("seed=0", "hydra/launcher=submitit_local", "trainer.max_steps=40")
+        sweeping = pool.submit(launched, tmp_path, *line)
+        while not (tmp_path / "0/checkpoints/last.pt").exists():
+            assert not sweeping.done(), sweeping.result().stderr
+            time.sleep(0.05)
+        os.kill(int((tmp_path / "0/.lock").read_text()), signal.SIGUSR2)  # as submitit says it
+        done = sweeping.result()
+    assert done.returncode == 0, done.stderr
+    starts = [start["step"] for start in told(tmp_path / "0/environment.json")]
+    assert len(starts) == 2 and 0 <= starts[1] < 40
+    assert told(tmp_path / "0/status.json")["status"] == "COMPLETED"
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_optuna_gets_each_run_s_ap_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="extra optuna")
-    real = Engine.train_step
+    real, folders = Engine.train_step, list[Path]()
 
     def fails_once(engine: Engine, *arguments: Any) -> Any:
-        return 1 / 0 if "/1_" in str(engine.folder) else real(engine, *arguments)
+        if engine.folder not in folders:
+            folders.append(engine.folder)
+        return 1 / 0 if folders.index(engine.folder) == 1 else real(engine, *arguments)
 
     monkeypatch.setattr(Engine, "train_step", fails_once)
     line = [*LINE, "sweep=learning_rate", f"hydra.sweep.dir={tmp_path}"]

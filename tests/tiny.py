@@ -224,7 +224,11 @@ def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def without_measured(summary: dict[str, Any]) -> dict[str, Any]:
     """The same without what a clock or the system's memory measured."""
-    return {k: v for k, v in summary.items() if k not in ("seconds", "peak_memory_mb")}
+    return {
+        k: v
+        for k, v in summary.items()
+        if k not in ("seconds", "seconds_per_step", "peak_memory_mb")
+    }
 
 
 def weights(folder: Path, name: str = "last.pt") -> dict[str, Tensor]:

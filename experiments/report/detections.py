@@ -17,7 +17,7 @@ import yaml
 from experiments.report.errors import costs
 from experiments.report.images import Interval, interval, resampled
 from experiments.report.matches import AT_IOU, Matches, average_precision, match, mean_precision
-from experiments.report.runs import COST, Run
+from experiments.report.runs import COST, Run, settings_file
 from experiments.report.study import Study
 from frcnn.assemble import dataset
 from frcnn.errors import UserError
@@ -96,7 +96,7 @@ def _evaluator(folder: Path) -> Any:
         one of ``UNUSABLE``.
     """
     detections = load_detections(folder / DETECTIONS)
-    config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+    config = yaml.safe_load(settings_file(folder).read_text())
     truth, names = _truth(json.dumps(config["data"]))
     return coco_evaluator(truth, detections, names)
 

@@ -115,10 +115,16 @@ def _content(folder: Path, top: Path) -> dict[str, Any]:
     return found | {"seed": values["seed"], "values": _told(values), "said": said}
 
 
+def settings_file(folder: Path, name: str = "config") -> Path:
+    """Hydra's file of the run; of the last command where an earlier version has made the run."""
+    own = folder / ".hydra/run" / f"{name}.yaml"
+    return own if own.exists() else folder / ".hydra" / f"{name}.yaml"
+
+
 def _values(folder: Path) -> dict[str, Any]:
     """All of a run's settings, key by key, and its options by group."""
-    config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
-    hydra = yaml.safe_load((folder / ".hydra/hydra.yaml").read_text())
+    config = yaml.safe_load(settings_file(folder).read_text())
+    hydra = yaml.safe_load(settings_file(folder, "hydra").read_text())
     choices = hydra["hydra"]["runtime"]["choices"]
     values = dict(_flat(config))
     values = {key: values.get(_reference(value), value) for key, value in values.items()}
