@@ -12,24 +12,14 @@ log = logging.getLogger(__name__)
 
 def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """Write metrics.json and results.json (COCO format, original ids); returns AP."""
-    from frcnn.assemble import dataset
-    from frcnn.errors import UserError
     from frcnn.evaluation import evaluate as measure
     from frcnn.evaluation import format_table, write_results
     from frcnn.files import write_text
-    from frcnn.trained import load_trained, own_data
+    from frcnn.trained import chosen_data, load_trained
     from frcnn.validation import detect, validation_loader
 
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
-    if config.get("data"):
-        images = dataset(config["data"], config["split"])
-    else:
-        images = own_data(trained, config["checkpoint"], config["split"])
-    if list(images.class_names) != trained.class_names:
-        raise UserError(
-            f"the data has the classes {', '.join(images.class_names)}, "
-            f"the checkpoint {', '.join(trained.class_names)}"
-        )
+    images = chosen_data(trained, config, config["split"])
     if images.problems.counts:
         log.warning("%s data: %s", config["split"], images.problems.summary())
     loader = validation_loader(images, config["batch_size"], config["workers"])

@@ -77,6 +77,27 @@ def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
         return dataset(trained.config["data"], split)
 
 
+def chosen_data(trained: Trained, config: dict[str, Any], split: str) -> DetectionDataset:
+    """A split of the data that a command names, or else of the detector's own.
+
+    Args:
+        config: the command's: "data", a node or None, and "checkpoint", the detector's path.
+
+    Raises:
+        UserError: the data cannot be read, or has other classes than the detector.
+    """
+    if config.get("data"):
+        images = dataset(config["data"], split)
+    else:
+        images = own_data(trained, config["checkpoint"], split)
+    if list(images.class_names) != trained.class_names:
+        raise UserError(
+            f"the data has the classes {', '.join(images.class_names)}, "
+            f"the checkpoint {', '.join(trained.class_names)}"
+        )
+    return images
+
+
 def refuse_foreign(config: dict[str, Any], path: str) -> None:
     """Refuse what could make Hydra run code or look anything up while it builds a configuration.
 

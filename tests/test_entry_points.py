@@ -13,8 +13,9 @@ import pytest
 import torch
 import wandb
 from PIL import Image
-from tiny import SMALL, call, command_line, lines, small_network
+from tiny import SMALL, call, command_line, lines, small_network, voc
 
+from experiments.figures.__main__ import main as draw_figures
 from experiments.report.runs import read
 from experiments.report.study import study
 from frcnn import check_data, checkpoint, evaluate, predict, train
@@ -223,30 +224,17 @@ def test_evaluate_on_the_training_split_and_beside_the_checkpoint(
     assert max(row["image_id"] for row in results) > 3
 
 
-def voc(folder: Path, classes: list[str]) -> None:
-    """A data set of one image with an object of each class."""
-    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (folder / part).mkdir(parents=True)
-    Image.new("RGB", (64, 48)).save(folder / "JPEGImages/a.jpg")
-    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>30</ymax></bndbox>"
-    objects = "".join(f"<object><name>{name}</name>{box}</object>" for name in classes)
-    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
-    text = f"<annotation><filename>a.jpg</filename>{size}{objects}</annotation>"
-    (folder / "Annotations/a.xml").write_text(text)
-    for split in ("train", "val"):
-        (folder / f"ImageSets/Main/{split}.txt").write_text("a\n")
-
-
-def test_evaluate_refuses_other_classes_and_takes_other_data(
+def test_other_classes_are_refused_and_evaluate_takes_other_data(
     trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = [f"checkpoint={trained}/checkpoints/best.pt", "data=voc", "workers=0", "output=out"]
     voc(folder / "other", ["dog", "cat"])
-    assert call(evaluate.main, *line, "data.root=other") == 1
-    error = capsys.readouterr().err
-    assert error.splitlines()[-1] == (
-        "error: the data has the classes cat, dog, the checkpoint circle, square, triangle"
-    )
+    for main in (evaluate.main, draw_figures):
+        assert call(main, *line, "data.root=other") == 1
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1] == (
+            "error: the data has the classes cat, dog, the checkpoint circle, square, triangle"
+        )
     voc(folder / "same", ["circle", "square", "triangle"])
     assert call(evaluate.main, *line, "data.root=same") == 0
     assert (folder / "out/metrics.json").exists()

@@ -17,6 +17,7 @@ import hydra
 import pytest
 import torch
 from omegaconf import ListConfig, OmegaConf
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -127,6 +128,20 @@ def tiny(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
 @lru_cache
 def _tiny(groups: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     return composed(*SMALL, *groups)
+
+
+def voc(folder: Path, classes: list[str]) -> None:
+    """A data set of one image with an object of each class."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(folder / "JPEGImages/a.jpg")
+    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>30</ymax></bndbox>"
+    objects = "".join(f"<object><name>{name}</name>{box}</object>" for name in classes)
+    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+    text = f"<annotation><filename>a.jpg</filename>{size}{objects}</annotation>"
+    (folder / "Annotations/a.xml").write_text(text)
+    for split in ("train", "val"):
+        (folder / f"ImageSets/Main/{split}.txt").write_text("a\n")
 
 
 @contextmanager

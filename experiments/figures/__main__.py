@@ -19,15 +19,11 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
     from experiments.figures.seen import look
-    from frcnn.assemble import dataset
-    from frcnn.trained import load_trained, own_data
+    from frcnn.trained import chosen_data, load_trained
     from frcnn.validation import validation_loader
 
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
-    if config.get("data"):
-        images = dataset(config["data"], config["split"])
-    else:
-        images = own_data(trained, config["checkpoint"], config["split"])
+    images = chosen_data(trained, config, config["split"])
     frequencies = images.class_frequencies().tolist()
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])
