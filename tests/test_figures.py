@@ -5,18 +5,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from small import batch, quick
-from tiny import SMALL, call, small_network
+from tiny import SMALL, call, small_network, voc
 from torch.testing import assert_close
 
+from experiments import style
+from experiments.figures import sampling
 from experiments.figures.__main__ import main
 from experiments.figures.losses import cumulative, focal, harmony, histogram, value_and_slope
 from experiments.figures.seen import Seen, level_of, look
+from frcnn.assemble import dataset
+from frcnn.checkpoint import load
 from frcnn.losses import SmoothL1
 from frcnn.train import main as train
 from frcnn.trained import Trained
 
 BUDGET = {"rpn": 16, "rcnn": 8}
+FIGURES = [
+    "box_gradients",
+    "candidates",
+    "classes",
+    "cumulative_loss",
+    "gradients",
+    "loss_curves",
+    "negative_ious",
+    "prime_samples",
+]
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +100,58 @@ def test_images_are_numbered_over_batches_and_picks_are_within_budget(
             assert (taken > 0).all() and (taken <= BUDGET[site]).all(), name
 
 
-def test_the_command_draws_every_figure(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    more = ["trainer.epochs=1", "data.imbalance=20", "loss/rcnn=focal_sigmoid"]
     with small_network():
-        assert call(train, *SMALL, "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}") == 0
-        out = tmp_path / "out"
-        source = f"checkpoint={tmp_path / 'run/checkpoints/last.pt'}"
-        more = ["split=train", "images=5", "workers=0", "device=cpu", "budget.rpn=16"]
-        assert call(main, source, f"output={out}", *more) == 0
-    drawn = sorted(file.stem for file in out.glob("*.png"))
-    assert drawn == [
-        "box_gradients",
-        "candidates",
-        "classes",
-        "cumulative_loss",
-        "gradients",
-        "loss_curves",
-        "negative_ious",
-        "prime_samples",
-    ]
+        assert call(train, *SMALL, *more, f"hydra.run.dir={run}") == 0
+    return run / "checkpoints/last.pt"
+
+
+def drawn(checkpoint: Path, out: Path, *more: str) -> list[str]:
+    """The names of the figures that the command draws."""
+    line = [f"checkpoint={checkpoint}", f"output={out}", "workers=0", "device=cpu", *more]
+    with small_network():
+        assert call(main, *line) == 0
+    return sorted(file.stem for file in out.glob("*.png"))
+
+
+def test_the_command_draws_every_figure(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+
+    def classes(names: list[str], numbers: list[int]) -> Figure:
+        counted.extend(numbers)
+        return Figure()
+
+    monkeypatch.setattr(sampling, "classes", classes)
+    assert drawn(checkpoint, tmp_path, "images=3", "budget.rpn=16") == FIGURES
+    config = load(checkpoint)["config"]["data"]
+    assert counted == dataset(config, "train").class_frequencies().tolist()
+    assert counted != dataset(config, "val").class_frequencies().tolist()
+
+
+def test_without_a_training_split_the_other_figures_are_drawn(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(style, "png", lambda figure: b"")  # drawing them is slow
+    names = ["circle", "square", "triangle"]
+    voc(tmp_path / "voc", names)
+    (tmp_path / "voc/ImageSets/Main/train.txt").unlink()
+    data = ["data=voc", f"data.root={tmp_path / 'voc'}", f"data.classes=[{','.join(names)}]"]
+    assert drawn(checkpoint, tmp_path / "out", *data) == [n for n in FIGURES if n != "classes"]
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert "no classes.png" in warning and "train.txt: cannot be read" in warning
+
+
+def test_every_class_with_objects_has_a_bar() -> None:
+    (axes,) = sampling.classes(["rare", "many", "none"], [1, 30, 0]).axes
+    assert axes.get_title() == "training split: 31 objects"
+    left = axes.get_xlim()[0]
+    assert [bar.get_width() > left for bar in axes.patches] == [True, True, False]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["many", "rare", "none"]

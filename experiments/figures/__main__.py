@@ -24,7 +24,6 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
 
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
     images = chosen_data(trained, config, config["split"])
-    frequencies = images.class_frequencies().tolist()
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])
     seen = look(trained, loader, config["budget"])
@@ -36,8 +35,14 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
         "negative_ious": sampling.negative_ious(seen),
         "prime_samples": sampling.prime_samples(seen["rcnn"]),
         "candidates": sampling.counts(seen),
-        "classes": sampling.classes(images.class_names, frequencies),
     }
+    try:
+        train_set = chosen_data(trained, config, "train")
+    except UserError as error:
+        log.warning("no classes.png, which needs the training split: %s", error)
+    else:
+        counts = train_set.class_frequencies().tolist()
+        drawn["classes"] = sampling.classes(trained.class_names, counts)
     output = Path(config["output"] or "figures")
     for name, figure in drawn.items():
         with replacing(output / f"{name}.png") as file:

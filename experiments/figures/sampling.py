@@ -75,13 +75,13 @@ def counts(seen: Mapping[str, Seen]) -> Figure:
 
 
 def classes(names: Sequence[str], numbers: Sequence[int]) -> Figure:
-    """How many objects of each class the data set has, [C], most first."""
+    """How many objects of each class the training split has, [C], most first."""
     order = sorted(range(len(names)), key=lambda row: -numbers[row])
     figure, (axes,) = panels(1)
     figure.set_size_inches(6, 1 + 0.25 * len(names))
     axes.barh([names[row] for row in order], [numbers[row] for row in order], color=BLUE)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(left=1)  # else it begins at the rarest class, which then looks empty
-    named(axes, f"{sum(numbers):,} objects", "objects of the class")
+    axes.set_xlim(left=0.5)  # below 1, or a class of one object would look empty
+    named(axes, f"training split: {sum(numbers):,} objects", "objects of the class")
     return figure
