@@ -1,25 +1,30 @@
 """The figures of the papers show what they say they show."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
-from small import batch, quick
+from small import OPTIONS, batch, quick
 from tiny import SMALL, call, small_network, voc
+from torch import Tensor
 from torch.testing import assert_close
 
 from experiments import style
 from experiments.figures import sampling
 from experiments.figures.__main__ import main
 from experiments.figures.losses import cumulative, focal, harmony, histogram, value_and_slope
-from experiments.figures.seen import Seen, level_of, look
+from experiments.figures.seen import Seen, look
 from frcnn.assemble import dataset
 from frcnn.checkpoint import load
 from frcnn.losses import SmoothL1
+from frcnn.model import Detector, build_detector
 from frcnn.train import main as train
 from frcnn.trained import Trained
+from samplers import OHEM
 
 BUDGET = {"rpn": 16, "rcnn": 8}
 FIGURES = [
@@ -32,6 +37,12 @@ FIGURES = [
     "negative_ious",
     "prime_samples",
 ]
+
+
+def seen_by(detector: Detector, images: list[Tensor], targets: list) -> dict[str, Seen]:
+    """What ``look`` finds in one batch."""
+    trained = Trained(detector.eval(), {}, [], [], torch.device("cpu"), torch.float32)
+    return look(trained, [([(255 * image).byte() for image in images], targets)], BUDGET)
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +77,47 @@ def test_gradient_harmony_by_hand() -> None:
     assert_close(beta[[0, 1, 29]], torch.tensor([3 / 60, 0, 3 / 30]))
 
 
-def test_the_level_of_an_anchor_is_the_one_it_was_made_at() -> None:
-    images, targets = batch(2)
+def mobile(**options: Any) -> Detector:
+    """A network whose anchors have the same five sizes at every level."""
+    return build_detector(4, "fasterrcnn_mobilenet_v3_large_fpn", **OPTIONS, **options)
+
+
+# Images of 64x96 and 72x64 share a square of 96. Its maps have strides of 4, 8, 16, 32 and 64 with
+# 3 anchors a place, and strides of 32, 32 and 64 with 15.
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (quick, [2 * 3 * side**2 for side in (24, 12, 6, 3, 2)]),
+        (mobile, [2 * 15 * side**2 for side in (3, 3, 2)]),
+    ],
+)
+def test_the_level_of_an_anchor_is_the_one_it_was_made_at(
+    make: Callable[..., Detector], expected: list[int]
+) -> None:
+    detector = make(rpn_bg_iou_thresh=0.7)  # nothing between the thresholds is ignored
+    one = seen_by(detector, *batch(2, 3))["rpn"]
+    assert one.level.bincount().tolist() == expected
+    for image in (0, 1):
+        assert (one.level[one.image == image].diff() >= 0).all()
+
+
+def test_the_head_sees_the_proposals_of_training() -> None:
+    detector, (images, targets) = quick(), batch(2, 3)
+    found = []
+    detector.roi_heads.site.observer = lambda _, candidates, __: found.append(candidates)
+    detector([(255 * image).byte() / 255 for image in images], targets)
+    (training,) = found
+    one = seen_by(detector, images, targets)["rcnn"]
+    assert_close(one.ious, training.ious)
+    assert_close(one.picks["ohem"], OHEM(BUDGET["rcnn"])(training))
+
+
+def test_a_look_leaves_the_detector_as_it_was() -> None:
     detector = quick()
-    anchors = []
-    detector.rpn.site.observer = lambda _, candidates, __: anchors.append(candidates.boxes)
-    detector(images, targets)
-    found = level_of(detector, "rpn", anchors[0]).bincount()
-    finest = found[0].item()
-    assert found[1:4].tolist() == [finest // 4, finest // 16, finest // 64]
-    assert (level_of(detector, "rpn", anchors[0]).diff() >= 0).all()
+    seen_by(detector, *batch(2))
+    assert not any(module.training for module in detector.modules())
+    assert [site.observer for site in detector.sites] == [None, None]
+    assert not detector.rpn.head._forward_hooks
 
 
 @pytest.mark.parametrize("site", ["rpn", "rcnn"])

@@ -4,17 +4,19 @@ Shape letters: N candidates of all images, P positives among them.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from frcnn.assemble import prepare
 from frcnn.device import autocast
 from frcnn.model import Detector
-from frcnn.model.site import Site
+from frcnn.model.site import Observer, Site
 from frcnn.trained import Trained
 from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
 
@@ -52,7 +54,7 @@ class Seen:
 def look(
     trained: Trained, loader: DataLoader, batch_size_per_image: dict[str, int]
 ) -> dict[str, Seen]:
-    """What both sites see of the images of a loader.
+    """What both sites see of the images of a loader, with as many proposals as in training.
 
     Args:
         batch_size_per_image: budget of the samplers, by site.
@@ -61,20 +63,42 @@ def look(
     draws = {s.name: samplers(s, batch_size_per_image[s.name]) for s in detector.sites}
     parts: dict[str, list[Seen]] = defaultdict(list)
     images_before: dict[str, int] = defaultdict(int)
+    anchors: list[int] = []  # of an image of the batch, at each level
+
+    def count(head: nn.Module, inputs: Any, output: tuple[list[Tensor], list[Tensor]]) -> None:
+        anchors[:] = [logits[0].numel() for logits in output[0]]
 
     def observe(site: str, candidates: Candidates, _: Tensor) -> None:
-        seen = one_batch(detector, site, candidates, draws[site])
+        seen = one_batch(detector, site, candidates, draws[site], anchors)
         seen.image += images_before[site]
         images_before[site] += candidates.num_images
         parts[site].append(seen)
 
-    for site in detector.sites:
-        site.observer = observe
-    with torch.inference_mode():
+    with observed(detector, observe, count), torch.inference_mode():
         for images, targets in loader:
             with autocast(trained.device, trained.dtype):
                 detector(prepare(images, trained.device), targets)
     return {site: joined(found) for site, found in parts.items()}
+
+
+@contextmanager
+def observed(detector: Detector, observe: Observer, count: Callable) -> Iterator[None]:
+    """The sites report to ``observe`` and the RPN's head to ``count``; afterwards nobody listens.
+
+    Meanwhile the RPN of a detector in eval mode keeps as many proposals as in training.
+    """
+    hook = detector.rpn.head.register_forward_hook(count)
+    training = detector.rpn.training
+    detector.rpn.training = True  # of the module alone: all that it decides is how many are kept
+    for site in detector.sites:
+        site.observer = observe
+    try:
+        yield
+    finally:
+        for site in detector.sites:
+            site.observer = None
+        detector.rpn.training = training
+        hook.remove()
 
 
 def samplers(site: Site, batch_size_per_image: int) -> dict[str, Sampler]:
@@ -89,9 +113,17 @@ def samplers(site: Site, batch_size_per_image: int) -> dict[str, Sampler]:
 
 
 def one_batch(
-    detector: Detector, site: str, candidates: Candidates, draws: dict[str, Sampler]
+    detector: Detector,
+    site: str,
+    candidates: Candidates,
+    draws: dict[str, Sampler],
+    anchors: Sequence[int],
 ) -> Seen:
-    """The candidates of one batch."""
+    """The candidates of one batch.
+
+    Args:
+        anchors: of an image, at each level.
+    """
     rows = torch.where(candidates.labels >= 0)[0]
     prediction, labels = candidates.predict(rows), candidates.labels[rows]
     positive = rows[labels > 0]
@@ -102,7 +134,7 @@ def one_batch(
         labels=labels,
         ious=candidates.ious[rows],
         image=candidates.image[rows],
-        level=level_of(detector, site, candidates.boxes[rows]),
+        level=level_of(detector, site, candidates, anchors)[rows],
         right=prediction.scores.gather(1, labels[:, None])[:, 0],
         loss=prediction.loss,
         errors=found - coder.encode_single(objects, boxes),
@@ -111,15 +143,17 @@ def one_batch(
     return moved(seen)
 
 
-def level_of(detector: Detector, site: str, boxes: Tensor) -> Tensor:
-    """[N] pyramid level of anchors (by their area) or of proposals (as RoIAlign takes them)."""
+def level_of(
+    detector: Detector, site: str, candidates: Candidates, anchors: Sequence[int]
+) -> Tensor:
+    """[N] pyramid level of proposals (as RoIAlign takes them) or of anchors.
+
+    The anchors of an image come level by level; their sizes may be the same at every level.
+    """
     if site == "rcnn":
-        return detector.roi_heads.box_roi_pool.map_levels([boxes])
-    sizes = detector.rpn.anchor_generator.sizes
-    level = torch.tensor([number for number, own in enumerate(sizes) for _ in own])
-    sides = torch.tensor([side for own in sizes for side in own]).to(boxes).log()
-    side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt().log()
-    return level.to(boxes.device)[(side[:, None] - sides).abs().argmin(1)]
+        return detector.roi_heads.box_roi_pool.map_levels([candidates.boxes])
+    level = torch.arange(len(anchors)).repeat_interleave(torch.tensor(anchors))
+    return level.repeat(candidates.num_images).to(candidates.boxes.device)
 
 
 def moved(seen: Seen) -> Seen:
