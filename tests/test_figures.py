@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments import style
-from experiments.figures import sampling
+from experiments.figures import losses, sampling
 from experiments.figures.__main__ import main
 from experiments.figures.losses import cumulative, focal, harmony, histogram, value_and_slope
 from experiments.figures.seen import Seen, look
+from experiments.style import png
 from frcnn.assemble import dataset
 from frcnn.checkpoint import load
 from frcnn.losses import SmoothL1
@@ -51,7 +52,9 @@ def seen() -> dict[str, Seen]:
     loader = [
         ([(255 * image).byte()], [target]) for image, target in zip(images, targets, strict=False)
     ]
-    detector = quick(rcnn_box_loss=SmoothL1(beta=0.5)).eval()
+    # So low that some of an untrained RPN's proposals are positive.
+    thresholds = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
+    detector = quick(rcnn_box_loss=SmoothL1(beta=0.5), **thresholds).eval()
     cpu = torch.device("cpu")
     return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
 
@@ -102,15 +105,27 @@ def test_the_level_of_an_anchor_is_the_one_it_was_made_at(
         assert (level.diff() >= 0).all()
 
 
-def test_the_head_sees_the_proposals_of_training() -> None:
+def test_the_head_sees_the_proposals_of_training_and_shows_all_but_the_objects() -> None:
     detector, (images, targets) = quick(), batch(2, 3)
     found = []
     detector.roi_heads.site.observer = lambda _, candidates, __: found.append(candidates)
     detector([(255 * image).byte() / 255 for image in images], targets)
     (training,) = found
+    first, second = (torch.arange(size) for size in training.sizes)
+    proposed = torch.cat([first < len(first) - 2, second < len(second) - 3])
     one = seen_by(detector, images, targets)["rcnn"]
-    assert_close(one.ious, training.ious)
-    assert_close(one.picks["ohem"], OHEM(BUDGET["rcnn"])(training))
+    assert_close(one.ious, training.ious[proposed])
+    assert_close(one.picks["ohem"], OHEM(BUDGET["rcnn"])(training)[proposed])
+
+
+def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
+    seen = seen_by(quick(rpn_score_thresh=1.0), *batch(2, 3))
+    assert len(seen["rcnn"].labels) == 0
+    for figure in (losses.focal_loss, losses.gradients, losses.box_gradients):
+        png(figure(seen))
+    for figure in (sampling.negative_ious, sampling.counts):
+        png(figure(seen))
+    png(sampling.prime_samples(seen["rcnn"]))
 
 
 def test_a_look_leaves_the_detector_as_it_was() -> None:

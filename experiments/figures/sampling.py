@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from experiments.figures.losses import SITES
 from experiments.figures.seen import Seen
@@ -55,9 +56,9 @@ def counts(seen: Mapping[str, Seen]) -> Figure:
     """Positives and negatives by level and by image, at both sites."""
     figure, axes = panels(2 * len(seen), columns=2)
     for row, (site, one) in enumerate(seen.items()):
-        images = int(one.image.max()) + 1
+        images = total(one.image)
         by_level, by_image = axes[2 * row : 2 * row + 2]
-        levels = int(one.level.max()) + 1
+        levels = total(one.level)
         for shift, (name, kind, colour) in enumerate(
             (("positives", one.positive, VERMILLION), ("negatives", ~one.positive, BLUE))
         ):
@@ -72,6 +73,11 @@ def counts(seen: Mapping[str, Seen]) -> Figure:
         named(by_level, SITES[site], "pyramid level, 0 the finest", "candidates an image")
         named(by_image, SITES[site], "images in percent, most first", "candidates")
     return figure
+
+
+def total(numbers: Tensor) -> int:
+    """How many there are of what is numbered from 0; 0 where an RPN has proposed nothing."""
+    return int(numbers.max()) + 1 if len(numbers) else 0
 
 
 def classes(names: Sequence[str], numbers: Sequence[int]) -> Figure:

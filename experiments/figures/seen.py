@@ -23,7 +23,10 @@ from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
 
 @dataclass
 class Seen:
-    """The candidates of one site over all images, ignored ones left out; on the CPU.
+    """The candidates of one site over all images; on the CPU.
+
+    Left out are ignored ones, and the objects that the RCNN head gets among its proposals: the
+    samplers chose among these too, but no network has proposed them.
 
     Attributes:
         labels: [N] int64, 0 background, 1..C.
@@ -124,7 +127,10 @@ def one_batch(
     Args:
         anchors: of an image, at each level.
     """
-    rows = torch.where(candidates.labels >= 0)[0]
+    shown = candidates.labels >= 0
+    if site == "rcnn":
+        shown &= ~is_object(candidates)
+    rows = torch.where(shown)[0]
     prediction, labels = candidates.predict(rows), candidates.labels[rows]
     positive = rows[labels > 0]
     boxes, objects = candidates.boxes[positive], candidates.gt_boxes[candidates.gt[positive]]
@@ -141,6 +147,15 @@ def one_batch(
         picks={name: sampler(candidates)[rows] for name, sampler in draws.items()},
     )
     return moved(seen)
+
+
+def is_object(candidates: Candidates) -> Tensor:
+    """[N] bool: the box is that of its object, to the last bit."""
+    found = torch.zeros_like(candidates.labels, dtype=torch.bool)
+    rows = torch.where(candidates.labels > 0)[0]  # the others may have no object at all
+    objects = candidates.gt_boxes[candidates.gt[rows]]
+    found[rows] = (candidates.boxes[rows] == objects).all(1)
+    return found
 
 
 def level_of(
