@@ -16,7 +16,15 @@ from torch.testing import assert_close
 from experiments import style
 from experiments.figures import losses, sampling
 from experiments.figures.__main__ import main
-from experiments.figures.losses import cumulative, focal, harmony, histogram, value_and_slope
+from experiments.figures.losses import (
+    cumulative,
+    focal,
+    harmony,
+    histogram,
+    spread,
+    value_and_slope,
+    values,
+)
 from experiments.figures.seen import Seen, look
 from experiments.style import png
 from frcnn.assemble import dataset
@@ -62,6 +70,22 @@ def seen() -> dict[str, Seen]:
 def test_share_of_the_loss_hardest_first() -> None:
     assert_close(cumulative(torch.tensor([1.0, 5.0, 2.0])).float(), torch.tensor([5, 7, 8]) / 8)
     assert cumulative(torch.zeros(2)).tolist() == [0, 0]
+
+
+def test_losses_in_pieces_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.linspace(0.1, 0.9, 7)
+    monkeypatch.setattr(losses, "AT_ONCE", 3)
+    assert_close(values(focal(0.0), right), -right.log())
+    assert len(values(focal(0.0), right[:0])) == 0
+
+
+def test_the_places_of_a_line() -> None:
+    assert [spread(size).tolist() for size in (0, 1, 3)] == [[], [1], [1, 2, 3]]
+    many = spread(16_000_000)
+    assert (many[0], many[-1]) == (1, 16_000_000)
+    assert 1000 < len(many) <= 2000 and (many.diff() > 0).all()
+    # 16e6^(1/1999) = 1.0083, where whole numbers do not stand further apart
+    assert_close((many[1:] / many[:-1])[many[1:] > 10_000].max().item(), 1.0083, rtol=0, atol=2e-4)
 
 
 def test_slopes_by_hand() -> None:

@@ -3,6 +3,7 @@
 Shape letters: N examples, M bins.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -20,6 +21,8 @@ MU = 0.02  # GHM's bend between squared and absolute box errors
 SMOOTH_L1_BETA = 1 / 9
 # An untrained or a perfect network may have nothing in a bin: log axes begin here.
 LEAST = 1e-7
+POINTS = 2000  # of a line; more are no wider than its stroke
+AT_ONCE = 1 << 18  # examples whose losses are taken at once, 0.6 KB each
 
 
 def focal_loss(seen: Mapping[str, Seen]) -> Figure:
@@ -34,14 +37,26 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
         ):
             here = axes[2 * row + column]
             for gamma, colour in GAMMAS.items():
-                loss = value_and_slope(focal(gamma), one.right[chosen])[0]
-                share = cumulative(loss)
-                place = torch.arange(1, len(share) + 1) / len(share)
-                here.plot(place, share, color=colour, label=f"γ = {gamma:g}")
+                share = cumulative(values(focal(gamma), one.right[chosen]))
+                number = spread(len(share))
+                place = number / len(share)
+                here.plot(place, share[number - 1], color=colour, label=f"γ = {gamma:g}")
             here.set_xscale("log")
             title = f"{SITES[site]}: {int(chosen.sum()):,} {kind}"
             named(here, title, "share of the examples, hardest first", "share of the loss")
     return figure
+
+
+def values(loss: ClassLoss, right: Tensor) -> Tensor:
+    """[N] losses at [N] probabilities of the label, in pieces: there are anchors by the million."""
+    return torch.cat([value_and_slope(loss, piece)[0] for piece in right.split(AT_ONCE)])
+
+
+def spread(size: int) -> Tensor:
+    """About ``POINTS`` numbers of 1..size, the first and the last among them, evenly by ratio."""
+    even = torch.linspace(0, math.log(max(1, size)), POINTS, dtype=torch.float64)
+    numbers = even.exp().round().long().unique()
+    return numbers[numbers <= size]
 
 
 def cumulative(loss: Tensor) -> Tensor:
