@@ -29,7 +29,7 @@ from experiments.figures.seen import Seen, look
 from experiments.style import png
 from frcnn.assemble import dataset
 from frcnn.checkpoint import load
-from frcnn.losses import SmoothL1
+from frcnn.losses import FocalSigmoid, SmoothL1
 from frcnn.model import Detector, build_detector
 from frcnn.train import main as train
 from frcnn.trained import Trained
@@ -166,10 +166,25 @@ def test_errors_and_scores_are_those_of_the_loss(seen: dict[str, Seen], site: st
     beta = {"rpn": 1 / 9, "rcnn": 0.5}[site]
     error = one.errors.abs()
     box = torch.where(error < beta, error**2 / (2 * beta), error - beta / 2).sum(1)
-    expected = -one.right.log()
+    expected = -one.right[:, 0].log()
     expected[one.positive] += box
     assert one.positive.any() and not one.positive.all()
     assert_close(one.loss, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_sigmoid_head_is_asked_for_each_class_by_itself() -> None:
+    loss = FocalSigmoid(gamma=2.0, alpha=None)
+    options = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
+    one = seen_by(quick(rcnn_loss=loss, **options), *batch(2, 3))["rcnn"]
+    assert one.right.shape == one.yes.shape == (len(one.labels), 3)
+    positive = one.labels > 0
+    assert one.yes.sum(1).tolist() == positive.int().tolist() and positive.any()
+    assert torch.equal(torch.where(one.yes)[1] + 1, one.labels[positive])
+    sum_of_three = (-one.right.log() * (1 - one.right) ** 2).sum(1)
+    assert_close(sum_of_three[~positive], one.loss[~positive])  # without a box loss
+    assert_close(values(focal(2.0), one.right.flatten()).sum(), sum_of_three.sum())
+    here = losses.focal_loss({"rcnn": one}).axes[0]
+    assert here.get_title() == f"RCNN head, class by class: {int(positive.sum()):,} positives"
 
 
 def test_images_are_numbered_over_batches_and_picks_are_within_budget(

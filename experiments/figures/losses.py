@@ -29,11 +29,13 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
     """Focal loss, fig. 4, from its other end: the share of the loss that the hardest make up.
 
     Of anchors all but the hardest hundredth lie on one line there; here the axis is logarithmic.
+    Under a loss of C binary problems an example is a candidate with one class, the class its label
+    or not, as GHM counts them too.
     """
     figure, axes = panels(4, columns=2)
     for row, (site, one) in enumerate(seen.items()):
         for column, (kind, chosen) in enumerate(
-            {"positives": one.positive, "negatives": ~one.positive}.items()
+            {"positives": one.yes, "negatives": ~one.yes}.items()
         ):
             here = axes[2 * row + column]
             for gamma, colour in GAMMAS.items():
@@ -42,9 +44,14 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
                 place = number / len(share)
                 here.plot(place, share[number - 1], color=colour, label=f"γ = {gamma:g}")
             here.set_xscale("log")
-            title = f"{SITES[site]}: {int(chosen.sum()):,} {kind}"
+            title = f"{named_site(site, one)}: {int(chosen.sum()):,} {kind}"
             named(here, title, "share of the examples, hardest first", "share of the loss")
     return figure
+
+
+def named_site(site: str, one: Seen) -> str:
+    """The site, and whether its examples are candidates or pairs of these with a class."""
+    return f"{SITES[site]}, class by class" if one.right.shape[1] > 1 else SITES[site]
 
 
 def values(loss: ClassLoss, right: Tensor) -> Tensor:
@@ -66,17 +73,21 @@ def cumulative(loss: Tensor) -> Tensor:
 
 
 def gradients(seen: Mapping[str, Seen]) -> Figure:
-    """GHM, fig. 1 to 3: gradient norms of the classification, and what losses make of them."""
+    """GHM, fig. 1 to 3: gradient norms of the classification, and what losses make of them.
+
+    Examples are those of ``focal_loss``.
+    """
     figure, axes = panels(3 * len(seen))
     for row, (site, one) in enumerate(seen.items()):
-        counts, centres = histogram(1 - one.right)
+        counts, centres = histogram(1 - one.right.flatten())
         slopes = {
             "cross entropy": value_and_slope(focal(0.0), 1 - centres)[1],
             "focal, γ = 2": value_and_slope(focal(2.0), 1 - centres)[1],
             "GHM-C": centres * harmony(counts),
         }
         norm = "gradient norm g = 1 - p of the label"
-        triple(axes[3 * row : 3 * row + 3], SITES[site], norm, counts, centres, slopes)
+        title = named_site(site, one)
+        triple(axes[3 * row : 3 * row + 3], title, norm, counts, centres, slopes)
     return figure
 
 

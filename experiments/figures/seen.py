@@ -1,6 +1,7 @@
 """What a trained detector's sites see: every candidate of some images, and what samplers take.
 
-Shape letters: N candidates of all images, P positives among them.
+Shape letters: N candidates of all images, P positives among them, C foreground classes, B binary
+problems a candidate.
 """
 
 from collections import defaultdict
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from frcnn.assemble import prepare
 from frcnn.device import autocast
+from frcnn.losses import ClassLoss
+from frcnn.losses.activation import SigmoidLoss
 from frcnn.model import Detector
 from frcnn.model.site import Observer, Site
 from frcnn.trained import Trained
@@ -33,7 +36,8 @@ class Seen:
         ious: [N] with the matched object.
         image: [N] int64, number of the image.
         level: [N] int64, pyramid level, 0 the finest.
-        right: [N] score in [0, 1] that inference gives the label, p_t.
+        right: [N, B] score in [0, 1] of the right answer, p_t. B = 1, the label's; under a loss
+            that asks of each class by itself, the answers to these B = C questions.
         loss: [N] class and box loss.
         errors: [P, 4] predicted less true box deltas of the positives, in their order.
         picks: [N] weights by sampler, 0 = not sampled.
@@ -52,6 +56,12 @@ class Seen:
     def positive(self) -> Tensor:
         """[N] bool."""
         return self.labels > 0
+
+    @property
+    def yes(self) -> Tensor:
+        """[N, B] bool: the right answer is an object, or the class that was asked for."""
+        asked = self.right.shape[1]
+        return self.positive[:, None] if asked == 1 else is_class(self.labels, asked)
 
 
 def look(
@@ -134,19 +144,33 @@ def one_batch(
     prediction, labels = candidates.predict(rows), candidates.labels[rows]
     positive = rows[labels > 0]
     boxes, objects = candidates.boxes[positive], candidates.gt_boxes[candidates.gt[positive]]
-    coder = {own.name: own.box_coder for own in detector.sites}[site]
+    own = {own.name: own for own in detector.sites}[site]
+    coder = own.box_coder
     found = coder.encode_single(prediction.boxes[labels > 0], boxes)
     seen = Seen(
         labels=labels,
         ious=candidates.ious[rows],
         image=candidates.image[rows],
         level=level_of(detector, site, candidates, anchors)[rows],
-        right=prediction.scores.gather(1, labels[:, None])[:, 0],
+        right=right_answers(own.class_loss, prediction.scores, labels),
         loss=prediction.loss,
         errors=found - coder.encode_single(objects, boxes),
         picks={name: sampler(candidates)[rows] for name, sampler in draws.items()},
     )
     return moved(seen)
+
+
+def right_answers(loss: ClassLoss, scores: Tensor, labels: Tensor) -> Tensor:
+    """[N, C+1] scores -> [N, B] p_t of each term of a class loss, as in ``Seen``."""
+    if not isinstance(loss, SigmoidLoss):
+        return scores.gather(1, labels[:, None])
+    classes = scores[:, 1:]
+    return torch.where(is_class(labels, classes.shape[1]), classes, 1 - classes)
+
+
+def is_class(labels: Tensor, classes: int) -> Tensor:
+    """[N] labels -> [N, C] bool."""
+    return labels[:, None] == torch.arange(1, classes + 1, device=labels.device)
 
 
 def is_object(candidates: Candidates) -> Tensor:
