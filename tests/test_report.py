@@ -372,6 +372,19 @@ def test_the_forest_plot_shows_the_intervals(tmp_path: Path) -> None:
     )
 
 
+def test_an_interval_of_a_spread_of_its_own_does_not_hide_the_others(tmp_path: Path) -> None:
+    for name, own in {"random": (54, 55), "ohem": (54.1, 55.2), "all": (20, 35)}.items():
+        for seed, ap in enumerate(own):
+            fabricate(tmp_path / f"{name}{seed}", f"sampler={name}", f"seed={seed}", ap=ap / 100)
+    verdicts = compare(of(tmp_path))
+    (axes,) = differences(verdicts, "sampler=random").axes
+    low, high = axes.get_xlim()
+    wide, shared = verdicts["sampler=all"], verdicts["sampler=ohem"]
+    assert wide.interval is not None and shared.interval is not None
+    assert wide.interval[0] < 2 * low and wide.interval[1] > 2 * high
+    assert low < wide.difference.spread.mean < shared.interval[0] < shared.interval[1] < high
+
+
 def test_curves_show_mean_and_spread_beside_the_baseline(tmp_path: Path) -> None:
     found = of(sweep(tmp_path, ohem=2.0))
     (axes,) = curves(found).axes

@@ -35,7 +35,10 @@ def figures(study: Study) -> dict[str, bytes]:
 
 
 def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
-    """A forest plot: each method's mean difference with its interval, and zero."""
+    """A forest plot: each method's mean difference with its interval, and zero.
+
+    Intervals of a method's own spread, which may be very wide, run out of the picture.
+    """
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(verdicts)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
@@ -45,6 +48,12 @@ def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
             axes.plot(verdict.interval, [row, row], color=colour, linewidth=2)
         one_seed = verdict.interval is None
         axes.plot(mean, row, "o", color=colour, markerfacecolor="white" if one_seed else colour)
+    shared = [v.interval for v in verdicts.values() if v.interval and v.difference.common]
+    if shared:
+        means = [verdict.difference.spread.mean for verdict in verdicts.values()]
+        ends = [0.0, *means, *(end for interval in shared for end in interval)]
+        margin = 0.05 * (max(ends) - min(ends)) or 1.0
+        axes.set_xlim(min(ends) - margin, max(ends) + margin)
     axes.set_yticks(range(len(verdicts)), map(_wrapped, verdicts), **STYLE)
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.set_xlabel(f"difference in AP (percent) to {baseline}", **STYLE)
