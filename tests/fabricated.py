@@ -35,6 +35,7 @@ MADE = {
     "torch": "2.9.0",
     "processor": "EPYC",
     "threads": 1,
+    "gpu": None,
 }
 CHOICES = {
     "experiment": None,

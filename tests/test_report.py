@@ -57,6 +57,54 @@ def test_runs_of_other_code_or_another_machine_are_named(tmp_path: Path) -> None
     assert study(read_csv(tmp_path / "runs.csv")).problems == found.problems
 
 
+def test_a_gpu_and_none_are_two_machines(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=2, ohem=2.0)
+    file = tmp_path / "ohem_1/environment.json"
+    (start,) = json.loads(file.read_text())
+    file.write_text(json.dumps([start | {"gpu": {"name": "B200", "cuda": "13.0"}}]))
+    assert of(tmp_path).problems == [
+        "The runs have more than one value of gpu: `none` (3), `B200` (1)."
+    ]
+
+
+def test_runs_that_stop_when_nothing_is_gained_may_differ_in_steps(tmp_path: Path) -> None:
+    for name in ("random", "ohem"):
+        for seed in (0, 1):
+            told = (f"sampler={name}", f"seed={seed}", "trainer.patience=3")
+            fabricate(tmp_path / f"{name}{seed}", *told, steps=400 + 100 * seed)
+    found = of(tmp_path)
+    assert [len(runs) for runs in found.methods.values()] == [2, 2] and found.problems == []
+
+
+def test_methods_that_one_label_fits_have_their_whole_names(tmp_path: Path) -> None:
+    """A run of before an option was there lacks a term that the baseline has."""
+    for seed in (0, 1):
+        for name, ap in (("random", 0.5), ("ohem", 0.6)):
+            told = (f"sampler={name}", "budget.rcnn=64", f"seed={seed}")
+            fabricate(tmp_path / f"{name}{seed}", *told, ap=ap)
+        run = fabricate(tmp_path / f"old{seed}", "sampler=ohem", f"seed={seed}", ap=0.2)
+        config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+        del config["budget"]
+        (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    found = of(tmp_path, "sampler=random")
+    assert {label: found.values(label, "AP")[0] for label in found.compared} == {
+        "budget.rcnn=64 sampler=ohem": 60.0,
+        "sampler=ohem": 20.0,
+    }
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/hydra.yaml", "summary.json"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "3"])
+def test_a_file_that_was_cut_short_makes_one_run_unreadable(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    sweep(tmp_path, seeds=2, ohem=2.0)
+    (tmp_path / "ohem_1" / name).write_text(content)
+    (problem, missing) = of(tmp_path).problems
+    assert problem.startswith("Run `ohem_1` cannot be read (")
+    assert missing == "`sampler=ohem` has no finished run of seed 1."
+
+
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
     main()

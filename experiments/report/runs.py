@@ -16,12 +16,15 @@ import yaml
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
 # Of environment.json: the code and the machine.
-MADE = ("commit", "torch", "processor", "threads")
+MADE = ("commit", "torch", "processor", "threads", "gpu")
 # Before the name of a kind of error, the AP50 that it costs; before a class's, its AP; before a
 # loss term's, its mean over the run.
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
 MEMORY = "peak_memory_mb"
 STEP = "seconds_per_step"
+
+# What files that were cut short, or written by something else, raise.
+UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError)
 
 # Runs that are compared must share these: the data, the network, and how long it was trained.
 CONDITIONS = re.compile(
@@ -97,22 +100,29 @@ def read(folder: Path) -> list[Run]:
 
 def _content(folder: Path, top: Path) -> dict[str, Any]:
     """What the files of a run folder say."""
-    found: dict[str, Any] = {"name": folder.relative_to(top).as_posix(), "values": {}, "said": ()}
+    name = {"name": folder.relative_to(top).as_posix()}
     try:
-        found |= json.loads((folder / "status.json").read_text())
-        values = _values(folder)
-        if found["status"] == "COMPLETED":
-            found["summary"] = json.loads((folder / "summary.json").read_text())
-            lines = (folder / "metrics.jsonl").read_text().splitlines()
-            records = [json.loads(line) for line in lines]
-            found |= {"curve": _curve(records), "losses": _losses(records), STEP: _step(records)}
-            values["steps"] = found["summary"]["steps"]
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
-        return found | {"status": UNREADABLE, "error": f"{type(error).__name__}: {error}"}
-    found["made"] = _made(folder / "environment.json")
-    keys = (text.lstrip("+~").partition("=")[0] for text in found["overrides"])
+        return name | _files(folder)
+    except UNUSABLE as error:
+        text = f"{type(error).__name__}: {error}"
+        return name | {"values": {}, "said": (), "status": UNREADABLE, "error": text}
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "status.json").read_text())
+    values = _values(folder)
+    if found["status"] == "COMPLETED":
+        summary = json.loads((folder / "summary.json").read_text())
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        found |= {"summary": summary, "figures": _figures(summary) | _losses(records)}
+        found |= {"curve": _curve(records), STEP: _step(records)}
+        if values.get("trainer.patience") is None:  # with it, runs of one recipe differ
+            values["steps"] = summary["steps"]
+    keys = [text.lstrip("+~").partition("=")[0] for text in found["overrides"]]
     said = {key for key in keys if not is_ignored(key)}
-    return found | {"seed": values["seed"], "values": _told(values), "said": said}
+    made = _made(folder / "environment.json")
+    return found | {"seed": values["seed"], "values": _told(values), "said": said, "made": made}
 
 
 def settings_file(folder: Path, name: str = "config") -> Path:
@@ -149,14 +159,15 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 def _made(file: Path) -> dict[str, str]:
     """Of every start of a run; nothing where a run of an earlier version has no such file."""
     try:
-        starts = [
-            (_commit(start), start["torch"], start["processor"], str(start["threads"]))
-            for start in json.loads(file.read_text())
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        starts = [_start(start) for start in json.loads(file.read_text())]
+    except UNUSABLE:
         return {}
-    columns = zip(*starts, strict=True)
-    return {key: ", ".join(dict.fromkeys(c)) for key, c in zip(MADE, columns, strict=True)}
+    return {key: ", ".join(dict.fromkeys(s[key] for s in starts)) for key in MADE if starts}
+
+
+def _start(start: Mapping[str, Any]) -> dict[str, str]:
+    found = {key: str(start[key]) for key in ("torch", "processor", "threads")}
+    return found | {"commit": _commit(start), "gpu": (start["gpu"] or {"name": "none"})["name"]}
 
 
 def _commit(start: Mapping[str, Any]) -> str:
@@ -169,6 +180,13 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return {r["epoch"]: r["val/AP"] for r in records if r.get("val/AP") is not None}
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """COCO's, of all classes and of each."""
+    found = {name: summary[name] for name in METRICS if name in summary}
+    found |= {f"{CLASS}{name}": own["AP"] for name, own in summary.get("per_class", {}).items()}
+    return {name: math.nan if value is None else value for name, value in found.items()}
 
 
 def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -197,11 +215,6 @@ def _different(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Run:
     values, summary = content["values"], content.get("summary", {})
-    classes = {
-        f"{CLASS}{name}": found["AP"] for name, found in summary.get("per_class", {}).items()
-    }
-    figures = {name: summary[name] for name in METRICS if name in summary} | classes
-    figures |= content.get("losses", {})
     return Run(
         name=content["name"],
         status=content["status"],
@@ -213,7 +226,7 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
         seconds=summary.get("seconds"),
         step_seconds=content.get(STEP),
         memory=summary.get(MEMORY),
-        figures={name: math.nan if v is None else v for name, v in figures.items()},
+        figures=content.get("figures", {}),
         curve=content.get("curve", {}),
         made=content.get("made", {}),
     )

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.report.images import Interval
@@ -27,7 +27,7 @@ ENDS = {
 }
 
 # What a method is made of: it may be unlike the baseline in these without a word.
-METHOD = re.compile(r"(sampler|loss|box_loss)([./@]|$)")
+METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight)([./@]|$)")
 SHOWN = 4  # of the settings in which a run is unlike others
 
 Terms = tuple[tuple[str, str], ...]
@@ -77,20 +77,48 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
         LookupError: ``baseline`` is none of the methods, or more than one.
     """
     problems: list[str] = []
-    finished = _finished(runs, problems)
-    finished = _agreeing(finished, is_condition, "most runs", problems)
-    groups = _methods(finished)
+    usable = usable_runs(runs, problems)
+    found = grouped(usable, baseline, problems)
+    return replace(found, problems=[*found.problems, *made_apart(usable)])
+
+
+def usable_runs(
+    runs: Sequence[Run], problems: list[str], may_differ: Sequence[str] = ()
+) -> list[Run]:
+    """The finished runs of the usual conditions, but for keys that ``may_differ``; a run's method
+    keeps the terms that are not the same in all of them."""
+
+    def must_agree(key: str) -> bool:
+        return is_condition(key) and key not in may_differ
+
+    found = _agreeing(_finished(runs, problems), must_agree, "most runs", problems)
+    shared = set.intersection(*(set(run.method.items()) for run in found)) if found else set()
+    if all(shared == set(run.method.items()) for run in found):
+        return found  # one method, which keeps all that it was told
+    own = ({k: v for k, v in run.method.items() if (k, v) not in shared} for run in found)
+    return [replace(run, method=method) for run, method in zip(found, own, strict=True)]
+
+
+def grouped(usable: Sequence[Run], baseline: str | None, said: Sequence[str] = ()) -> Study:
+    """The study of ``usable_runs``, with what was ``said`` before among its problems.
+
+    Raises:
+        LookupError: as ``study``.
+    """
+    problems = list(said)
+    groups: dict[Terms, list[Run]] = defaultdict(list)
+    for run in usable:
+        groups[tuple(run.method.items())].append(run)
     methods = {key: _seeds(groups[key], problems) for key in sorted(groups)}
     chosen = _baseline(list(methods), baseline)
     if chosen is None:
         problems.append(
-            "There is no baseline: no finished run is random sampling with the default losses, so "
-            "nothing is compared. `--baseline` names another one."
+            "There is no baseline: random sampling with the default losses is no finished method, "
+            "or more than one, so nothing is compared. `--baseline` names another one."
         )
-    order = sorted(methods, key=lambda key: key != chosen)
-    labels = {key: _label(key, chosen) for key in order}
-    named = {labels[key]: methods[key] for key in order}
-    problems += [*_missing_seeds(named), *_without_detections(named), *_made_apart(named)]
+    labels = _labels(sorted(methods, key=lambda key: key != chosen), chosen)
+    named = {label: methods[key] for key, label in labels.items()}
+    problems += [*_missing_seeds(named), *_without_detections(named)]
     if chosen is not None:
         problems += _untold(named, labels[chosen])
     return Study(named, None if chosen is None else labels[chosen], problems)
@@ -143,17 +171,6 @@ def _unlike(own: Mapping[str, Any], usual: Mapping[str, Any], whose: str) -> str
     return ", ".join(texts) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
 
 
-def _methods(runs: Sequence[Run]) -> dict[Terms, list[Run]]:
-    """The runs by what is not the same in all; one method keeps all that it was told."""
-    shared = set.intersection(*(set(run.method.items()) for run in runs)) if runs else set()
-    if all(shared == set(run.method.items()) for run in runs):
-        shared = set()
-    groups: dict[Terms, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[tuple(term for term in run.method.items() if term not in shared)].append(run)
-    return groups
-
-
 def _seeds(runs: Sequence[Run], problems: list[str]) -> dict[int, Run]:
     """A method's runs by seed."""
     found: dict[int, Run] = {}
@@ -182,6 +199,13 @@ def _baseline(methods: Sequence[Terms], text: str | None) -> Terms | None:
 
 def _is_default(key: str, value: str) -> bool:
     return DEFAULTS.get(key.partition("/")[0]) == value
+
+
+def _labels(methods: Sequence[Terms], baseline: Terms | None) -> dict[Terms, str]:
+    """In the fewest words that no two methods share."""
+    short = {key: _label(key, baseline) for key in methods}
+    times = Counter(short.values())
+    return {key: label if times[label] == 1 else _label(key, None) for key, label in short.items()}
 
 
 def _label(method: Terms, baseline: Terms | None) -> str:
@@ -244,12 +268,12 @@ def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
     ]
 
 
-def _made_apart(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+def made_apart(runs: Sequence[Run]) -> list[str]:
     """A sentence for each of ``MADE`` in which the runs differ."""
-    made = [run.made for runs in methods.values() for run in runs.values() if run.made]
+    made = [run.made for run in runs]
     found = []
     for key in MADE:
-        counts = Counter(of[key] for of in made).most_common()
+        counts = Counter(of[key] for of in made if key in of).most_common()
         if len(counts) > 1:
             values = ", ".join(f"`{value}` ({number})" for value, number in counts)
             found.append(f"The runs have more than one value of {key}: {values}.")

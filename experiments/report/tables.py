@@ -251,8 +251,7 @@ def _cost(study: Study) -> Table:
 
 def made(runs: Sequence[Run]) -> str:
     """With what all runs were made that have the same of it."""
-    found = [run.made for run in runs if run.made]
-    same = {key: {of[key] for of in found} for key in MADE} if found else {}
+    same = {key: {run.made[key] for run in runs if key in run.made} for key in MADE}
     said = ", ".join(f"{key} {values.pop()}" for key, values in same.items() if len(values) == 1)
     return f" ({said})" if said else ""
 
