@@ -41,7 +41,7 @@ study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hou
 	-$(BCCD) --config-dir experiments/bccd_samplers/conf sweep=bccd_matched
 	-$(BCCD) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
 	-$(BCCD) sweep=losses_bccd loss=focal seed=3,4
-	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers \
+	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers --family matched \
 	    --page experiments/bccd_samplers/README.md
 
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -118,49 +120,96 @@ def cells(found: Study, title: str) -> dict[str, list[str]]:
 def test_a_known_difference_is_found_and_none_in_equal_runs(tmp_path: Path) -> None:
     found = of(sweep(tmp_path, ohem=2.0, libra=-2.0, all=0.0))
     assert found.baseline == "sampler=random" and found.problems == []
-    said = dict(zip(found.compared, sentences(found), strict=True))
-    assert said.keys() == {"sampler=ohem", "sampler=libra", "sampler=all"}
-    assert (
-        "`sampler=ohem` is better than `sampler=random` with 3 seeds: +2.03" in said["sampler=ohem"]
-    )
-    assert "`sampler=libra` is worse than `sampler=random` with 3 seeds" in said["sampler=libra"]
-    assert "is not told apart from `sampler=random` with 3 seeds: +0.00" in said["sampler=all"]
-    assert "takes 3 seeds to tell a difference of 0.5 AP" in said["sampler=ohem"]
+    baseline, *told, none, needed = sentences(found)
+    assert baseline == "The baseline is `sampler=random`."
+    assert [text.partition(" AP,")[0] for text in [*told, none]] == [
+        "`sampler=libra` is worse than the baseline with 3 seeds: -1.97",
+        "`sampler=ohem` is better than the baseline with 3 seeds: +2.03",
+        "`sampler=all` is not told apart from the baseline with 3 seeds: +0.00",
+    ]
+    assert "takes 3 seeds to tell a difference of 0.5 AP" in needed
 
 
 def test_a_difference_smaller_than_the_seeds_is_none(tmp_path: Path) -> None:
     for seed, (base, own) in enumerate([(0.50, 0.53), (0.52, 0.50), (0.51, 0.53)]):
         fabricate(tmp_path / f"a{seed}", "sampler=random", f"seed={seed}", ap=base)
         fabricate(tmp_path / f"b{seed}", "sampler=ohem", f"seed={seed}", ap=own)
-    (said,) = sentences(of(tmp_path))
+    (_, said, needed) = sentences(of(tmp_path))
     # Differences 3, -2, 2: mean 1, std sqrt(7), half an interval 4.30265 sqrt(7 / 3) = 6.57.
-    assert "is not told apart from" in said and "+1.00 AP, 95 % interval -5.57 to +7.57" in said
-    assert "At the common spread (2.65) a pair alone takes 222 seeds" in said
-    assert "among" not in said
+    assert said.endswith("with 3 seeds: +1.00 AP, 95 % interval -5.57 to +7.57.")
+    tell = "takes 222 seeds to tell a difference of 0.5 AP."
+    assert needed == f"At the common spread (2.65) a pair alone {tell}"
 
 
-def test_the_seeds_needed_are_said_for_one_pair_and_for_all_methods(tmp_path: Path) -> None:
-    values = {"random": (54, 55, 54.4), "ohem": (54.1, 55.2, 54.4), "all": (20, 35, 28)}
+def with_seeds(folder: Path, **values: tuple[float, ...]) -> Path:
+    """Samplers whose runs have these AP, in percent."""
     for name, own in values.items():
         for seed, ap in enumerate(own):
-            told = (f"sampler={name}", f"seed={seed}")
-            fabricate(tmp_path / f"{name}{seed}", *told, ap=ap / 100)
-    found = of(tmp_path)
-    said = dict(zip(found.compared, sentences(found), strict=True))
-    assert "At the common spread (0.10) a pair alone" in said["sampler=ohem"]
-    # Differences -34, -20, -26.4: std 7.01.
-    assert "At the method's own spread (7.01) a pair alone" in said["sampler=all"]
-    for difference in (verdict.difference.spread for verdict in compare(found).values()):
-        alone, among = (seeds_needed(0.5, difference.std or 0.0, tests) for tests in (1, 2))
-        needed = f"takes {alone} seeds to tell a difference of 0.5 AP, among 2 methods {among}."
-        assert any(text.endswith(needed) for text in said.values())
+            fabricate(folder / f"{name}{seed}", f"sampler={name}", f"seed={seed}", ap=ap / 100)
+    return folder
+
+
+STEADY = {"random": (54, 55, 54.4), "ohem": (54.1, 55.2, 54.4), "libra": (54.0, 55.1, 54.5)}
+
+
+def test_the_seeds_needed_are_said_once_and_for_a_spread_of_its_own(tmp_path: Path) -> None:
+    found = of(with_seeds(tmp_path, **STEADY, all=(44, 56, 50)))
+    common, own = sentences(found)[-2:]
+    # Differences -10, 1, -4.4: std 5.50. The common spread has two degrees of freedom a seed.
+    verdicts = compare(found)
+    std = verdicts["sampler=ohem"].difference.spread.std or 0.0
+    seeds = (seeds_needed(0.5, std), seeds_needed(0.5, std, 3, 2))
+    tell = "seeds to tell a difference of 0.5 AP, among 3 methods"
+    assert common.endswith(f"({std:.2f}) a pair alone takes {seeds[0]} {tell} {seeds[1]}.")
+    std = verdicts["sampler=all"].difference.spread.std or 0.0
+    seeds = (seeds_needed(0.5, std), seeds_needed(0.5, std, 3))
+    said = f"At the spread of `sampler=all` (5.50) a pair alone takes {seeds[0]} {tell} {seeds[1]}."
+    assert own == said
     assert ": here `sampler=all`." in tables(found)[0].notes[0]
+
+
+def test_a_method_that_did_not_learn_is_said_to(tmp_path: Path) -> None:
+    found = of(with_seeds(tmp_path, **STEADY, all=(20, 35, 28)))
+    said = sentences(found)
+    wanted = "an AP of 27.7 where the baseline has 54.5, with 3 seeds."
+    assert f"`sampler=all` did not learn with these settings: {wanted}" in said
+    assert not any("`sampler=all`" in text for text in said[-1:])
+
+
+def test_what_the_common_spread_tells_apart_stands_beside_each_pair_s_own_test(
+    tmp_path: Path,
+) -> None:
+    found = of(with_seeds(tmp_path, **STEADY, pisa=(55.0, 56.2, 55.2)))
+    p_common, p_alone = cells(found, "Difference")["sampler=pisa"][2:4]
+    # Differences 1, 1.2, 0.8: t = 1 / (0.2 / sqrt 3), p by hand as with two degrees of freedom,
+    # times three methods; the common spread has six.
+    alone = 3 * (1 - math.sqrt(75 / 77))
+    assert p_alone == f"{alone:.3f}" and p_common == "< 0.001"
+
+
+def test_a_family_is_corrected_for_itself(tmp_path: Path) -> None:
+    for seed, noise in enumerate((0.0, 0.3, -0.2)):
+        for method, ap in {"a": 50.0, "b": 50.9, "c": 50.2, "d": 50.1}.items():
+            told = ["sampler=random"] if method == "a" else [f"sampler={method}"]
+            told += ["matched=x"] if method in "cd" else []
+            ap += noise * (method in "bd")
+            fabricate(tmp_path / f"{method}{seed}", *told, f"seed={seed}", ap=ap / 100)
+    found = of(tmp_path)
+    alone = replace(found, family="matched")
+    together, apart = compare(found), compare(alone)
+    (b, c, d) = (next(m for m in apart if f"sampler={name}" in m) for name in "bcd")
+    one = {m: v.difference.p or 0.0 for m, v in apart.items()}
+    assert together[b].p == pytest.approx(3 * one[b])
+    assert apart[b].p == pytest.approx(one[b])
+    assert sorted([apart[c].p, apart[d].p])[0] == pytest.approx(2 * min(one[c], one[d]))
+    assert "for the 1 without `matched=` and the 2 with it apart" in tables(alone)[0].notes[0]
+    assert "apart;" not in tables(found)[0].notes[0]
 
 
 def test_one_seed_says_nothing(tmp_path: Path) -> None:
     found = of(sweep(tmp_path, seeds=1, ohem=9.0))
-    assert "nothing can be said" in sentences(found)[0]
-    assert cells(found, "Difference")["sampler=ohem"] == ["+9.00", "–", "–", "–", "1"]
+    assert "nothing can be said" in sentences(found)[1]
+    assert cells(found, "Difference")["sampler=ohem"] == ["+9.00", *["–"] * 4, "1"]
     assert cells(found, "Figures")["sampler=ohem"][:2] == ["1", "59.0"]
 
 
@@ -420,17 +469,18 @@ def test_the_forest_plot_shows_the_intervals(tmp_path: Path) -> None:
     )
 
 
-def test_an_interval_of_a_spread_of_its_own_does_not_hide_the_others(tmp_path: Path) -> None:
-    for name, own in {"random": (54, 55), "ohem": (54.1, 55.2), "all": (20, 35)}.items():
-        for seed, ap in enumerate(own):
-            fabricate(tmp_path / f"{name}{seed}", f"sampler={name}", f"seed={seed}", ap=ap / 100)
-    verdicts = compare(of(tmp_path))
+def test_a_spread_of_its_own_does_not_hide_the_others(tmp_path: Path) -> None:
+    verdicts = compare(of(with_seeds(tmp_path, **STEADY, all=(20, 35, 28))))
     (axes,) = differences(verdicts, "sampler=random").axes
     low, high = axes.get_xlim()
-    wide, shared = verdicts["sampler=all"], verdicts["sampler=ohem"]
-    assert wide.interval is not None and shared.interval is not None
-    assert wide.interval[0] < 2 * low and wide.interval[1] > 2 * high
-    assert low < wide.difference.spread.mean < shared.interval[0] < shared.interval[1] < high
+    steady = [v.interval for m, v in verdicts.items() if m != "sampler=all"]
+    ends = [end for interval in steady if interval for end in interval]
+    assert low < min(ends) and max(ends) < high and high - low < 1.2 * (max(ends) - min(ends))
+    (text,) = axes.texts  # -34, -20, -26.4
+    assert text.get_text() == "← -26.8" and text.get_position() == (
+        low,
+        list(verdicts).index("sampler=all"),
+    )
 
 
 def test_curves_show_mean_and_spread_beside_the_baseline(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from experiments.report.statistics import (
     Difference,
     Spread,
     compared,
+    depends,
+    failed,
     in_blocks,
     paired,
     power,
@@ -171,6 +173,27 @@ def test_power_is_what_simulated_studies_find() -> None:
     assert found / 1000 == pytest.approx(power(1.0, 1.0, 8), abs=0.04)
 
 
+def test_a_shared_spread_takes_fewer_seeds() -> None:
+    n = seeds_needed(0.5, 0.5, tests=7, share=7)
+    critical = t.isf(0.05 / 7 / 2, 7 * (n - 1))
+    rng, found = random.Random(3), 0
+    for _ in range(1000):
+        own = [[rng.gauss(0, 0.5) for _ in range(n)] for _ in range(7)]
+        std = math.sqrt(sum(spread(values).std ** 2 for values in own) / 7)
+        found += (0.5 + spread(own[0]).mean) / (std / math.sqrt(n)) > critical
+    assert n < seeds_needed(0.5, 0.5, tests=7) and found / 1000 >= 0.77
+    assert power(0.5, 0.5, n, 0.05 / 7, 7 * (n - 1)) == pytest.approx(found / 1000, abs=0.04)
+
+
+def test_the_power_of_two_seeds_among_many_methods() -> None:
+    # Two differences m +- s: t = m / s, beyond the critical value where s is below m over it; s is
+    # |z| std / sqrt 2 of a standard normal z, and m almost the true difference.
+    critical = t.isf(0.05 / 40 / 2, 1)
+    expected = math.erf(0.5 * math.sqrt(2) / (critical * 1e-3) / math.sqrt(2))
+    assert power(0.5, 1e-3, 2, 0.05 / 40) == pytest.approx(expected, abs=0.002)
+    assert seeds_needed(0.5, 1e-4, tests=40) == 2
+
+
 def test_runs_without_spread_take_two_seeds() -> None:
     assert seeds_needed(0.5, 0.0) == seeds_needed(0.5, 1e-12) == 2
 
@@ -236,12 +259,14 @@ def minimum_of_squares(values: dict[str, dict[int, float]]) -> float:
 
 def test_a_method_that_did_not_learn_is_alone_with_its_spread() -> None:
     base, own = by_seed(50.0, 52.0, 51.0), by_seed(51.0, 52.5, 52.5)
-    failed = by_seed(33.0, 20.0, 39.0)  # mean 30.7, of two thirds of 51: 34
-    found = compared({"base": base, "own": own, "failed": failed, "other": {9: 50.0}}, "base")
+    failed_runs = by_seed(33.0, 20.0, 39.0)  # mean 30.7, of two thirds of 51: 34
+    methods = {"base": base, "own": own, "failed": failed_runs}
+    found = compared({**methods, "other": {9: 50.0}}, "base")
     assert found == {
         **in_blocks({"base": base, "own": own}, "base"),
-        "failed": paired(failed, base),
+        "failed": paired(failed_runs, base),
     }
+    assert failed({**methods, "none": {}}, "base") == {"failed"}
     poor = by_seed(34.5, 34.0, 34.5)
     together = {"base": base, "own": own, "poor": poor}
     assert compared(together, "base") == in_blocks(together, "base")
@@ -300,6 +325,46 @@ def test_equal_methods_are_told_apart_as_rarely_as_promised() -> None:
         found = verdicts(in_blocks(values, "0"))
         false += any(verdict.told_apart for verdict in found.values())
     assert 3 <= false <= 20
+
+
+def test_a_baseline_twice_as_unsteady_misleads_as_much_as_the_page_warns() -> None:
+    # Of 200 studies of equal methods, the common spread says something false in more than 5 %, each
+    # pair's own spread in no more.
+    rng, common, alone = random.Random(0), 0, 0
+    for _ in range(200):
+        values = {
+            str(m): by_seed(*(rng.gauss(0, 2 if m == 0 else 1) for _ in "123")) for m in range(9)
+        }
+        own = {m: paired(v, values["0"]) for m, v in values.items() if m != "0"}
+        common += any(v.told_apart for v in verdicts(in_blocks(values, "0")).values())
+        alone += any(v.told_apart for v in verdicts(own).values())
+    assert alone <= 15 and 15 < common <= 50
+
+
+def study_of(rng: random.Random, gains: list[float], conditions: int = 3) -> list[dict]:
+    """Under each condition runs of three methods; ``gains`` are of the last, by condition."""
+    return [
+        {m: by_seed(*(gains[c] * (m == "c") + rng.gauss(0, 1) for _ in "1234")) for m in "abc"}
+        for c in range(conditions)
+    ]
+
+
+def test_whether_differences_depend_on_the_condition_by_hand() -> None:
+    # One seed a condition leaves nothing to hold against; two: a - b is 1, 3 and 5, 7. A mean a
+    # condition (2, 6) leaves 2 + 2, one mean (4) leaves 9 + 1 + 1 + 9; halved, as of two methods.
+    # F = (10 - 2) / 1 / (2 / 2) = 8 of 1 and 2 degrees.
+    base = {0: 10.0, 1: 10.0}
+    conditions = [{"a": {0: 11.0, 1: 13.0}, "b": base}, {"a": {0: 15.0, 1: 17.0}, "b": base}]
+    assert depends(conditions) == pytest.approx(f.sf(8, 1, 2))
+    assert depends([{"a": {0: 1.0}, "b": {0: 2.0}}] * 2) is None
+    assert depends(conditions[:1]) is None
+
+
+def test_equal_gains_seldom_seem_to_depend_on_the_condition_and_unequal_ones_do() -> None:
+    rng = random.Random(0)
+    same = [depends(study_of(rng, [2.0, 2.0, 2.0])) for _ in range(300)]
+    assert 5 <= sum(p <= ALPHA for p in same) <= 27
+    assert sum(depends(study_of(rng, [0.0, 2.0, 4.0])) <= ALPHA for _ in range(50)) >= 45
 
 
 def test_many_methods_tell_apart_what_a_pair_alone_would_not() -> None:

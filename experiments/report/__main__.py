@@ -1,4 +1,5 @@
-"""``python -m experiments.report DIR [--baseline TEXT] [--out FOLDER] [--page FILE]``.
+"""``python -m experiments.report DIR [--baseline TEXT] [--family KEY] [--out FOLDER]
+[--page FILE]``.
 
 DIR is a sweep's folder, or a runs.csv that the report of one wrote. Writes report.md, report.html
 (which needs no other file) and its figures to DIR/report, or beside the CSV. From a folder it also
@@ -33,6 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
     parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
+    parser.add_argument(
+        "--family", metavar="KEY", help="correct the methods told KEY=... and the others apart"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     parser.add_argument("--page", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -42,10 +46,12 @@ def main() -> None:
     out = options.out or (source / "report" if source.is_dir() else source.parent)
     of = _of_folder if source.is_dir() else _of_csv
     try:
-        found = of(source, options.baseline, out)
+        found = replace(of(source, options.baseline, out), family=options.family)
     except LookupError as error:
         raise SystemExit(str(error)) from error
     _write(found, out)
+    if options.page and not found.compared:
+        raise SystemExit(f"{source}: nothing is compared, so {options.page} stays as it is")
     if options.page:
         first = markdown.markdown(tables(found)[0]) + "\n"
         put(first, (out / RUNS).as_posix(), options.page)

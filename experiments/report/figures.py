@@ -37,29 +37,41 @@ def figures(study: Study) -> dict[str, bytes]:
 def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
     """A forest plot: each method's mean difference with its interval, and zero.
 
-    Intervals of a method's own spread, which may be very wide, run out of the picture.
+    It is as wide as the methods of the common spread take; of another, what lies outside runs out
+    of the picture, and a mean that does stands at its edge.
     """
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(verdicts)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
+    low, high = _width(verdicts)
     for row, verdict in enumerate(verdicts.values()):
         mean, colour = verdict.difference.spread.mean, _colour(verdict)
+        if not low <= mean <= high:
+            left = mean < low
+            place, side = (low, "left") if left else (high, "right")
+            text = f"\N{LEFTWARDS ARROW} {mean:.1f}" if left else f"{mean:.1f} \N{RIGHTWARDS ARROW}"
+            axes.text(place, row, text, color=colour, ha=side, va="center", **STYLE)
+            continue
         if verdict.interval is not None:
             axes.plot(verdict.interval, [row, row], color=colour, linewidth=2)
         one_seed = verdict.interval is None
         axes.plot(mean, row, "o", color=colour, markerfacecolor="white" if one_seed else colour)
-    shared = [v.interval for v in verdicts.values() if v.interval and v.difference.common]
-    if shared:
-        means = [verdict.difference.spread.mean for verdict in verdicts.values()]
-        ends = [0.0, *means, *(end for interval in shared for end in interval)]
-        margin = 0.05 * (max(ends) - min(ends)) or 1.0
-        axes.set_xlim(min(ends) - margin, max(ends) + margin)
+    axes.set_xlim(low, high)
     axes.set_yticks(range(len(verdicts)), map(_wrapped, verdicts), **STYLE)
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.set_xlabel(f"difference in AP (percent) to {baseline}", **STYLE)
     axes.grid(axis="x", alpha=0.3)
     plain(axes)
     return figure
+
+
+def _width(verdicts: Mapping[str, Verdict]) -> tuple[float, float]:
+    """Of zero and the methods of the common spread; of all where none has it."""
+    chosen = [v for v in verdicts.values() if v.difference.common] or list(verdicts.values())
+    ends = [0.0, *(v.difference.spread.mean for v in chosen)]
+    ends += [end for v in chosen for end in v.interval or ()]
+    margin = 0.05 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
 
 
 def _wrapped(method: str) -> str:

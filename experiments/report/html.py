@@ -32,7 +32,7 @@ CAPTIONS = {
     "differences": (
         "Differences",
         "Mean difference to the baseline with its interval; blue is better, red worse, grey not "
-        "told apart, hollow one seed.",
+        "told apart, hollow one seed; an arrow points to a mean outside of the picture.",
     ),
     "curves": (
         "Learning curves",

@@ -7,8 +7,10 @@ normal around zero. Units are the caller's; the report has AP in percent.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -102,35 +104,49 @@ def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     return _tested(found, found.n - 1)
 
 
-def in_blocks(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
+def in_blocks(
+    methods: Mapping[str, Mapping[int, float]], baseline: str, apart: Collection[str] = ()
+) -> dict[str, Difference]:
     """The difference of each method to the baseline, with one spread for all that are ``steady``.
 
     Randomised blocks (Fisher 1935): a value is the mean of its method, plus what all methods of
     one seed share, plus an error of the same spread for all. The errors are what least squares
     leave of all runs, so few seeds tell more apart than each pair alone would, if the methods are
-    about equally steady. A method that is not is ``paired``, and all are where the baseline is not.
-    A method with one seed in common with the baseline is not tested.
+    about equally steady. A method that is not, or is ``apart``, is ``paired``, and all are where
+    the baseline is not. A method with one seed in common with the baseline is not tested.
 
     Args:
-        methods: method -> seed -> value, the baseline's among them.
+        methods: method -> seed -> value; those that share no seed with the baseline are left out.
 
     Raises:
-        ValueError: a method that has no seed in common with the baseline.
+        KeyError: the baseline is none of them.
     """
-    together = steady(methods)
+    base = methods[baseline]
+    shared = {method: own for method, own in methods.items() if own.keys() & base.keys()}
+    together = steady({method: own for method, own in shared.items() if method not in apart})
     squares, freedom = _left_over(together)
     std = math.sqrt(2 * squares / freedom) if freedom else None
     found = {}
-    for method, own in methods.items():
+    for method, own in shared.items():
         if method == baseline:
             continue
         if not {method, baseline} <= together.keys():
-            found[method] = paired(own, methods[baseline])
+            found[method] = paired(own, base)
             continue
-        values = _differences(own, methods[baseline])
+        values = _differences(own, base)
         pooled = Spread(spread(values).mean, std if len(values) > 1 else None, len(values))
         found[method] = _tested(pooled, freedom, common=True)
     return found
+
+
+def failed(methods: Mapping[str, Mapping[int, float]], baseline: str) -> set[str]:
+    """The methods that did not learn: their mean is below ``LEARNT`` of the baseline's.
+
+    Their runs tend to differ much more than others', which few methods are too few to show, and
+    would hide what those differ by, so they are ``apart``.
+    """
+    least = LEARNT * fmean(methods[baseline].values()) if methods[baseline] else 0.0
+    return {method for method, own in methods.items() if own and fmean(own.values()) < least}
 
 
 def steady(methods: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int, float]]:
@@ -161,28 +177,34 @@ def _chance(methods: Mapping[str, Mapping[int, float]], method: str) -> float:
 
 
 def compared(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
-    """The difference of each method that shares a seed with the baseline, ``in_blocks``.
+    """``in_blocks``, those that ``failed`` apart."""
+    return in_blocks(methods, baseline, failed(methods, baseline))
 
-    A method that did not learn (its mean is below ``LEARNT`` of the baseline's) is ``paired``: its
-    runs tend to differ much more than others', which few methods are too few to show, and would
-    hide what those differ by.
+
+def depends(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float | None:
+    """p that methods' differences are the same under all conditions, in 0..1; None if it cannot
+    be said.
+
+    Analysis of variance (Fisher 1925): what a mean a method and condition leaves of all runs, in
+    blocks of a seed and condition, is less than what a mean a method leaves. Over their degrees of
+    freedom, the squares saved and those left follow F where methods and conditions do not interact.
 
     Args:
-        methods: method -> seed -> value above 0, the baseline's among them.
+        conditions: of each, method -> seed -> value; of the same methods, about equally steady.
     """
-    base = methods[baseline]
-    shared = {method: own for method, own in methods.items() if own.keys() & base.keys()}
-    least = LEARNT * spread(list(base.values())).mean if base else 0.0
-    learnt = {m: own for m, own in shared.items() if spread(list(own.values())).mean >= least}
-    together = in_blocks(learnt, baseline) if learnt else {}
-    return {
-        method: together[method] if method in learnt else paired(own, base)
-        for method, own in shared.items()
-        if method != baseline
-    }
+    pooled: dict[str, dict[Any, float]] = defaultdict(dict)
+    for place, methods in enumerate(conditions):
+        for method, own in methods.items():
+            pooled[method] |= {(place, seed): value for seed, value in own.items()}
+    squares, freedom = _left_over(pooled)
+    apart = [_left_over(methods) for methods in conditions]
+    least, free = math.fsum(s for s, _ in apart), sum(n for _, n in apart)
+    if free == 0 or freedom == free or least == 0:
+        return None
+    return float(f.sf((squares - least) / (freedom - free) / (least / free), freedom - free, free))
 
 
-def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:
+def _left_over(methods: Mapping[str, Mapping[Any, float]]) -> tuple[float, int]:
     """Sum of squares that methods and seeds do not explain, and its degrees of freedom."""
     seeds = sorted(set().union(*methods.values()))
     cells = [(row, seed) for row, values in enumerate(methods.values()) for seed in values]
@@ -237,27 +259,33 @@ def verdicts(differences: Mapping[Key, Difference]) -> dict[Key, Verdict]:
     return found
 
 
-def power(difference: float, std: float, n: int, alpha: float = ALPHA) -> float:
+def power(
+    difference: float, std: float, n: int, alpha: float = ALPHA, freedom: int | None = None
+) -> float:
     """Chance in 0..1 that a paired t test of n seeds at ``alpha`` finds a true difference.
 
     Args:
         std: of the differences between seeds, above 0.
         n: at least 2.
+        freedom: degrees of freedom of the spread; n - 1 by default.
     """
-    critical = t.isf(alpha / 2, n - 1)
+    freedom = n - 1 if freedom is None else freedom
+    critical = t.isf(alpha / 2, freedom)
     # Past these shifts the tails are 1 and below 1e-8, and scipy's sums give NaN.
     shift = abs(difference) / std * math.sqrt(n)
-    right = nct.sf(critical, n - 1, min(shift, 50.0))
-    wrong = nct.cdf(-critical, n - 1, min(shift, 5.0))  # told apart, with the wrong sign
+    right = nct.sf(critical, freedom, min(shift, 10 * critical + 10))
+    wrong = nct.cdf(-critical, freedom, min(shift, 5.0))  # told apart, with the wrong sign
     return float(right + wrong)
 
 
-def seeds_needed(difference: float, std: float, tests: int = 1) -> int:
+def seeds_needed(difference: float, std: float, tests: int = 1, share: int = 1) -> int:
     """The fewest seeds with which a true difference is found with a chance of ``POWER``.
 
     Args:
         std: of the differences between seeds.
         tests: it is held against ``ALPHA`` over so many, as the first of Holm's procedure is.
+        share: methods beside the baseline that ``std`` is of, so the degrees of freedom that each
+            seed but the first adds.
     """
     alpha = ALPHA / tests
     if std == 0:
@@ -265,6 +293,6 @@ def seeds_needed(difference: float, std: float, tests: int = 1) -> int:
     # A test that knew the spread would need this many; a t test needs more.
     known = (norm.isf(alpha / 2) + norm.isf(1 - POWER)) * std / abs(difference)
     n = max(2, math.floor(known**2))
-    while power(difference, std, n, alpha) < POWER:
+    while power(difference, std, n, alpha, share * (n - 1)) < POWER:
         n += 1
     return n

@@ -43,12 +43,14 @@ class Study:
         problems: a sentence for every run that is left out, every seed and baseline missing, for
             runs without usable detections, and for what they were made with that differs.
         images: how far the images decide a method's difference to the baseline, where it is known.
+        family: a term's key; the methods that have it are held against each other alone.
     """
 
     methods: Mapping[str, Mapping[int, Run]]
     baseline: str | None
     problems: Sequence[str]
     images: Mapping[str, Interval] = field(default_factory=dict)
+    family: str | None = None
 
     def values(self, method: str, figure: str) -> dict[int, float]:
         """A method's figure by seed, as a percentage; NaN where there is none."""
@@ -82,20 +84,25 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
     return replace(found, problems=[*found.problems, *made_apart(usable)])
 
 
-def usable_runs(
-    runs: Sequence[Run], problems: list[str], may_differ: Sequence[str] = ()
-) -> list[Run]:
-    """The finished runs of the usual conditions, but for keys that ``may_differ``; a run's method
-    keeps the terms that are not the same in all of them."""
+def usable_runs(runs: Sequence[Run], problems: list[str], keys: Sequence[str] = ()) -> list[Run]:
+    """The finished runs of the usual conditions, but for ``keys`` that may differ; a run's method
+    keeps the terms that are not the same in all runs of the same values of these."""
 
     def must_agree(key: str) -> bool:
-        return is_condition(key) and key not in may_differ
+        return is_condition(key) and key not in keys
 
     found = _agreeing(_finished(runs, problems), must_agree, "most runs", problems)
-    shared = set.intersection(*(set(run.method.items()) for run in found)) if found else set()
-    if all(shared == set(run.method.items()) for run in found):
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in found:
+        groups[json.dumps([run.settings.get(key) for key in keys])].append(run)
+    shared = {
+        key
+        for key in set().union(*(run.method for run in found))
+        if all(len({run.method.get(key) for run in group}) == 1 for group in groups.values())
+    }
+    own = [{k: v for k, v in run.method.items() if k not in shared} for run in found]
+    if not any(own):
         return found  # one method, which keeps all that it was told
-    own = ({k: v for k, v in run.method.items() if (k, v) not in shared} for run in found)
     return [replace(run, method=method) for run, method in zip(found, own, strict=True)]
 
 
@@ -129,15 +136,16 @@ def _finished(runs: Sequence[Run], problems: list[str]) -> list[Run]:
     for run in runs:
         if run.status != "COMPLETED":
             reason = f" ({' '.join(run.error.split())})" if run.error else ""
-            problems.append(f"{_named(run)} {ENDS[run.status]}{reason}: left out.")
+            problems.append(f"{named_run(run)} {ENDS[run.status]}{reason}: left out.")
         elif math.isnan(run.figures.get("AP", math.nan)):
-            problems.append(f"{_named(run)} has no AP: left out.")
+            problems.append(f"{named_run(run)} has no AP: left out.")
         else:
             found.append(run)
     return found
 
 
-def _named(run: Run) -> str:
+def named_run(run: Run) -> str:
+    """Its folder, method and seed."""
     what = shlex.join(f"{key}={value}" for key, value in run.method.items())
     seed = [] if run.seed is None else [f"seed {run.seed}"]
     details = ", ".join([*([f"`{what}`"] if what else []), *seed])
@@ -160,7 +168,7 @@ def _agreeing(
         if kind(run) != usual_kind:
             own = json.loads(kind(run))
             problems.append(
-                f"{_named(run)} has other settings: {_unlike(own, usual, whose)}; left out."
+                f"{named_run(run)} has other settings: {_unlike(own, usual, whose)}; left out."
             )
     return [run for run in runs if kind(run) == usual_kind]
 
@@ -178,7 +186,7 @@ def _seeds(runs: Sequence[Run], problems: list[str]) -> dict[int, Run]:
         assert run.seed is not None
         if run.seed in found:
             first = found[run.seed].name
-            problems.append(f"{_named(run)} repeats run `{first}`, which counts: left out.")
+            problems.append(f"{named_run(run)} repeats run `{first}`, which counts: left out.")
         else:
             found[run.seed] = run
     return dict(sorted(found.items()))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import CLASS, COST, LOSS, MADE, METRICS, Run
+from experiments.report.runs import CLASS, COST, LOSS, MADE, METRICS, Run, terms
 from experiments.report.statistics import (
     ALPHA,
     LEARNT,
@@ -15,6 +15,7 @@ from experiments.report.statistics import (
     Spread,
     Verdict,
     compared,
+    failed,
     paired,
     spread,
     verdicts,
@@ -42,12 +43,39 @@ class Table:
 
 def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method that shares a seed with the baseline."""
-    return verdicts(differences(study))
+    return _held(study, differences(study))
+
+
+def _held(study: Study, found: Mapping[str, Difference]) -> dict[str, Verdict]:
+    """By Holm's correction, which a family has for itself."""
+    families = [
+        verdicts({m: d for m, d in found.items() if in_family(study, m) == own})
+        for own in (False, True)
+    ]
+    together = families[0] | families[1]
+    return {method: together[method] for method in found}
+
+
+def in_family(study: Study, method: str) -> bool:
+    """Whether a method belongs to the family that is corrected for itself."""
+    return study.family is not None and study.family in terms(method)
 
 
 def differences(study: Study) -> dict[str, Difference]:
     """In AP, in percent, of every method that shares a seed with the baseline."""
     return {} if study.baseline is None else compared(_values(study), study.baseline)
+
+
+def by_themselves(study: Study) -> dict[str, Verdict]:
+    """As ``compare``, each method with the spread of its own differences."""
+    values, base = _values(study), study.baseline or ""
+    found = {m: paired(values[m], values[base]) for m in study.compared if study.pairs(m)}
+    return _held(study, found)
+
+
+def not_learnt(study: Study) -> set[str]:
+    """The methods that did not learn, next to the baseline."""
+    return failed(_values(study), study.baseline) if study.baseline else set()
 
 
 def _values(study: Study) -> dict[str, dict[int, float]]:
@@ -58,22 +86,23 @@ def tables(study: Study) -> list[Table]:
     """All tables of a study."""
     differences = [_differences(study)] if study.compared else []
     errors = [_errors(study)] if costs(study) else []
-    scale = [_scale(study)] if study.compared and _names(study, LOSS) else []
+    scale = [_scale(study)] if study.compared and figures_named(_runs(study), LOSS) else []
     return [*differences, _overall(study), _per_class(study), *errors, *scale, _cost(study)]
 
 
 def costs(study: Study) -> list[str]:
     """The names of the figures of what errors cost, where any run has them."""
     values = {
-        n: [run.figures.get(n, math.nan) for run in _runs(study)] for n in _names(study, COST)
+        n: [run.figures.get(n, math.nan) for run in _runs(study)]
+        for n in figures_named(_runs(study), COST)
     }
     return [name for name, found in values.items() if not all(map(math.isnan, found))]
 
 
-def _names(study: Study, prefix: str) -> list[str]:
+def figures_named(runs: Sequence[Run], prefix: str) -> list[str]:
     """Of the figures of any run that begin so."""
-    names = dict.fromkeys(name for run in _runs(study) for name in run.figures)
-    return [name for name in names if name.startswith(prefix)]
+    found = dict.fromkeys(name for run in runs for name in run.figures)
+    return [name for name in found if name.startswith(prefix)]
 
 
 def _runs(study: Study) -> list[Run]:
@@ -93,21 +122,26 @@ def percent_range(low: float, high: float) -> str:
 
 
 def _differences(study: Study) -> Table:
-    columns = ["method", "difference in AP", "interval", "p (Holm)", "spread", "seeds"]
-    found = compare(study)
-    rows = [_difference_row(study, method, verdict) for method, verdict in found.items()]
+    columns = ["method", "difference in AP", "interval", "p (Holm)", "p alone", "spread", "seeds"]
+    found, alone = compare(study), by_themselves(study)
+    rows = [_difference_row(method, verdict, alone[method]) for method, verdict in found.items()]
     notes = [
         "Differences are paired by seed: runs of one seed share initial weights, images, their "
         "order and augmentation. Intervals and p are Student's t for the mean of the differences, "
         f"with one standard deviation for all methods{_pooled(found)}: that of randomised blocks. "
-        f"Outside of it, with a spread of its own, is {ALONE}{_alone(found)}. The column spread "
-        "has each method's own. Holm's correction for the number of methods keeps the chance of "
-        f"telling any apart that does not differ at {100 * ALPHA:.0f} %; each interval has the "
-        "level of its method's step of that procedure, so it leaves zero out exactly where the "
-        "method is told apart: an interval of that method, not of all together. "
-        f"The seeds needed are those of a paired t test at {100 * ALPHA:.0f} %, or at that over "
-        "the number of methods as the first of them is held, that finds the difference with a "
-        f"chance of {100 * POWER:.0f} %, from a spread that few seeds give only roughly.",
+        f"Outside of it, with a spread of its own, is {ALONE}{_alone(found)}. Holm's correction "
+        "for the number of methods keeps the chance of telling any apart that does not differ at "
+        f"{100 * ALPHA:.0f} %{_families(study, found)}; each interval has the level of its "
+        "method's step of that procedure, so it leaves zero out exactly where the method is told "
+        "apart: an interval of that method, not of all together.",
+        "That holds for methods that are about equally steady. Where they are not, the baseline "
+        "above all, the common spread tells apart more often. The column p alone needs nothing of "
+        "the kind: it is Holm's of each pair's own t test, from the spread of its own differences "
+        "(the column spread), which with few seeds finds only what is very large.",
+        f"The seeds needed are those of a paired t test at {100 * ALPHA:.0f} %, or of the common "
+        "spread at that over the number of methods as the first of them is held, that finds the "
+        f"difference with a chance of {100 * POWER:.0f} %, from a spread that few seeds give only "
+        "roughly.",
     ]
     if study.images:
         columns.append("one pair, over images")
@@ -120,6 +154,13 @@ def _differences(study: Study) -> Table:
             "where the two runs have no detections of the same images."
         )
     return Table(f"Difference to {study.baseline}", columns, rows, notes)
+
+
+def _families(study: Study, found: Mapping[str, Verdict]) -> str:
+    own = sum(in_family(study, method) for method in found)
+    if not own:
+        return ""
+    return f", for the {len(found) - own} without `{study.family}=` and the {own} with it apart"
 
 
 def _pooled(found: Mapping[str, Verdict]) -> str:
@@ -140,15 +181,19 @@ def _image_cell(images: Interval | None) -> str:
     return f"{percent_range(images.low, images.high)} (seed {images.seed})"
 
 
-def _difference_row(study: Study, method: str, verdict: Verdict) -> list[str]:
-    values = _values(study)
-    own = paired(values[method], values[study.baseline or ""]).spread
+def _difference_row(method: str, verdict: Verdict, alone: Verdict) -> list[str]:
+    own = alone.difference.spread
     first = [method, f"{own.mean:+z.2f}"]
-    if own.std is None or verdict.p is None:
-        return [*first, NONE, NONE, NONE, str(own.n)]
-    p = "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
+    if own.std is None or verdict.p is None or alone.p is None:
+        return [*first, NONE, NONE, NONE, NONE, str(own.n)]
     level, between = interval(verdict)
-    return [*first, f"{between} ({level})", p, f"{own.std:.2f}", str(own.n)]
+    p = [chance(verdict.p), chance(alone.p)]
+    return [*first, f"{between} ({level})", *p, f"{own.std:.2f}", str(own.n)]
+
+
+def chance(p: float) -> str:
+    """A p in three digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _overall(study: Study) -> Table:
@@ -161,7 +206,7 @@ def _overall(study: Study) -> Table:
 
 
 def _per_class(study: Study) -> Table:
-    names = _names(study, CLASS)
+    names = figures_named(_runs(study), CLASS)
     columns = ["method", "seeds", *(name.removeprefix(CLASS) for name in names)]
     return Table("AP by class", columns, [_figures(study, m, names) for m in study.methods])
 
@@ -183,7 +228,7 @@ def _errors(study: Study) -> Table:
 
 
 def _scale(study: Study) -> Table:
-    names = _names(study, LOSS)
+    names = figures_named(_runs(study), LOSS)
     rows = [
         [
             method,

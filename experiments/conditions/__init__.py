@@ -1,0 +1,1 @@
+"""Where a method pays: ``python -m experiments.conditions DIR --by KEY``."""

@@ -1,0 +1,77 @@
+"""A map as plain sentences."""
+
+from collections.abc import Sequence
+
+from experiments.conditions.map import Condition, Map
+from experiments.conditions.tables import ALL, ends, label
+from experiments.report.statistics import ALPHA
+from experiments.report.tables import chance, interval
+
+
+def sentences(found: Map) -> list[str]:
+    """Of each method: over all conditions, and under which it is told apart from the baseline."""
+    said = []
+    for method in found.methods:
+        own = {c: v for (c, name), v in found.verdicts.items() if name == method}
+        own = {condition: verdict for condition, verdict in own.items() if verdict.p is not None}
+        if not own:
+            said.append(f"`{method}` has one seed: nothing can be said.")
+            continue
+        better = [c for c, v in own.items() if v.told_apart and v.difference.spread.mean > 0]
+        worse = [c for c, v in own.items() if v.told_apart and c not in better]
+        parts = [f"better at {_listed(found, better)}"] if better else []
+        parts += [f"worse at {_listed(found, worse)}"] if worse else []
+        rest = len(own) - len(better) - len(worse)
+        parts += [f"not told apart at {rest} of {len(own)} conditions"] if rest else []
+        first = _over_all(found, method)
+        said.append(f"`{method}` is {first}{', '.join(parts)}.")
+    return said + _changed(found)
+
+
+def _changed(found: Map) -> list[str]:
+    tested = {key: v for key, v in found.changes.items() if v.p is not None}
+    said = []
+    for (place, method), verdict in tested.items():
+        if verdict.told_apart:
+            key, (first, last) = found.keys[place], ends(found, place)
+            mean = verdict.difference.spread.mean
+            how = "more" if mean > 0 else "less"
+            said.append(f"`{method}` gains {how} at {key}={last} than at {first}: {mean:+.1f} AP.")
+    none = "No method's difference is told apart between the ends of an axis."
+    return (said or ([none] if tested else [])) + _depends(found)
+
+
+def _depends(found: Map) -> list[str]:
+    if found.depends is None:
+        return []
+    without = [f"`{m}`" for m, v in found.overall.items() if not v.difference.common]
+    but = f", {' and '.join(without)} not among them" if without else ""
+    how = "do" if found.depends <= ALPHA else "are not shown to"
+    return [
+        f"The methods' differences {how} depend on the condition (analysis of variance of all "
+        f"methods and conditions together{but}: p {_chance(found.depends)})."
+    ]
+
+
+def _over_all(found: Map, method: str) -> str:
+    verdict = found.overall.get(method)
+    if verdict is None or verdict.p is None:
+        return ""
+    mean = verdict.difference.spread.mean
+    how = ("better" if mean > 0 else "worse") if verdict.told_apart else "not told apart"
+    level, between = interval(verdict)
+    alone = found.alone[method].p
+    assert alone is not None
+    return (
+        f"{how} over {ALL} ({mean:+.2f} AP, {level} interval {between}, p {_chance(verdict.p)}; "
+        f"by the spread of its own seeds alone p {_chance(alone)}); "
+    )
+
+
+def _chance(p: float) -> str:
+    text = chance(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _listed(found: Map, conditions: Sequence[Condition]) -> str:
+    return " and ".join(label(found, condition) for condition in conditions)

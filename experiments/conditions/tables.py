@@ -1,0 +1,138 @@
+"""A map as tables, and its conditions by name."""
+
+from collections.abc import Sequence
+
+from experiments.conditions.map import Condition, Map, means, name
+from experiments.report.runs import LOSS
+from experiments.report.statistics import ALPHA, Difference, Verdict
+from experiments.report.tables import ALONE, NONE, Table, figures_named, mean_of, ratios
+
+ALL = "all conditions"
+
+
+def table(found: Map) -> Table:
+    """Row by method, column by condition: the baseline's AP, then differences to it."""
+    beside = [c for axis in found.axes for c in axis if c != found.centre]
+    conditions = [found.centre, *beside]
+    own = list(means(found.studies)[found.baseline].values())
+    base = [own, *(found.values(c, found.baseline) for c in conditions)]
+    rows = [[found.baseline, *map(mean_of, base)]]
+    for method in found.methods:
+        by_condition = [found.verdicts.get((c, method)) for c in conditions]
+        rows.append([method, *map(_cell, [found.overall.get(method), *by_condition])])
+    return Table(
+        "Where a method pays",
+        ["method", ALL, *(label(found, c) for c in conditions)],
+        rows,
+        _notes(found),
+    )
+
+
+def changes(found: Map) -> Table:
+    """Row by method, column by axis: how the difference changes from its first to its last."""
+    places = sorted({place for place, _ in found.changes})
+    columns = [f"{found.keys[p]}: {ends(found, p)[0]} to {ends(found, p)[1]}" for p in places]
+    rows = [
+        [method, *(_between(found.changes.get((place, method))) for place in places)]
+        for method in found.methods
+    ]
+    notes = [
+        f"The difference in AP to `{found.baseline}` at the last value less that at the first, "
+        "paired by seed, with its interval: whether a method pays more there. Spread and "
+        f"correction as above, for all {len(found.changes)} changes together."
+    ]
+    return Table("Where a method pays more", ["method", *columns], rows, notes)
+
+
+def scale(found: Map) -> Table:
+    """Row by method, column by loss term: its mean over the runs, times the baseline's."""
+    terms = figures_named(found.runs, LOSS)
+    rows = [[m, *(mean_of(_ratios(found, m, n), 2) for n in terms)] for m in found.methods]
+    notes = [
+        f"Each loss term's mean over a run, times that of `{found.baseline}` of the same condition "
+        "and seed: mean ± standard deviation over all of these. A method that changes it changes "
+        "how fast that part of the network learns, beside what it is meant to change."
+    ]
+    columns = ["method", *(term.removeprefix(LOSS) for term in terms)]
+    return Table("Scale of the losses", columns, rows, notes)
+
+
+def _ratios(found: Map, method: str, name: str) -> list[float]:
+    under = [study for study in found.studies.values() if method in study.methods]
+    pairs = [(s.values(method, name), s.values(found.baseline, name)) for s in under]
+    return [ratio for own, base in pairs for ratio in ratios(own, base)]
+
+
+def ends(found: Map, place: int) -> tuple[str, str]:
+    """The first and the last value of an axis."""
+    axis = found.axes[place]
+    return axis[0][place], axis[-1][place]
+
+
+def _between(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.interval is None:
+        return _cell(verdict)
+    low, high = verdict.interval
+    return f"{_cell(verdict)} ({low:+.1f} to {high:+.1f})"
+
+
+def _cell(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return NONE
+    mean = f"{verdict.difference.spread.mean:+.1f}"
+    return f"**{mean}**" if verdict.told_apart else mean
+
+
+def label(found: Map, condition: Condition) -> str:
+    """Where it is not the centre's: ``data.clutter=0``."""
+    unlike = [place for place, value in enumerate(found.centre) if condition[place] != value]
+    return ", ".join(f"{found.keys[i]}={condition[i]}" for i in unlike) or "the centre"
+
+
+def _notes(found: Map) -> list[str]:
+    tested = [v.difference for v in found.verdicts.values() if v.difference.spread.std is not None]
+    seeds = {len(found.values(c, found.baseline)) for c in found.studies}
+    number = " or ".join(str(n) for n in sorted(seeds))
+    first = (
+        f"AP in percent: of `{found.baseline}` the mean over {number} seed(s) ± their standard "
+        f"deviation, of the others the mean difference to it, paired by seed. The centre is "
+        f"`{name(found.keys, found.centre)}`; the other columns differ from it in one setting."
+    )
+    if not tested:
+        return [first, "One seed does not show how much seeds differ: nothing is told apart."]
+    return [
+        first,
+        f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all {len(tested)} "
+        f"differences by condition together (Holm){_least(tested)}. The column {ALL} has the mean "
+        "over the conditions seed by seed, and is a comparison of its own: its spread, and "
+        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_alone(found)}",
+    ]
+
+
+def _least(tested: Sequence[Difference]) -> str:
+    """How large a difference has to be."""
+    common = [difference for difference in tested if difference.common]
+    if not common:
+        return ""
+    intervals = [difference.interval(1 - ALPHA / len(tested)) for difference in common]
+    least = [(high - low) / 2 for low, high in intervals]
+    stds = [difference.spread.std or 0.0 for difference in common]
+    freedom = max(difference.freedom for difference in common)
+    return (
+        f", of which the first has to be {min(least):.1f} to {max(least):.1f} AP, by condition; "
+        "what is smaller is not shown to be none. The difference of two runs of one seed has a "
+        f"standard deviation of {min(stds):.1f} to {max(stds):.1f} by condition, that of "
+        f"randomised blocks with up to {freedom} degrees of freedom: of all runs of the condition"
+    )
+
+
+def _alone(found: Map) -> str:
+    """Which differences have a spread of their own."""
+    cells = [(ALL, method, v) for method, v in found.overall.items()]
+    cells += [(label(found, c), method, v) for (c, method), v in found.verdicts.items()]
+    cells += [(f"along {found.keys[p]}", m, v) for (p, m), v in found.changes.items()]
+    alone = [(where, m) for where, m, v in cells if v.p is not None and not v.difference.common]
+    if not alone:
+        return ""
+    named = ", ".join(f"`{method}` ({where})" for where, method in alone)
+    return f" Outside of the common spread, with a spread of its own, is {ALONE}: here {named}."
