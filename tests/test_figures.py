@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from small import OPTIONS, batch, quick
 from tiny import SMALL, call, small_network, voc
@@ -102,6 +103,155 @@ def test_gradient_harmony_by_hand() -> None:
     assert_close(centres[[0, 29]], torch.tensor([1 / 60, 59 / 60]))
     beta = harmony(counts)
     assert_close(beta[[0, 1, 29]], torch.tensor([3 / 60, 0, 3 / 30]))
+
+
+def hand_made(
+    labels: list[int], picks: dict[str, list[float]] | None = None, **known: list
+) -> Seen:
+    """Candidates of these labels; of what is not told, the most ordinary."""
+    zeros, whole = torch.zeros(len(labels)), torch.zeros(len(labels), dtype=torch.int64)
+    usual = {
+        "ious": zeros,
+        "image": whole,
+        "level": whole,
+        "right": zeros[:, None] + 0.5,
+        "loss": zeros,
+        "errors": torch.zeros(sum(label > 0 for label in labels), 4),
+    }
+    told = {name: torch.tensor(value) for name, value in {"labels": labels, **known}.items()}
+    weights = {name: torch.tensor(value) for name, value in (picks or {}).items()}
+    return Seen(**usual | told, picks=weights)
+
+
+def lines(axes: Axes) -> dict[str, tuple[Tensor, Tensor]]:
+    """Places and heights of each line by its name."""
+    return {
+        line.get_label(): tuple(torch.as_tensor(values).double() for values in line.get_data())
+        for line in axes.lines
+    }
+
+
+def heights(axes: Axes, *rows: int) -> dict[str, list[float]]:
+    """Of each line at some of its points."""
+    return {name: [y[row].item() for row in rows] for name, (_, y) in lines(axes).items()}
+
+
+def about(expected: dict[str, list[float]]) -> dict[str, Any]:
+    """Equal but for rounding in the fifth digit."""
+    return {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}
+
+
+def test_the_line_of_a_focal_loss_by_hand() -> None:
+    # (1 - p)^gamma -log p at p = 1/4 and 1/2, in ln 2: 2 (3/4)^gamma and (1/2)^gamma.
+    one = hand_made([0, 1, 0, 2, 0], right=[[0.5], [0.5], [0.5], [0.25], [0.5]])
+    positives, negatives = losses.focal_loss({"rpn": one}).axes[:2]
+    shares = {
+        "γ = 0": 2 / (2 + 1),
+        "γ = 0.5": 3**0.5 / (3**0.5 + 0.5**0.5),
+        "γ = 1": 1.5 / (1.5 + 0.5),
+        "γ = 2": 1.125 / (1.125 + 0.25),
+    }
+    assert heights(positives, 0, 1) == about({name: [s, 1] for name, s in shares.items()})
+    assert heights(negatives, 0, 1, 2) == about({name: [1 / 3, 2 / 3, 1] for name in shares})
+    assert lines(negatives)["γ = 0"][0].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+# Of 30 bins those of 0.05 and 0.75, which are the centres of the second and the 23rd.
+LOW, HIGH = 1, 22
+
+
+def test_gradient_norms_by_hand() -> None:
+    # Two candidates with two classes each: 1 - p is 0.05 three times and 0.75 once.
+    one = hand_made([1, 0], right=[[0.95, 0.95], [0.95, 0.25]])
+    number, slope, both = losses.gradients({"rcnn": one}).axes
+    (place, share), *_ = lines(number).values()
+    assert place[[LOW, HIGH]].tolist() == pytest.approx([0.05, 0.75])
+    assert share[[LOW, HIGH]].tolist() == [0.75, 0.25] and share[0] == share[LOW + 1] < 1e-6
+    # Focal loss, appendix B: (1 - p)^2 (1 - p - 2 p log p). GHM: g N / GD, GD = 30 count.
+    expected = {
+        "cross entropy": [0.05, 0.75],
+        "focal, γ = 2": [
+            0.05**2 * (0.05 - 1.9 * math.log(0.95)),
+            0.75**2 * (0.75 - 0.5 * math.log(0.25)),
+        ],
+        "GHM-C": [0.05 * 4 / 90, 0.75 * 4 / 30],
+    }
+    assert heights(slope, LOW, HIGH) == about(expected)
+    parts = {name: [0.75 * low, 0.25 * high] for name, (low, high) in expected.items()}
+    assert heights(both, LOW, HIGH) == about(parts)
+
+
+def test_gradient_norms_of_boxes_by_hand() -> None:
+    # |d| = mu has the norm 1 / sqrt(2), in bin 21 of 30, and mu / 4 has 1 / sqrt(17), in bin 7.
+    one = hand_made([0, 1], errors=[[0.02, -0.02, 0.005, 0.02]])
+    number, slope, _ = losses.box_gradients({"rpn": one}).axes
+    (_, share), *_ = lines(number).values()
+    assert share[[7, 21]].tolist() == [0.25, 0.75]
+    assert heights(slope, 7, 21)["GHM-R"] == pytest.approx([15 / 60 * 4 / 30, 43 / 60 * 4 / 90])
+    # At each centre smooth L1 has the slope d / beta of the d whose gradient under ASL1 it is.
+    centres, under_smooth_l1 = lines(slope)["smooth L1, β = 1/9"]
+    error = under_smooth_l1 / 9
+    assert_close(error / (error**2 + 0.02**2).sqrt(), centres, rtol=1e-5, atol=0)
+    assert torch.equal(lines(slope)["ASL1, μ = 0.02"][1], centres)
+
+
+def test_the_curves_are_those_of_the_focal_loss_papers_appendix() -> None:
+    value, slope = (lines(axes) for axes in losses.curves().axes)
+    x = value["CE"][0]
+    p = x.sigmoid()
+    expected = {
+        "CE": (-p.log(), p - 1),
+        "FL, γ = 2": (-((1 - p) ** 2) * p.log(), (1 - p) ** 2 * (2 * p * p.log() + p - 1)),
+        "FL*, γ = 2, β = 1": (-(2 * x + 1).sigmoid().log() / 2, (2 * x + 1).sigmoid() - 1),
+        "FL*, γ = 4, β = 0": (-(4 * x).sigmoid().log() / 4, (4 * x).sigmoid() - 1),
+    }
+    assert value.keys() == slope.keys() == expected.keys()
+    for name, curves in expected.items():
+        for found, curve in zip((value, slope), curves, strict=True):
+            assert_close(found[name], (x, curve), rtol=1e-3, atol=1e-7)
+
+
+def test_ious_of_negatives_by_hand() -> None:
+    # 15 bins up to 0.3, the largest of a negative: those of 0.01 and 0.03 are the first two.
+    picks = {
+        "random": [1.0, 0.0, 0.0, 0.0, 1.0],
+        "ohem": [0.0, 0.5, 0.0, 2.0, 1.0],
+        "iou_balanced": [0.0] * 5,
+    }
+    one = hand_made([0, 0, 0, 0, 1], ious=[0.01, 0.01, 0.03, 0.3, 0.9], picks=picks)
+    (axes,) = sampling.negative_ious({"rpn": one}).axes
+    shares = {steps.get_label(): steps.get_data().values for steps in axes.patches}
+    assert {name: found[[0, 1, 14]].tolist() for name, found in shares.items()} == {
+        "all": [50, 25, 25],
+        "random": [100, 0, 0],
+        "ohem": [50, 0, 50],
+        "iou_balanced": [0, 0, 0],
+    }
+    assert axes.patches[0].get_data().edges[[0, 1, 15]] == pytest.approx([0, 0.02, 0.3])
+
+
+def dots(axes: Axes, name: str) -> dict[tuple[float, ...], float]:
+    """The size of each dot of a name by its place."""
+    (found,) = (some for some in axes.collections if some.get_label() == name)
+    places = map(tuple, found.get_offsets().tolist())
+    return dict(zip(places, found.get_sizes().tolist(), strict=True))
+
+
+def test_prime_samples_are_as_large_as_their_weight() -> None:
+    picks = {
+        "random": [1.0, 0.0, 0.0, 1.0, 0.0],
+        "ohem": [0.0, 0.0, 0.0, 0.0, 1.0],
+        "pisa": [0.0, 1.0, 0.5, 2.5, 10.0],
+    }
+    ious, loss = [0.125, 0.25, 0.5, 0.625, 0.875], [1.0, 2.0, 3.0, 4.0, 5.0]
+    a, b, c, d, e = zip(ious, loss, strict=True)
+    one = hand_made([0, 0, 1, 1, 2], picks, ious=ious, loss=loss)
+    random, hard, prime = sampling.prime_samples(one).axes
+    assert (dots(random, "negatives"), dots(random, "positives")) == ({a: 8}, {d: 8})
+    assert (dots(hard, "negatives"), dots(hard, "positives")) == ({}, {e: 8})
+    assert (dots(prime, "negatives"), dots(prime, "positives")) == ({b: 8}, {c: 4, d: 20, e: 32})
+    passed = [places.get_offsets().tolist() for places in random.collections[::2]]
+    assert [sorted(map(tuple, places)) for places in passed] == [[b], [c, e]]
 
 
 def mobile(**options: Any) -> Detector:
