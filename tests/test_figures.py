@@ -254,6 +254,17 @@ def test_prime_samples_are_as_large_as_their_weight() -> None:
     assert [sorted(map(tuple, places)) for places in passed] == [[b], [c, e]]
 
 
+def test_images_without_candidates_are_counted() -> None:
+    # Of four images the last two have none.
+    one = hand_made([0, 1, 0, 0, 0, 2], level=[0, 0, 2, 2, 2, 2], image=[1, 0, 1, 1, 0, 1])
+    by_level, by_image = sampling.counts({"rcnn": one}, 4).axes
+    bars = {bar.get_label(): [b.get_height() for b in bar] for bar in by_level.containers}
+    assert bars == {"positives": [1 / 4, 0, 1 / 4], "negatives": [1 / 4, 0, 3 / 4]}
+    assert [bar.get_x() + 0.2 for bar in by_level.patches[::3]] == pytest.approx([-0.2, 0.2])
+    assert heights(by_image, 0, 1, 2, 3) == {"positives": [1, 1, 0, 0], "negatives": [3, 1, 0, 0]}
+    assert lines(by_image)["positives"][0][[0, 3]].tolist() == [0, 100]
+
+
 def mobile(**options: Any) -> Detector:
     """A network whose anchors have the same five sizes at every level."""
     return build_detector(4, "fasterrcnn_mobilenet_v3_large_fpn", **OPTIONS, **options)
@@ -297,8 +308,8 @@ def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
     assert len(seen["rcnn"].labels) == 0
     for figure in (losses.focal_loss, losses.gradients, losses.box_gradients):
         png(figure(seen))
-    for figure in (sampling.negative_ious, sampling.counts):
-        png(figure(seen))
+    png(sampling.negative_ious(seen))
+    png(sampling.counts(seen, 2))
     png(sampling.prime_samples(seen["rcnn"]))
 
 
@@ -367,14 +378,20 @@ def drawn(checkpoint: Path, out: Path, *more: str) -> list[str]:
 def test_the_command_draws_every_figure(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = []
+    counted, looked_at = [], []
+
+    def counts(_: dict[str, Seen], images: int) -> Figure:
+        looked_at.append(images)
+        return Figure()
 
     def classes(names: list[str], numbers: list[int]) -> Figure:
         counted.extend(numbers)
         return Figure()
 
+    monkeypatch.setattr(sampling, "counts", counts)
     monkeypatch.setattr(sampling, "classes", classes)
     assert drawn(checkpoint, tmp_path, "images=3", "budget.rpn=16") == FIGURES
+    assert looked_at == [3]
     config = load(checkpoint)["config"]["data"]
     assert counted == dataset(config, "train").class_frequencies().tolist()
     assert counted != dataset(config, "val").class_frequencies().tolist()

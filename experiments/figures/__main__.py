@@ -34,7 +34,7 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
         "loss_curves": losses.curves(),
         "negative_ious": sampling.negative_ious(seen),
         "prime_samples": sampling.prime_samples(seen["rcnn"]),
-        "candidates": sampling.counts(seen),
+        "candidates": sampling.counts(seen, len(images)),
     }
     try:
         train_set = chosen_data(trained, config, "train")

@@ -52,11 +52,14 @@ def prime_samples(one: Seen) -> Figure:
     return figure
 
 
-def counts(seen: Mapping[str, Seen]) -> Figure:
-    """Positives and negatives by level and by image, at both sites."""
+def counts(seen: Mapping[str, Seen], images: int) -> Figure:
+    """Positives and negatives by level and by image, at both sites.
+
+    Args:
+        images: how many were looked at; the last ones may have no candidates.
+    """
     figure, axes = panels(2 * len(seen), columns=2)
     for row, (site, one) in enumerate(seen.items()):
-        images = total(one.image)
         by_level, by_image = axes[2 * row : 2 * row + 2]
         levels = total(one.level)
         for shift, (name, kind, colour) in enumerate(
