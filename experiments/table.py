@@ -9,41 +9,54 @@ import argparse
 import csv
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 FIGURES = ("AP", "AP50", "AP75")
 # Where and under which name a run was kept says nothing about what was run.
 PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
+NONE = "–"
 
 
 def row(folder: Path) -> dict[str, str]:
-    """One CSV row: the command, the figures as fractions, the classes' AP, steps, seed."""
+    """One CSV row: the command, the figures as fractions, the classes' AP, steps, seed.
+
+    A figure is empty where the run had no such object.
+    """
     summary = json.loads((folder / "summary.json").read_text())
     status = json.loads((folder / "status.json").read_text())
     if status["status"] != "COMPLETED":
         raise SystemExit(f"{folder}: the run is {status['status']}")
     shown = [text for text in status["overrides"] if not text.startswith(PRIVATE)]
     return {
-        "command": " ".join(["python -m frcnn.train", *shown]),
-        **{name: f"{summary[name]:.4f}" for name in FIGURES},
-        **{f"AP {name}": f"{c['AP']:.4f}" for name, c in summary["per_class"].items()},
+        "command": shlex.join(["python", "-m", "frcnn.train", *shown]),
+        **{name: _fraction(summary[name]) for name in FIGURES},
+        **{f"AP {name}": _fraction(c["AP"]) for name, c in summary["per_class"].items()},
         "steps": str(summary["steps"]),
         "seed": str(summary["seed"]),
     }
 
 
+def _fraction(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """The rows as a table, AP in percent with one decimal."""
+    """The rows as a table, AP in percent with one decimal, and a dash where there is none."""
     columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for cells in rows:
-        shown = [_shown(name, cells[name]) for name in columns]
-        lines.append("| " + " | ".join(shown) + " |")
+    lines = [_line(columns), "|" + "---|" * len(columns)]
+    lines += [_line([_shown(name, cells[name]) for name in columns]) for cells in rows]
     return "\n".join(lines) + "\n"
 
 
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 def _shown(column: str, text: str) -> str:
+    if not text:
+        return NONE
     if column == "command":
         return f"`{text}`"
     return f"{100 * float(text):.1f}" if column.startswith("AP") else text
@@ -53,6 +66,15 @@ def read(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """The rows as a CSV; runs on other data have other classes, whose cells stay empty."""
+    columns = dict.fromkeys(name for cells in rows for name in cells)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def put(table: str, csv_name: str, page: Path) -> None:
@@ -72,11 +94,7 @@ def main() -> None:
     parser.add_argument("--page", action="append", default=[], type=Path)
     options = parser.parse_args()
     if options.runs:
-        rows = [row(folder) for folder in options.runs]
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(options.csv, [row(folder) for folder in options.runs])
     table = markdown(read(options.csv))
     for page in options.page:
         put(table, options.csv.as_posix(), page)

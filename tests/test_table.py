@@ -8,7 +8,7 @@ import pytest
 
 from experiments.benchmark.report import headlines
 from experiments.benchmark.report import page as benchmark_page
-from experiments.table import markdown, put, read, row
+from experiments.table import markdown, put, read, row, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
@@ -44,14 +44,21 @@ def test_a_run_that_did_not_end_is_no_row(tmp_path: Path) -> None:
         row(tmp_path)
 
 
-def test_a_row_tells_command_and_figures(tmp_path: Path) -> None:
-    classes = {"cat": {"AP": 0.5, "AP50": 0.9}}
-    figures = {"AP": 0.12345, "AP50": 0.5, "AP75": 0.25, "per_class": classes}
-    (tmp_path / "summary.json").write_text(json.dumps({**figures, "steps": 7, "seed": 3}))
-    overrides = ["sampler=ohem", "run_name=x", "data.root=/d"]
+def finished(
+    folder: Path, overrides: list[str], ap: float | None = 0.12345, **aps: float | None
+) -> Path:
+    """The folder of a run with this AP and these by class."""
+    classes = {name: {"AP": ap, "AP50": ap} for name, ap in aps.items()}
+    figures = {"AP": ap, "AP50": 0.5, "AP75": 0.25, "per_class": classes}
+    folder.mkdir(exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps({**figures, "steps": 7, "seed": 3}))
     status = {"status": "COMPLETED", "overrides": overrides}
-    (tmp_path / "status.json").write_text(json.dumps(status))
-    made = row(tmp_path)
+    (folder / "status.json").write_text(json.dumps(status))
+    return folder
+
+
+def test_a_row_tells_command_and_figures(tmp_path: Path) -> None:
+    made = row(finished(tmp_path, ["sampler=ohem", "run_name=x", "data.root=/d"], cat=0.5))
     assert made["command"] == "python -m frcnn.train sampler=ohem"
     assert (made["AP"], made["AP cat"]) == ("0.1235", "0.5000")
     assert (
@@ -59,6 +66,33 @@ def test_a_row_tells_command_and_figures(tmp_path: Path) -> None:
         .splitlines()[2]
         .startswith("| `python -m frcnn.train sampler=ohem` | 12.3 | 50.0 | 25.0 | 50.0 | 7 | 3 |")
     )
+
+
+def test_runs_without_an_object_or_a_class_have_dashes(tmp_path: Path) -> None:
+    runs = {
+        "a": {"cat": 0.5, "dog": None},
+        "b": {"cat": 0.25, "cow": 0.75},
+        "c": {"cow": None, "ap": None},
+    }
+    file = tmp_path / "results.csv"
+    write(file, [row(finished(tmp_path / name, [], **aps)) for name, aps in runs.items()])
+    assert file.read_text().splitlines() == [
+        "command,AP,AP50,AP75,AP cat,AP dog,steps,seed,AP cow",
+        "python -m frcnn.train,0.1235,0.5000,0.2500,0.5000,,7,3,",
+        "python -m frcnn.train,0.1235,0.5000,0.2500,0.2500,,7,3,0.7500",
+        "python -m frcnn.train,,0.5000,0.2500,,,7,3,",
+    ]
+    assert markdown(read(file)).splitlines()[2:] == [
+        "| `python -m frcnn.train` | 12.3 | 50.0 | 25.0 | 50.0 | – | 7 | 3 | – |",
+        "| `python -m frcnn.train` | 12.3 | 50.0 | 25.0 | 25.0 | – | 7 | 3 | 75.0 |",
+        "| `python -m frcnn.train` | – | 50.0 | 25.0 | – | – | 7 | 3 | – |",
+    ]
+
+
+def test_a_command_can_be_typed_and_splits_no_cell(tmp_path: Path) -> None:
+    made = row(finished(tmp_path, ["data.classes=[a|b,c d]"]))
+    assert made["command"] == "python -m frcnn.train 'data.classes=[a|b,c d]'"
+    assert r"| `python -m frcnn.train 'data.classes=[a\|b,c d]'` |" in markdown([made])
 
 
 @pytest.mark.parametrize("before", ["", "| old |\n"])
