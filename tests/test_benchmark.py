@@ -20,6 +20,7 @@ from experiments.benchmark import (
     evaluation,
     matching,
     memory,
+    report,
     samplers,
     scenes,
     setting,
@@ -371,6 +372,23 @@ def test_targets_are_compared_in_the_right_direction() -> None:
     assert (
         "no such row" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
     )
+
+
+def test_no_figure_is_taken_from_a_method_whose_name_begins_alike() -> None:
+    rows = [
+        {"variant": "sampler=ohem", report.WHY: "why"},
+        {"variant": "sampler=ohem_quota", "x": 1},
+    ]
+    results = {"parts": {"samplers": {"tables": [table("A step, fp32", rows)]}}}
+    names = ("sampler=ohem", "sampler=ohem_quota", "")
+    assert [report.found(results, "samplers", "A step", n, "x") for n in names] == [None, 1, 1]
+
+
+def test_the_targets_of_annotations_are_on_the_row_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "can_measure", lambda: False)  # the row's name alone
+    assert data._annotations(1.0)["annotations"] == targets.ANNOTATIONS[2]
 
 
 def judged(calls: list[dict]) -> dict[str, object]:

@@ -78,10 +78,13 @@ def headlines(results: Mapping[str, Any]) -> str:
 
 
 def found(results: Mapping[str, Any], part: str, title: str, name: str, column: str) -> Any:
-    """A figure by part, beginnings of its table's title and of its row, and column; or None."""
+    """A figure by part, beginning of its table's title, first cell of its row and column; or None.
+
+    The first cell is whole, as a method's name may begin another's; "" is any.
+    """
     for content in results["parts"].get(part, {"tables": []})["tables"]:
         for row in content["rows"] if content["title"].startswith(title) else []:
-            if column in row and next(iter(row.values())).startswith(name):
+            if column in row and name in ("", next(iter(row.values()))):
                 return row[column]
     return None
 

@@ -21,7 +21,7 @@ STEP = "times as fast as stock torchvision, fp32"
 MORE = "more than random, % of its step"
 PROPOSALS = "8 images x 2,000 candidates x 30 objects"
 ANCHORS = "8 images x 200,000 candidates x 30 objects"
-ANNOTATIONS = ("data", "Loading COCO", "118,000 images")
+ANNOTATIONS = ("data", "Loading COCO", "118,000 images, 860,000 boxes")
 TARGETS = (
     Target("fp32 step, times as fast as stock torchvision in fp32", 1.8,
            ("step", "Training step", "ours, fp32", STEP), least=True),
