@@ -44,8 +44,8 @@ study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hou
 	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers --family matched \
 	    --page experiments/bccd_samplers/README.md
 
-bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/
-	$(PY) -m experiments.benchmark all
+bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
+	$(PY) -m experiments.benchmark all --page README.md
 
 lint: $(READY) ## ruff and mypy
 	$(PY) -m ruff check .

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tiny import small_backbone, small_network
 from torch import nn
 
+from experiments.benchmark import __main__ as command
 from experiments.benchmark import (
     data,
     evaluation,
@@ -324,6 +325,22 @@ def test_the_page_is_made_from_the_file_alone(tmp_path: Path) -> None:
     assert list(json.loads(file.read_text())["parts"]) == ["step", "data"]
     store(file, {"GPU": "another"}, {"data": {**part, "tables": []}})
     assert list(json.loads(file.read_text())["parts"]) == ["data"]
+
+
+def test_the_command_puts_a_cpus_first_figures_into_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"tables": [table("Waiting", [{"data": "x", "share of time waiting, %": 1.5}])]}
+    monkeypatch.setattr(command, "PARTS", {"data": (lambda *_, **__: measured, 1)})
+    monkeypatch.chdir(tmp_path)
+    shown = Path("README.md")
+    shown.write_text("<!-- out/cpu.json -->\nold\n<!-- end -->\n")
+    line = ["benchmark", "data", "--device", "cpu", "--out", "out", "--page", str(shown)]
+    monkeypatch.setattr("sys.argv", line)
+    command.main()
+    lines = shown.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("<!-- out/cpu.json -->", "<!-- end -->")
+    assert [line.split(" | ")[-1] for line in lines[3:-1]] == [*["not measured |"] * 3, "1.50 |"]
 
 
 def test_the_machine_is_described_without_its_name() -> None:

@@ -1,6 +1,7 @@
 """``python -m experiments.benchmark [step|samplers|matching|evaluation|data|all]``.
 
-Writes DIR/<device>.json, and DIR/<device>.md from it.
+Writes DIR/<device>.json, and DIR/<device>.md from it. ``--page`` puts the few figures of a CPU for
+the README into a page, between a comment that names the JSON and ``<!-- end -->``.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import torch
 
 from experiments.benchmark import data, evaluation, matching, samplers, step
 from experiments.benchmark.machine import machine, now
-from experiments.benchmark.report import markdown, store
+from experiments.benchmark.report import headlines, markdown, store
 from experiments.benchmark.targets import compared
+from experiments.table import put
 from frcnn.device import choose_device
 
 # Each part with its share of the time.
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5, help="what `all` may take")
     parser.add_argument("--data-root", type=Path, help="BCCD's folder, else data/bccd or shapes")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks"), metavar="DIR")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="as README.md; of a CPU only")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     device = choose_device(options.device)
@@ -49,6 +52,8 @@ def main() -> None:
         print("\n" + markdown(tables[0]))
         took = sum(part["took"] for name, part in results["parts"].items() if name in PARTS)
         store(file, machine(device), {"targets": {**now(), "took": took, "tables": tables}})
+        if options.page:
+            put(headlines(results), file.as_posix(), options.page)
     print(f"{file} and {file.with_suffix('.md')}")
 
 

@@ -73,7 +73,9 @@ def page(results: Mapping[str, Any]) -> str:
 def headlines(results: Mapping[str, Any]) -> str:
     """The few figures for the README, as a Markdown table."""
     lines = ["| what | measured |", "|---|---|"]
-    lines += [_line([words, shown(found(results, *place))]) for words, place in HEADLINES]
+    for words, place in HEADLINES:
+        figure = found(results, *place)
+        lines.append(_line([words, WHY if figure is None else shown(figure)]))
     return "\n".join(lines) + "\n"
 
 
