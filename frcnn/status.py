@@ -23,7 +23,8 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        write(folder, "INTERRUPTED", overrides)
+        with suppress(UserError):  # a full disk must not change how the process ends
+            write(folder, "INTERRUPTED", overrides)
         raise
     except Exception as error:
         if isinstance(error, ConfigError) and status in before:

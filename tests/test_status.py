@@ -1,9 +1,11 @@
 """What a run's folder says of how it ended."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tiny import file_size_limit
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.status import recorded
@@ -29,6 +31,15 @@ def test_how_a_run_ended(tmp_path: Path, error: BaseException, expected: str) ->
     assert status(tmp_path)["status"] == expected
     assert status(tmp_path)["overrides"] == ["seed=1"]
     assert (tmp_path / "traceback.txt").exists() == (expected == "FAILED")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_full_disk_does_not_change_how_a_run_ends(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as ended, ExitStack() as disk, recorded(tmp_path, []):
+        disk.enter_context(file_size_limit(0))
+        raise error
+    assert ended.value is error
+    assert status(tmp_path)["status"] == "RUNNING"  # what could be written before
 
 
 def test_a_refused_command_leaves_the_record_of_the_run_before(tmp_path: Path) -> None:
