@@ -95,7 +95,7 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
             if settings.mode == RunMode.MULTIRUN:
-                log.error("job failed: %s (traceback.txt in %s)", error, folder)
+                log.error("job failed: %s (in %s)", error, folder)
                 raise
             if not isinstance(error, KNOWN):
                 raise

@@ -8,7 +8,7 @@ import pytest
 from tiny import file_size_limit
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.status import recorded
+from frcnn.status import recorded, write
 
 
 def status(folder: Path) -> dict:
@@ -59,3 +59,49 @@ def test_a_refused_command_leaves_the_record_of_the_run_before(tmp_path: Path) -
     with pytest.raises(ConfigError), recorded(tmp_path / "..", ["sampler=ohem"]):
         raise ConfigError("in a folder without a run")
     assert status(tmp_path / "..")["status"] == "FAILED"
+
+
+ENDS = [UserError("no data"), ValueError("a bug"), KeyboardInterrupt(), SystemExit(143)]
+
+
+@pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
+def test_a_finished_run_that_did_not_go_on_stays_completed(
+    tmp_path: Path, error: BaseException
+) -> None:
+    summary = tmp_path / "summary.json"
+    with recorded(tmp_path, ["trainer.epochs=1"]):
+        summary.write_text('{"seconds": 1}')
+    before = (tmp_path / "status.json").read_text()
+    with pytest.raises(type(error)), recorded(tmp_path, ["trainer.epochs=2"]):
+        assert status(tmp_path)["status"] == "RUNNING"
+        raise error
+    assert (tmp_path / "status.json").read_text() == before
+    assert not (tmp_path / "traceback.txt").exists()
+
+
+@pytest.mark.parametrize("after", [None, '{"seconds": 2}'], ids=["in training", "at its end"])
+@pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
+def test_a_finished_run_that_went_on_says_how_that_ended(
+    tmp_path: Path, error: BaseException, after: str | None
+) -> None:
+    summary = tmp_path / "summary.json"
+    with recorded(tmp_path, ["trainer.epochs=1"]):
+        summary.write_text('{"seconds": 1}')
+    with pytest.raises(type(error)), recorded(tmp_path, ["trainer.epochs=2"]):
+        summary.unlink()
+        if after:
+            summary.write_text(after)
+        raise error
+    expected = "FAILED" if isinstance(error, Exception) else "INTERRUPTED"
+    assert status(tmp_path)["status"] == expected
+    assert status(tmp_path)["overrides"] == ["trainer.epochs=2"]
+
+
+def test_a_run_without_a_record_of_its_end_is_not_taken_for_finished(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    for before in (None, "FAILED", "INTERRUPTED", "RUNNING"):
+        if before:
+            write(tmp_path, before, [])
+        with pytest.raises(KeyboardInterrupt), recorded(tmp_path, []):
+            raise KeyboardInterrupt
+        assert status(tmp_path)["status"] == "INTERRUPTED"

@@ -28,6 +28,7 @@ from experiments.report.runs import read
 from frcnn import train
 from frcnn.config import CONF, one_line
 from frcnn.engine import Engine
+from frcnn.errors import UserError
 from frcnn.resume import Resumed, finished
 from frcnn.sweeps import Sweep
 
@@ -110,6 +111,21 @@ def test_a_sweep_started_again_skips_what_is_finished_and_resumes_the_rest(
     assert yaml.safe_load((folder / "2/.hydra/config.yaml").read_text())["seed"] == 2
     seeds = {run.name: run.seed for run in read(folder)}
     assert seeds == {"0": 0, "1": 1, "2": 0, "3": 0}  # the refused command's is not told
+
+
+def test_a_finished_run_stays_completed_where_its_data_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: Any) -> None:
+        raise UserError("no such folder")
+
+    assert sweep("seed=0") == 0
+    before = told(folder / "0/status.json")
+    monkeypatch.setattr("frcnn.run.dataset", gone)
+    assert sweep("seed=0") == 1
+    assert outcomes(capsys) == "0 finished before, 0 resumed, 0 new, 1 failed"
+    assert told(folder / "0/status.json") == before
+    assert before["status"] == "COMPLETED" and not (folder / "0/traceback.txt").exists()
 
 
 def test_a_run_is_finished_for_the_command_that_made_it(tmp_path: Path) -> None:
