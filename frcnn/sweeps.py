@@ -1,4 +1,4 @@
-"""What becomes of the runs of a sweep, whichever launcher starts them: one line at its end."""
+"""What becomes of the runs of a sweep, whichever launcher starts them, said at its end."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from frcnn.files import write_text
 
@@ -28,10 +28,12 @@ class Sweep(Callback):
     """
 
     folder: ClassVar[Path | None] = None  # in the process that was told to sweep
+    by_clock: ClassVar[bool] = False  # whether the same command would make another folder
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Forget the notes of the time before."""
         Sweep.folder = Path(config.hydra.sweep.dir)
+        Sweep.by_clock = _by_clock(config)
         for note in Sweep.folder.rglob(NOTE):
             note.unlink()
 
@@ -57,11 +59,13 @@ class Sweep(Callback):
 def summed_up() -> Iterator[None]:
     """Log at the block's end what became of the jobs of the sweep in it, if there was one.
 
+    Where not all are done, and the same command would begin anew, also which one goes on.
     Not ``on_multirun_end``: Hydra does not call it where a job failed.
     """
-    Sweep.folder = None
+    Sweep.folder, ended = None, False
     try:
         yield
+        ended = True
     finally:
         notes = Sweep.folder.rglob(NOTE) if Sweep.folder else ()
         counts = Counter(note.read_text() for note in notes)
@@ -69,6 +73,16 @@ def summed_up() -> Iterator[None]:
             more = [name for name in counts if name not in OUTCOMES]
             text = ", ".join(f"{counts[name]} {name}" for name in (*OUTCOMES, *more))
             log.info("runs in %s: %s", Sweep.folder, text)
+            # Optuna's search ends well where jobs have failed.
+            if Sweep.by_clock and (counts["failed"] or not ended):
+                log.info("to go on: the same command with run_name=%s", Sweep.folder.name)
+
+
+def _by_clock(config: DictConfig) -> bool:
+    """Whether the sweep's folder is called after the time, and run_name= says which one it is."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    by_name = plain["hydra"]["sweep"]["dir"] == "runs/${run_name}"
+    return by_name and "${now:" in str(plain["run_name"])
 
 
 def _note(config: DictConfig, outcome: str) -> None:

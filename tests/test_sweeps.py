@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from frcnn.config import CONF, one_line
 from frcnn.engine import Engine
 from frcnn.errors import UserError
 from frcnn.resume import Resumed, finished
-from frcnn.sweeps import Sweep
+from frcnn.sweeps import NOTE, Sweep, summed_up
 
 ROOT = Path(CONF).parent
 # Two steps a run.
@@ -66,19 +68,26 @@ def told(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def test_a_sweep_started_again_skips_what_is_finished_and_resumes_the_rest(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    update, on_job_end = Engine._update, Sweep.on_job_end
-    steps = count(1)
+@contextmanager
+def stopped_in_the_second_run() -> Iterator[None]:
+    """SIGTERM in its first step."""
+    update, steps = Engine._update, count(1)
 
     def stopped(*arguments: Any) -> Any:
-        if next(steps) == 3:  # the first of the second run
+        if next(steps) == 3:
             signal.raise_signal(signal.SIGTERM)
         return update(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "_update", stopped)
+        yield
+
+
+def test_a_sweep_started_again_skips_what_is_finished_and_resumes_the_rest(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_job_end = Sweep.on_job_end
+    with stopped_in_the_second_run():
         assert sweep() == 143
     assert outcomes(capsys) == "0 finished before, 0 resumed, 1 new, 0 failed, 1 unfinished"
     done = folder / "0"
@@ -126,6 +135,79 @@ def test_a_finished_run_stays_completed_where_its_data_is_gone(
     assert outcomes(capsys) == "0 finished before, 0 resumed, 0 new, 1 failed"
     assert told(folder / "0/status.json") == before
     assert before["status"] == "COMPLETED" and not (folder / "0/traceback.txt").exists()
+
+
+def test_a_sweep_called_after_the_time_says_how_it_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["-m", *LINE, "seed=0,1"]
+    with stopped_in_the_second_run():
+        assert call(train.main, *line) == 143
+    (hint,) = hints("".join(capsys.readouterr()))
+    assert [run.name for run in folder.parent.iterdir()] == [hint.removeprefix("run_name=")]
+    assert call(train.main, *line, hint) == 0
+    said = "".join(capsys.readouterr())
+    assert "1 finished before, 1 resumed, 0 new, 0 failed" in said and not hints(said)
+    assert len(list(folder.parent.iterdir())) == 1
+
+
+def hints(said: str) -> list[str]:
+    """The argument that a sweep's last words ask for."""
+    return re.findall(r"to go on: the same command with (run_name=\S+)$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("notes", "end", "says"),
+    [
+        (["new", "resumed", "finished before"], None, False),
+        (["new", "failed"], None, True),  # as Optuna's search ends
+        (["new", "failed"], ValueError(), True),
+        (["new"], SystemExit(143), True),  # between two jobs
+        (["unfinished"], KeyboardInterrupt(), True),
+        ([], ValueError(), False),  # refused before a job began: nothing to go on from
+    ],
+)
+@pytest.mark.parametrize("by_clock", [True, False])
+def test_a_sweep_says_how_it_goes_on_where_it_must(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    notes: list[str],
+    end: BaseException | None,
+    says: bool,
+    by_clock: bool,
+) -> None:
+    caplog.set_level("INFO")
+    with nullcontext() if end is None else pytest.raises(type(end)), summed_up():
+        Sweep.folder, Sweep.by_clock = tmp_path, by_clock
+        for number, note in enumerate(notes):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / NOTE).write_text(note)
+        if end:
+            raise end
+    expected = [f"run_name={tmp_path.name}"] if says and by_clock else []
+    assert hints("\n".join(caplog.messages)) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "by_clock"),
+    [
+        ("seed=1", True),
+        ("run_name=mine", False),
+        ("run_name=7", False),
+        ("sweep=quick", False),
+        ("sweep=samplers_bccd", False),
+        ("hydra.sweep.dir=mine", False),
+        ("hydra.sweep.dir=other/${run_name}", False),  # not where run_name=NAME would look
+    ],
+)
+def test_a_sweep_knows_whether_it_is_called_after_the_time(
+    monkeypatch: pytest.MonkeyPatch, override: str, by_clock: bool
+) -> None:
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        config = hydra.compose("train", [override], return_hydra_config=True)
+    monkeypatch.setattr(Sweep, "by_clock", not by_clock)
+    Sweep().on_multirun_start(config)
+    assert Sweep.by_clock == by_clock
 
 
 def test_a_run_is_finished_for_the_command_that_made_it(tmp_path: Path) -> None:
