@@ -274,8 +274,24 @@ def test_what_wandb_would_run_composes() -> None:
         ]
         assert command[:4] == ["/usr/bin/env", "python", "-m", "frcnn.train"]
         config, choices = composed(*command[4:])
-        assert (choices["sampler"], choices["experiment"]) == (sampler, "bccd")
+        assert (choices["sampler"], choices["experiment"]) == (sampler, "bccd_search")
+        assert (config["data"]["train_split"], config["data"]["val_split"]) == ("train", "val")
         assert config["optimizer"]["lr"] == rate and config["wandb"]["mode"] == "online"
+
+
+def test_a_search_sees_no_image_that_a_study_reports(bccd: Path) -> None:
+    def images(experiment: str, *splits: str) -> set[str]:
+        data, _ = composed(f"experiment={experiment}", f"data.root={bccd}")
+        lists = (bccd / f"ImageSets/Main/{data['data'][split]}.txt" for split in splits)
+        return {name for file in lists for name in file.read_text().split()}
+
+    sweep = yaml.safe_load((Path(CONF) / "sweep/learning_rate.yaml").read_text())
+    assert {"override /experiment": "bccd_search"} in sweep["defaults"]
+    searched = images("bccd_search", "train_split", "val_split")
+    for study in ("bccd", "bccd_study"):
+        assert searched == images(study, "train_split")
+        assert not searched & images(study, "val_split")
+    assert not images("bccd_search", "train_split") & images("bccd_search", "val_split")
 
 
 @pytest.mark.parametrize(
@@ -361,7 +377,7 @@ def test_optuna_gets_each_run_s_ap_and_goes_on(
         return 1 / 0 if folders.index(engine.folder) == 1 else real(engine, *arguments)
 
     monkeypatch.setattr(Engine, "train_step", fails_once)
-    line = [*LINE, "sweep=learning_rate", f"hydra.sweep.dir={tmp_path}"]
+    line = [*LINE, "sweep=learning_rate", "experiment=quick", f"hydra.sweep.dir={tmp_path}"]
     assert call(train.main, *line, "hydra.sweeper.n_trials=3") == 0
     assert outcomes(capsys) == "0 finished before, 0 resumed, 2 new, 1 failed"
     assert call(train.main, *line, "hydra.sweeper.n_trials=4") == 0
