@@ -14,10 +14,12 @@ from frcnn.cluster import place
 from frcnn.config import command
 from frcnn.errors import ConfigError
 
-# Seeds, names, places, speed, and what is recorded: they make no other method.
+# Seeds, names, places, speed, and what is recorded: they make no other method, here as in a report
+# (experiments/report/runs.py).
 ASIDE = re.compile(
     r"seed|run_name|resume|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
-    r"|trainer\.(device|workers|\w+_every|checkpoint_minutes|num_pictures)"
+    r"|trainer\.(device|channels_last|compile|workers|\w+_every|checkpoint_minutes|deterministic"
+    r"|num_pictures)"
 )
 
 

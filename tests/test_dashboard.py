@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny import SMALL, call, command_line, records, small_network
+from tiny import SMALL, call, command_line, composed, records, small_network
 from wandb_server import OWNER, wandb_server
 
 from experiments.dashboard.panels import AXES, METHOD, SECTIONS
-from experiments.report.runs import read
+from experiments.report.runs import is_ignored, read
 from experiments.report.study import study
 from frcnn import tracking, train
 
@@ -97,6 +97,16 @@ def test_the_runs_of_a_sweep_have_its_name_and_the_methods_of_the_report(
 )
 def test_the_method_is_what_a_result_may_come_from(overrides: list[str], method: str) -> None:
     assert train.method(overrides) == method
+
+
+def test_what_a_report_ignores_makes_no_other_method() -> None:
+    config, _ = composed()
+    keys = ["data.root", "hydra.job.name", "sweep", "experiment", "sampler/rcnn"]
+    for group, node in config.items():
+        keys += [f"{group}.{key}" for key in node] if isinstance(node, dict) else [group]
+    assert {"seed", "trainer.clip_norm", "trainer.compile", "wandb.tags"} < set(keys)
+    for key in keys:
+        assert (train.method([f"{key}=1"]) == "defaults") == is_ignored(key), key
 
 
 def test_a_missing_extra_is_one_line() -> None:
