@@ -285,8 +285,6 @@ def test_a_search_sees_no_image_that_a_study_reports(bccd: Path) -> None:
         lists = (bccd / f"ImageSets/Main/{data['data'][split]}.txt" for split in splits)
         return {name for file in lists for name in file.read_text().split()}
 
-    sweep = yaml.safe_load((Path(CONF) / "sweep/learning_rate.yaml").read_text())
-    assert {"override /experiment": "bccd_search"} in sweep["defaults"]
     searched = images("bccd_search", "train_split", "val_split")
     for study in ("bccd", "bccd_study"):
         assert searched == images(study, "train_split")
@@ -377,7 +375,7 @@ def test_optuna_gets_each_run_s_ap_and_goes_on(
         return 1 / 0 if folders.index(engine.folder) == 1 else real(engine, *arguments)
 
     monkeypatch.setattr(Engine, "train_step", fails_once)
-    line = [*LINE, "sweep=learning_rate", "experiment=quick", f"hydra.sweep.dir={tmp_path}"]
+    line = [*LINE, "sweep=learning_rate", f"hydra.sweep.dir={tmp_path}"]
     assert call(train.main, *line, "hydra.sweeper.n_trials=3") == 0
     assert outcomes(capsys) == "0 finished before, 0 resumed, 2 new, 1 failed"
     assert call(train.main, *line, "hydra.sweeper.n_trials=4") == 0
