@@ -9,14 +9,12 @@ of a folder conditions.csv (one row a run), from which both can be made again; a
 page, between a comment that names the CSV and ``<!-- end -->``.
 """
 
-import argparse
-from pathlib import Path
-
 try:
     from experiments.conditions.figure import figure
     from experiments.conditions.map import Map, make
     from experiments.conditions.sentences import sentences
     from experiments.conditions.tables import changes, scale, table
+    from experiments.report.command import arguments, places
     from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
     from experiments.report.runs import LOSS, read
@@ -43,17 +41,10 @@ def page(found: Map, picture: str) -> str:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.conditions", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
+    parser = arguments("experiments.conditions", __doc__)
     parser.add_argument("--by", nargs="+", required=True, metavar="KEY")
-    parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
-    parser.add_argument("--out", type=Path, metavar="FOLDER")
-    parser.add_argument("--page", type=Path, metavar="FILE")
     options = parser.parse_args()
-    source = options.source
-    if not source.exists():
-        raise SystemExit(f"{source}: no such folder or file")
-    out = options.out or (source / "report" if source.is_dir() else source.parent)
+    source, out = places(options)
     try:
         runs = read(source) if source.is_dir() else read_csv(source)
         found = make(runs, options.by, options.baseline)

@@ -8,13 +8,13 @@ row a method: how far the validation images decide). ``--page`` puts the first t
 between a comment that names runs.csv and ``<!-- end -->``.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 try:
     from experiments.report import html, markdown
+    from experiments.report.command import arguments, places
     from experiments.report.csv_files import read_csv, read_intervals, write_csv, write_intervals
     from experiments.report.figures import figures
     from experiments.report.runs import Run, read
@@ -31,19 +31,12 @@ RUNS, IMAGES = "runs.csv", "images.csv"
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
-    parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
+    parser = arguments("experiments.report", __doc__)
     parser.add_argument(
         "--family", metavar="KEY", help="correct the methods told KEY=... and the others apart"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER")
-    parser.add_argument("--page", type=Path, metavar="FILE")
     options = parser.parse_args()
-    source = options.source
-    if not source.exists():
-        raise SystemExit(f"{source}: no such folder or file")
-    out = options.out or (source / "report" if source.is_dir() else source.parent)
+    source, out = places(options)
     of = _of_folder if source.is_dir() else _of_csv
     try:
         found = replace(of(source, options.baseline, out), family=options.family)

@@ -1,0 +1,26 @@
+"""What the commands that compare runs share: their arguments, and where they read and write."""
+
+import argparse
+from pathlib import Path
+
+
+def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of a folder or CSV of runs, the baseline, and where the result goes."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
+    parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    parser.add_argument("--page", type=Path, metavar="FILE")
+    return parser
+
+
+def places(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The source, and the folder to write to: by default DIR/report, or the CSV's own.
+
+    Raises:
+        SystemExit: there is no such source.
+    """
+    source = options.source
+    if not source.exists():
+        raise SystemExit(f"{source}: no such folder or file")
+    return source, options.out or (source / "report" if source.is_dir() else source.parent)
