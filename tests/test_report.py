@@ -375,6 +375,17 @@ def test_a_setting_that_refers_to_another_has_its_value(tmp_path: Path) -> None:
     assert sorted(found.methods[label]) == [0, 1]
 
 
+def test_what_follows_the_seed_differs_from_seed_to_seed(tmp_path: Path) -> None:
+    """Other images a seed: ``data.seed=${seed}``."""
+    for name in ("random", "ohem"):
+        for seed in (0, 1):
+            told = (f"sampler={name}", f"seed={seed}", "data.seed=${seed}")
+            fabricate(tmp_path / f"{name}{seed}", *told)
+    found = of(tmp_path)
+    assert found.problems == [] and [*found.methods] == ["sampler=random", "sampler=ohem"]
+    assert all(sorted(runs) == [0, 1] for runs in found.methods.values())
+
+
 def test_many_other_settings_are_counted(tmp_path: Path) -> None:
     sweep(tmp_path)
     fabricate(tmp_path / "z", *(f"data.option{i}=1" for i in range(6)), "seed=3")

@@ -207,6 +207,16 @@ def test_detections_of_other_data_than_the_summarys_are_named(tmp_path: Path) ->
     assert only(tmp_path).lacks == f"{said}{summary['AP']:.4f}"
 
 
+def test_data_that_follow_the_seed_are_those_of_the_run_s(tmp_path: Path) -> None:
+    with_detections(fabricate(tmp_path / "run", "sampler=random", "seed=0"), 4.0, 0)
+    file = tmp_path / "run/.hydra/config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["data"]["seed"] = "${seed}"  # 0, as it is by default
+    file.write_text(yaml.safe_dump(config))
+    (run,) = looked_at(read(tmp_path), tmp_path)
+    assert run.lacks == "" and len(run.precision["50"]) == 101
+
+
 def test_a_run_as_training_leaves_it(tmp_path: Path) -> None:
     line = [*SMALL, "trainer.max_steps=1", "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
     with small_network():

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report.errors import costs
 from experiments.report.images import Interval, interval, resampled
@@ -29,7 +31,7 @@ DETECTIONS = "detections.npz"
 # What a file that is broken, gone or not ours leads to.
 UNUSABLE = (
     *(UserError, OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),
-    *(zipfile.BadZipFile, yaml.YAMLError),
+    *(zipfile.BadZipFile, yaml.YAMLError, OmegaConfBaseException),
 )
 CLOSE = 1e-6  # of an AP, as a fraction
 
@@ -96,8 +98,9 @@ def _evaluator(folder: Path) -> Any:
         one of ``UNUSABLE``.
     """
     detections = load_detections(folder / DETECTIONS)
-    config = yaml.safe_load(settings_file(folder).read_text())
-    truth, names = _truth(json.dumps(config["data"]))
+    config = OmegaConf.load(settings_file(folder))
+    data = OmegaConf.to_container(config["data"], resolve=True)  # data.seed=${seed}
+    truth, names = _truth(json.dumps(data))
     return coco_evaluator(truth, detections, names)
 
 

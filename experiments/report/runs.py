@@ -137,7 +137,12 @@ def _values(folder: Path) -> dict[str, Any]:
     hydra = yaml.safe_load(settings_file(folder, "hydra").read_text())
     choices = hydra["hydra"]["runtime"]["choices"]
     values = dict(_flat(config))
-    values = {key: values.get(_reference(value), value) for key, value in values.items()}
+    # What follows the seed says nothing beside it: data.seed=${seed}.
+    values = {
+        key: values.get(_reference(value), value)
+        for key, value in values.items()
+        if _reference(value) != "seed"
+    }
     return values | {k: v for k, v in choices.items() if not k.startswith("hydra/")}
 
 
