@@ -95,7 +95,10 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         except Exception as error:
             # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
             if settings.mode == RunMode.MULTIRUN:
-                log.error("job failed: %s (in %s)", error, folder)
+                trace = folder / "traceback.txt"
+                kept = trace.exists()  # not in the folder of a finished run, which stays as it is
+                bug = not (kept or isinstance(error, KNOWN))
+                log.error("job failed: %s (%s)", error, trace if kept else folder, exc_info=bug)
                 raise
             if not isinstance(error, KNOWN):
                 raise

@@ -22,7 +22,7 @@ from experiments.conditions.tables import scale, table
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.markdown import markdown
 from experiments.report.runs import Run, read
-from experiments.report.statistics import in_blocks
+from experiments.report.statistics import ALPHA, in_blocks
 
 KEYS = ("data.clutter", "data.imbalance")
 SAMPLERS = ("random", "ohem", "pisa")
@@ -258,11 +258,13 @@ def drawn(rng: np.random.Generator, gain: float) -> list[Run]:
 def test_an_unsteady_condition_neither_misleads_elsewhere_nor_hides_a_gain() -> None:
     # Of 40 maps of equal methods two would say something false at 5 %; one spread for all
     # conditions gives most of them. Of a gain of 4 AP, where the first has to be 2.4, all say it.
-    rng, false, found = np.random.default_rng(0), 0, 0
+    rng, false, found, depend = np.random.default_rng(0), 0, 0, 0
     for _ in range(40):
-        false += any(v.told_apart for v in make(drawn(rng, 0), KEYS[:1]).verdicts.values())
+        same = make(drawn(rng, 0), KEYS[:1])
+        false += any(verdict.told_apart for verdict in same.verdicts.values())
+        depend += (same.depends or 0) <= ALPHA
         found += make(drawn(rng, 4), KEYS[:1]).verdicts[("6",), "sampler=7"].told_apart
-    assert false <= 5 and found >= 38
+    assert false <= 5 and found >= 38 and depend <= 6
 
 
 def test_a_condition_that_lacks_a_method_is_named_and_the_baseline_keeps_its_name(
@@ -295,6 +297,31 @@ def test_runs_without_a_key_and_of_another_length_are_named(tmp_path: Path) -> N
     assert long.endswith("trainer.epochs=24 where most runs have 2; left out.")
     assert lacks == "Run `odd` (`sampler=random`, seed 0) has no data.clutter: left out."
     assert missing.endswith("`sampler=ohem` has no finished run of seed 0.")
+
+
+def test_conditions_may_differ_in_what_follows_their_key(tmp_path: Path) -> None:
+    for epochs in (2, 4, 8):
+        for sampler in ("random", "ohem"):
+            for seed in range(3):
+                told = (f"sampler={sampler}", f"seed={seed}", f"trainer.epochs={epochs}")
+                run = tmp_path / f"{sampler} {epochs} {seed}"
+                fabricate(run, *told, ap=0.5 + seed / 100, steps=100 * epochs)
+    found = make(read(tmp_path), ("trainer.epochs",))
+    assert len(found.studies) == 3 and len(found.runs) == 18
+    assert found.problems == ["The conditions differ in steps too: 200 (6), 400 (6), 800 (6)."]
+
+
+def test_an_unsteady_baseline_is_what_the_analysis_lacks() -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        replace(run, figures={"AP": run.figures["AP"] + 0.2 * run.seed * (run.seed - 1)})
+        if run.method["sampler"] == "random"
+        else run
+        for run in drawn(rng, 0)
+    ]
+    found = make(runs, KEYS[:1])
+    assert "`sampler=random` not among them" in sentences(found)[-1]
+    assert not found.overall["sampler=7"].difference.common
 
 
 def test_an_axis_may_have_none_numbers_and_lists() -> None:

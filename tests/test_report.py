@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import random
 import shutil
 import subprocess
 import sys
@@ -160,7 +161,8 @@ def test_the_seeds_needed_are_said_once_and_for_a_spread_of_its_own(tmp_path: Pa
     std = verdicts["sampler=ohem"].difference.spread.std or 0.0
     seeds = (seeds_needed(0.5, std), seeds_needed(0.5, std, 3, 2))
     tell = "seeds to tell a difference of 0.5 AP, among 3 methods"
-    assert common.endswith(f"({std:.2f}) a pair alone takes {seeds[0]} {tell} {seeds[1]}.")
+    said = f"({std:.2f}) a pair alone takes {seeds[0]} {tell} that share it {seeds[1]}."
+    assert common.endswith(said)
     std = verdicts["sampler=all"].difference.spread.std or 0.0
     seeds = (seeds_needed(0.5, std), seeds_needed(0.5, std, 3))
     said = f"At the spread of `sampler=all` (5.50) a pair alone takes {seeds[0]} {tell} {seeds[1]}."
@@ -169,11 +171,19 @@ def test_the_seeds_needed_are_said_once_and_for_a_spread_of_its_own(tmp_path: Pa
 
 
 def test_a_method_that_did_not_learn_is_said_to(tmp_path: Path) -> None:
-    found = of(with_seeds(tmp_path, **STEADY, all=(20, 35, 28)))
+    found = of(with_seeds(tmp_path, **STEADY, all=(20, 35, 28), pisa=(20, 21, 20.4, 1), c=(2,)))
     said = sentences(found)
-    wanted = "an AP of 27.7 where the baseline has 54.5, with 3 seeds."
-    assert f"`sampler=all` did not learn with these settings: {wanted}" in said
-    assert not any("`sampler=all`" in text for text in said[-1:])
+    where = "where the baseline has 54.5."
+    assert (
+        f"`sampler=all` did not learn with these settings: an AP of 27.7 over 3 seed(s), {where}"
+        in said
+    )
+    assert (
+        f"`sampler=c` did not learn with these settings: an AP of 2.0 over 1 seed(s), {where}"
+        in said
+    )
+    (worse,) = (text for text in said if "sampler=pisa" in text)  # also told apart, in one sentence
+    assert f"an AP of 15.6 over 4 seed(s), {where} `sampler=pisa` is worse than" in worse
 
 
 def test_what_the_common_spread_tells_apart_stands_beside_each_pair_s_own_test(
@@ -187,23 +197,29 @@ def test_what_the_common_spread_tells_apart_stands_beside_each_pair_s_own_test(
     assert p_alone == f"{alone:.3f}" and p_common == "< 0.001"
 
 
-def test_a_family_is_corrected_for_itself(tmp_path: Path) -> None:
-    for seed, noise in enumerate((0.0, 0.3, -0.2)):
-        for method, ap in {"a": 50.0, "b": 50.9, "c": 50.2, "d": 50.1}.items():
-            told = ["sampler=random"] if method == "a" else [f"sampler={method}"]
-            told += ["matched=x"] if method in "cd" else []
-            ap += noise * (method in "bd")
+def test_a_family_is_corrected_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    for seed in range(3):
+        for method, ap in {"a": 50.0, "b": 50.9, "c": 50.2, "d": 50.1, "e": 50.0}.items():
+            told = [f"sampler={'random' if method == 'a' else method}"]
+            told += ["matched=x"] if method in "cde" else []
+            ap += rng.gauss(0, 0.2)
             fabricate(tmp_path / f"{method}{seed}", *told, f"seed={seed}", ap=ap / 100)
     found = of(tmp_path)
     alone = replace(found, family="matched")
     together, apart = compare(found), compare(alone)
-    (b, c, d) = (next(m for m in apart if f"sampler={name}" in m) for name in "bcd")
+    b, *family = sorted(apart)[-1:] + sorted(apart)[:-1]
     one = {m: v.difference.p or 0.0 for m, v in apart.items()}
-    assert together[b].p == pytest.approx(3 * one[b])
+    assert b == "sampler=b" and together[b].p == pytest.approx(4 * one[b])
     assert apart[b].p == pytest.approx(one[b])
-    assert sorted([apart[c].p, apart[d].p])[0] == pytest.approx(2 * min(one[c], one[d]))
-    assert "for the 1 without `matched=` and the 2 with it apart" in tables(alone)[0].notes[0]
+    assert min(apart[m].p for m in family) == pytest.approx(min(1, 3 * min(one[m] for m in family)))
+    assert "for the 1 without `matched=` and the 3 with it apart" in tables(alone)[0].notes[0]
     assert "apart;" not in tables(found)[0].notes[0]
+    std = apart[b].difference.spread.std
+    needed = f"among 3 methods that share it {seeds_needed(0.5, std, 3, 4)}."
+    assert sentences(alone)[-1].endswith(needed)
+    with pytest.raises(SystemExit, match="--family mached: no method that is compared was told"):
+        called(monkeypatch, tmp_path, "--family", "mached")
 
 
 def test_one_seed_says_nothing(tmp_path: Path) -> None:
@@ -331,7 +347,9 @@ def test_a_method_whose_settings_changed_is_not_averaged(tmp_path: Path) -> None
 
 def test_a_repeated_run_counts_once(tmp_path: Path) -> None:
     sweep(tmp_path, ohem=2.0)
-    fabricate(tmp_path / "z", "sampler=ohem", "seed=0", ap=0.9)
+    run = fabricate(tmp_path / "z", "sampler=ohem", "seed=0", ap=0.9)
+    (start,) = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps([start | {"threads": 7}]))
     (problem,) = of(tmp_path).problems
     assert problem == (
         "Run `z` (`sampler=ohem`, seed 0) repeats run `ohem_0`, which counts: left out."

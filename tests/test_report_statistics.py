@@ -185,6 +185,13 @@ def test_a_shared_spread_takes_fewer_seeds() -> None:
     assert power(0.5, 0.5, n, 0.05 / 7, 7 * (n - 1)) == pytest.approx(found / 1000, abs=0.04)
 
 
+@pytest.mark.filterwarnings("error")
+@given(st.floats(0, 60), st.integers(2, 40), st.integers(1, 300), st.integers(1, 300))
+def test_power_is_a_chance(shift: float, n: int, tests: int, share: int) -> None:
+    found = power(shift / math.sqrt(n), 1.0, n, ALPHA / tests, share * (n - 1))
+    assert 0 <= found <= 1 + 1e-6
+
+
 def test_the_power_of_two_seeds_among_many_methods() -> None:
     # Two differences m +- s: t = m / s, beyond the critical value where s is below m over it; s is
     # |z| std / sqrt 2 of a standard normal z, and m almost the true difference.
@@ -341,30 +348,50 @@ def test_a_baseline_twice_as_unsteady_misleads_as_much_as_the_page_warns() -> No
     assert alone <= 15 and 15 < common <= 50
 
 
-def study_of(rng: random.Random, gains: list[float], conditions: int = 3) -> list[dict]:
-    """Under each condition runs of three methods; ``gains`` are of the last, by condition."""
-    return [
-        {m: by_seed(*(gains[c] * (m == "c") + rng.gauss(0, 1) for _ in "1234")) for m in "abc"}
-        for c in range(conditions)
-    ]
-
-
 def test_whether_differences_depend_on_the_condition_by_hand() -> None:
-    # One seed a condition leaves nothing to hold against; two: a - b is 1, 3 and 5, 7. A mean a
-    # condition (2, 6) leaves 2 + 2, one mean (4) leaves 9 + 1 + 1 + 9; halved, as of two methods.
-    # F = (10 - 2) / 1 / (2 / 2) = 8 of 1 and 2 degrees.
+    # a - b is 1, 3 and 7, 5, of two seeds each: both conditions have the same spread. Their means 2
+    # and 6 lie 2 around 4, the seeds' means are both 4, and each of the four is left with 1.
+    # Halved, as of two methods: F = (4 2^2 / 2) / (4 1^2 / 2) of 1 and 1 degrees of freedom.
     base = {0: 10.0, 1: 10.0}
-    conditions = [{"a": {0: 11.0, 1: 13.0}, "b": base}, {"a": {0: 15.0, 1: 17.0}, "b": base}]
-    assert depends(conditions) == pytest.approx(f.sf(8, 1, 2))
+    conditions = [{"a": {0: 11.0, 1: 13.0}, "b": base}, {"a": {0: 17.0, 1: 15.0}, "b": base}]
+    assert depends(conditions) == pytest.approx(f.sf(4, 1, 1))
+    louder = [{m: {s: 3 * v for s, v in own.items()} for m, own in c.items()} for c in conditions]
+    assert depends(louder) == pytest.approx(depends(conditions))
+    # With 1, 3 and 8, 4: means 2, 6, seeds 4.5, 3.5, each left with 1.5. The spreads are as 1 to 2,
+    # so Box's epsilon is (1 + 4)^2 / (2 (1 + 16)).
+    conditions[1] = {"a": {0: 18.0, 1: 14.0}, "b": base}
+    assert depends(conditions) == pytest.approx(f.sf(16 / 9, 25 / 34, 25 / 34))
     assert depends([{"a": {0: 1.0}, "b": {0: 2.0}}] * 2) is None
     assert depends(conditions[:1]) is None
 
 
-def test_equal_gains_seldom_seem_to_depend_on_the_condition_and_unequal_ones_do() -> None:
+@pytest.mark.parametrize(("of_seed", "first"), [(0.0, 1.0), (2.0, 1.0), (0.0, 5.0)])
+def test_equal_gains_seldom_seem_to_depend_on_the_condition_and_unequal_ones_do(
+    of_seed: float, first: float
+) -> None:
+    """Also where methods have luck with seeds under all conditions, and one condition is loud."""
     rng = random.Random(0)
-    same = [depends(study_of(rng, [2.0, 2.0, 2.0])) for _ in range(300)]
-    assert 5 <= sum(p <= ALPHA for p in same) <= 27
-    assert sum(depends(study_of(rng, [0.0, 2.0, 4.0])) <= ALPHA for _ in range(50)) >= 45
+
+    def study(gain: float) -> list[dict[str, dict[int, float]]]:
+        luck = {(m, s): rng.gauss(0, of_seed) for m in "abcd" for s in range(3)}
+        return [
+            {
+                m: {
+                    s: 2 * (m == "b")
+                    + gain * condition * (m == "c")
+                    + luck[m, s]
+                    + rng.gauss(0, first if condition == 0 else 1.0)
+                    for s in range(3)
+                }
+                for m in "abcd"
+            }
+            for condition in range(5)
+        ]
+
+    same = sum(depends(study(0.0)) <= ALPHA for _ in range(100))
+    assert same <= 12
+    if first == 1:  # what is loud hides the rest
+        assert sum(depends(study(1.5)) <= ALPHA for _ in range(30)) >= 27
 
 
 def test_many_methods_tell_apart_what_a_pair_alone_would_not() -> None:

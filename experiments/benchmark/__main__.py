@@ -54,6 +54,8 @@ def main() -> None:
         store(file, machine(device), {"targets": {**now(), "took": took, "tables": tables}})
         if options.page:
             put(headlines(results), file.as_posix(), options.page)
+    elif options.page:
+        print(f"{options.page} stays as it is: its table is of a CPU")
     print(f"{file} and {file.with_suffix('.md')}")
 
 

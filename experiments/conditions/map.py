@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.report.runs import Run
+from experiments.report.runs import Run, is_condition
 from experiments.report.statistics import (
     Difference,
     Verdict,
@@ -41,8 +41,10 @@ class Map:
         changes: by the place of a key and method: the difference at the last value of the axis
             less that at the first.
         alone: as ``overall``, each method with the spread of its own differences.
-        depends: p that the methods' differences are the same under all conditions, of ``steady``
-            methods that all conditions have; None if it cannot be said.
+        depends: p that the methods' differences are the same under all conditions; None if it
+            cannot be said.
+        steady: the methods that ``depends`` is of: those that all conditions have and that are
+            about equally steady.
         problems: a sentence for each run, seed, method and condition that is left out.
     """
 
@@ -55,6 +57,7 @@ class Map:
     changes: Mapping[tuple[int, str], Verdict]
     alone: Mapping[str, Verdict]
     depends: float | None
+    steady: Sequence[str]
     problems: Sequence[str]
 
     @property
@@ -70,8 +73,7 @@ class Map:
     @property
     def runs(self) -> list[Run]:
         """All that are compared."""
-        methods = (own for study in self.studies.values() for own in study.methods.values())
-        return [run for by_seed in methods for run in by_seed.values()]
+        return [run for study in self.studies.values() for run in study.runs]
 
     def values(self, condition: Condition, method: str) -> list[float]:
         """AP in percent, a value a seed."""
@@ -89,7 +91,6 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
         raise LookupError("no run, which is a folder with a status.json")
     problems: list[str] = []
     usable = usable_runs(runs, problems, keys)
-    problems += made_apart(usable)
     found = _studies(usable, keys, baseline, problems)
     centre = tuple(Counter(column).most_common(1)[0][0] for column in zip(*found, strict=True))
     if centre not in found:
@@ -100,10 +101,13 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     problems += [f"{name(keys, c)}: lies on no axis: left out." for c in found if c not in shown]
     studies = {condition: study for condition, study in found.items() if condition in shown}
     problems += _absent(studies, keys)
+    compared_runs = [run for study in studies.values() for run in study.runs]
+    problems += [*_apart(compared_runs, keys), *made_apart(compared_runs)]
     tested = {(c, m): d for c, s in studies.items() for m, d in differences(s).items()}
     base = studies[centre].baseline or ""
     together = means(studies)
     overall = compared(together, base)
+    chosen = _steady(together, base)
     alone = {method: paired(together[method], together[base]) for method in overall}
     changed = {
         (place, method): difference
@@ -119,7 +123,8 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
         verdicts(overall),
         verdicts(changed),
         verdicts(alone),
-        _depends(studies, together, base),
+        depends([{m: s.values(m, "AP") for m in chosen} for s in studies.values()]),
+        chosen,
         problems,
     )
 
@@ -170,6 +175,17 @@ def _absent(studies: Mapping[Condition, Study], keys: Sequence[str]) -> list[str
     ]
 
 
+def _apart(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """A sentence for each setting beside ``keys`` in which the conditions differ."""
+    found = []
+    for key in sorted(set().union(*(run.settings for run in runs)) - set(keys)):
+        values = Counter(json.dumps(run.settings.get(key)) for run in runs)
+        if is_condition(key) and len(values) > 1:
+            shown = ", ".join(f"{value} ({number})" for value, number in values.most_common())
+            found.append(f"The conditions differ in {key} too: {shown}.")
+    return found
+
+
 def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
     """By method and seed the mean AP over the conditions, of the seeds that have them all.
 
@@ -200,12 +216,10 @@ def along(first: Study, last: Study) -> dict[str, Difference]:
     return in_blocks(changes, base, set().union(*(failed(values, base) for values in ends)))
 
 
-def _depends(
-    studies: Mapping[Condition, Study], together: Mapping[str, Mapping[int, float]], base: str
-) -> float | None:
-    learnt = {m: own for m, own in together.items() if own and m not in failed(together, base)}
-    chosen = steady(learnt)
-    return depends([{m: s.values(m, "AP") for m in chosen} for s in studies.values()])
+def _steady(together: Mapping[str, Mapping[int, float]], base: str) -> list[str]:
+    """Of the methods' ``means`` those that learnt and are about equally steady."""
+    apart = failed(together, base)
+    return list(steady({m: own for m, own in together.items() if own and m not in apart}))
 
 
 def _axis(conditions: Mapping[Condition, Study], centre: Condition, place: int) -> list[Condition]:

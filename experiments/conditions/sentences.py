@@ -44,7 +44,7 @@ def _changed(found: Map) -> list[str]:
 def _depends(found: Map) -> list[str]:
     if found.depends is None:
         return []
-    without = [f"`{m}`" for m, v in found.overall.items() if not v.difference.common]
+    without = [f"`{m}`" for m in (found.baseline, *found.methods) if m not in found.steady]
     but = f", {' and '.join(without)} not among them" if without else ""
     how = "do" if found.depends <= ALPHA else "are not shown to"
     return [

@@ -39,7 +39,7 @@ def main() -> None:
     source, out = places(options)
     of = _of_folder if source.is_dir() else _of_csv
     try:
-        found = replace(of(source, options.baseline, out), family=options.family)
+        found = _with_family(of(source, options.baseline, out), options.family)
     except LookupError as error:
         raise SystemExit(str(error)) from error
     _write(found, out)
@@ -77,6 +77,13 @@ def _study(runs: Sequence[Run], baseline: str | None, source: Path) -> Study:
     found = study(runs, baseline)
     if not found.methods:
         raise LookupError("\n".join([f"{source}: no finished run", *found.problems]))
+    return found
+
+
+def _with_family(found: Study, key: str | None) -> Study:
+    found = replace(found, family=key)
+    if key is not None and not any(map(found.in_family, found.compared)):
+        raise LookupError(f"--family {key}: no method that is compared was told {key}=...")
     return found
 
 

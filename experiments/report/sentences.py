@@ -1,9 +1,13 @@
 """A study as plain sentences: one a method, what is told apart first."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
 from experiments.report.images import LEVEL, Interval
 from experiments.report.statistics import Verdict, seeds_needed
 from experiments.report.study import Study
-from experiments.report.tables import compare, in_family, interval, not_learnt, percent_range
+from experiments.report.tables import compare, interval, not_learnt, percent_range
 
 # AP in percent that people would change their detector for.
 WORTH = 0.5
@@ -14,23 +18,21 @@ def sentences(study: Study) -> list[str]:
     if not study.compared:
         return []
     found, failed = compare(study), not_learnt(study)
-    tested = {method: verdict for method, verdict in found.items() if verdict.p is not None}
+    learnt = {method: verdict for method, verdict in found.items() if method not in failed}
+    tested = {method: verdict for method, verdict in learnt.items() if verdict.p is not None}
     said = [f"The baseline is `{study.baseline}`."]
-    said += [_told(method, verdict) for method, verdict in tested.items() if verdict.told_apart]
-    for method, verdict in tested.items():
-        if method in failed:
-            said.append(_failed(study, method))
-        elif not verdict.told_apart:
-            said.append(_told(method, verdict))
-    said += [_one_seed(m, v, study.images.get(m)) for m, v in found.items() if m not in tested]
+    for told_apart in (True, False):
+        those = {m: v for m, v in tested.items() if v.told_apart == told_apart}
+        said += [_told(method, verdict) for method, verdict in those.items()]
+    said += [_failed(study, method, found[method]) for method in found if method in failed]
+    said += [_one_seed(m, v, study.images.get(m)) for m, v in learnt.items() if m not in tested]
     said += [
         f"`{method}` shares no seed with the baseline: nothing can be said."
         for method in study.compared
         if method not in found
     ]
-    own = sum(in_family(study, method) for method in tested)
-    largest = max(own, len(tested) - own)
-    return [*said, *_needed({m: v for m, v in tested.items() if m not in failed}, largest)]
+    sizes = Counter(study.in_family(m) for m, v in found.items() if v.p is not None)
+    return [*said, *_needed(study, tested, sizes)]
 
 
 def _told(method: str, verdict: Verdict) -> str:
@@ -46,15 +48,12 @@ def _told(method: str, verdict: Verdict) -> str:
     )
 
 
-def _failed(study: Study, method: str) -> str:
-    pairs = study.pairs(method)
-    own, base = (
-        sum(study.values(name, "AP")[seed] for seed in pairs) / len(pairs)
-        for name in (method, study.baseline or "")
-    )
+def _failed(study: Study, method: str, verdict: Verdict) -> str:
+    own, base = (study.values(name, "AP").values() for name in (method, study.baseline or ""))
+    more = f" {_told(method, verdict)}" if verdict.told_apart else ""
     return (
-        f"`{method}` did not learn with these settings: an AP of {own:.1f} where the baseline has "
-        f"{base:.1f}, with {len(pairs)} seeds."
+        f"`{method}` did not learn with these settings: an AP of {fmean(own):.1f} over {len(own)} "
+        f"seed(s), where the baseline has {fmean(base):.1f}.{more}"
     )
 
 
@@ -75,18 +74,33 @@ def _of_images(images: Interval) -> str:
     )
 
 
-def _needed(verdicts: dict[str, Verdict], tests: int) -> list[str]:
-    """A sentence for all methods of the common spread, and one for each other."""
-    said = {}
-    for method, verdict in sorted(verdicts.items(), key=lambda item: not item[1].difference.common):
-        std, common = verdict.difference.spread.std, verdict.difference.common
-        assert std is not None
-        share = sum(v.difference.common for v in verdicts.values()) if common else 1
-        alone, among = seeds_needed(WORTH, std), seeds_needed(WORTH, std, tests, share)
-        more = f", among {tests} methods {among}" if tests > 1 else ""
-        of = "the common spread" if common else f"the spread of `{method}`"
-        said[of] = (
-            f"At {of} ({std:.2f}) a pair alone takes {alone} seeds to tell a difference of {WORTH} "
-            f"AP{more}."
-        )
-    return list(said.values())
+def _needed(study: Study, verdicts: Mapping[str, Verdict], sizes: Mapping[bool, int]) -> list[str]:
+    """A sentence for all methods of the common spread, and one for each other.
+
+    Args:
+        sizes: how many methods are tested together, by whether they are of the family.
+    """
+    common = {m: v.difference for m, v in verdicts.items() if v.difference.common}
+    alone = {m: v.difference for m, v in verdicts.items() if not v.difference.common}
+    said = []
+    if common:
+        std = next(iter(common.values())).spread.std or 0.0
+        own = sorted({sizes[study.in_family(method)] for method in common}, reverse=True)
+        said.append(_seeds("the common spread", std, own, len(common)))
+    for method, difference in alone.items():
+        own = [sizes[study.in_family(method)]]
+        said.append(_seeds(f"the spread of `{method}`", difference.spread.std or 0.0, own, 1))
+    return said
+
+
+def _seeds(of: str, std: float, sizes: Sequence[int], share: int) -> str:
+    among = [
+        f", among {tests} methods{' that share it' if share > 1 else ''} "
+        f"{seeds_needed(WORTH, std, tests, share)}"
+        for tests in sizes
+        if tests > 1
+    ]
+    return (
+        f"At {of} ({std:.2f}) a pair alone takes {seeds_needed(WORTH, std)} seeds to tell a "
+        f"difference of {WORTH} AP{''.join(among)}."
+    )

@@ -7,9 +7,9 @@ normal around zero. Units are the caller's; the report has AP in percent.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -185,37 +185,64 @@ def depends(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float | 
     """p that methods' differences are the same under all conditions, in 0..1; None if it cannot
     be said.
 
-    Analysis of variance (Fisher 1925): what a mean a method and condition leaves of all runs, in
-    blocks of a seed and condition, is less than what a mean a method leaves. Over their degrees of
-    freedom, the squares saved and those left follow F where methods and conditions do not interact.
+    Analysis of variance of split plots (Yates 1935): a run's value is what all methods of its seed
+    and condition share, plus what its method adds with this seed under all conditions, plus an
+    error. A mean a method and condition beside them leaves less. The squares saved over those left,
+    each by its degrees of freedom, follow F where there is none such; with as many fewer degrees as
+    conditions differ in spread (Box 1954).
 
     Args:
         conditions: of each, method -> seed -> value; of the same methods, about equally steady.
     """
-    pooled: dict[str, dict[Any, float]] = defaultdict(dict)
-    for place, methods in enumerate(conditions):
-        for method, own in methods.items():
-            pooled[method] |= {(place, seed): value for seed, value in own.items()}
-    squares, freedom = _left_over(pooled)
-    apart = [_left_over(methods) for methods in conditions]
-    least, free = math.fsum(s for s, _ in apart), sum(n for _, n in apart)
+    rows = [
+        (place, method, seed, value)
+        for place, methods in enumerate(conditions)
+        for method, own in methods.items()
+        for seed, value in own.items()
+    ]
+    values = [value for *_, value in rows]
+    same = [(("block", c, s), ("method", m, s)) for c, m, s, _ in rows]
+    each = [(*levels, ("mean", c, m)) for levels, (c, m, *_) in zip(same, rows, strict=True)]
+    squares, freedom = _fit(same, values)
+    least, free = _fit(each, values)
     if free == 0 or freedom == free or least == 0:
         return None
-    return float(f.sf((squares - least) / (freedom - free) / (least / free), freedom - free, free))
+    ratio = (squares - least) / (freedom - free) / (least / free)
+    share = _evenness(conditions)
+    return float(f.sf(ratio, share * (freedom - free), share * free))
 
 
-def _left_over(methods: Mapping[str, Mapping[Any, float]]) -> tuple[float, int]:
+def _evenness(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float:
+    """Box's epsilon of the variances of the conditions' errors: 1 if they are equal, 1 over their
+    number if one has all."""
+    left = [_left_over(methods) for methods in conditions]
+    variances = [squares / freedom for squares, freedom in left if freedom]
+    total = math.fsum(v * v for v in variances)
+    return math.fsum(variances) ** 2 / (len(variances) * total) if total else 1.0
+
+
+def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:
     """Sum of squares that methods and seeds do not explain, and its degrees of freedom."""
-    seeds = sorted(set().union(*methods.values()))
-    cells = [(row, seed) for row, values in enumerate(methods.values()) for seed in values]
-    design = np.zeros((len(cells), len(methods) + len(seeds)))
-    for cell, (row, seed) in zip(design, cells, strict=True):
-        cell[[row, len(methods) + seeds.index(seed)]] = 1
-    values = np.array([value for own in methods.values() for value in own.values()])
-    fit, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    errors = values - design @ fit
-    errors[np.abs(errors) < ROUNDING * np.abs(values).max(initial=0)] = 0
-    return float(errors @ errors), len(cells) - int(rank)
+    cells = [(method, seed, v) for method, own in methods.items() for seed, v in own.items()]
+    levels = [(("method", method), ("seed", seed)) for method, seed, _ in cells]
+    return _fit(levels, [value for *_, value in cells])
+
+
+def _fit(levels: Sequence[Sequence[Hashable]], values: Sequence[float]) -> tuple[float, int]:
+    """Sum of squares that least squares leave, and its degrees of freedom.
+
+    Args:
+        levels: of each value those whose effects it is a sum of.
+    """
+    columns = {level: column for column, level in enumerate(dict.fromkeys(chain(*levels)))}
+    design = np.zeros((len(levels), len(columns)))
+    for row, own in zip(design, levels, strict=True):
+        row[[columns[level] for level in own]] = 1
+    wanted = np.array(values, dtype=float)
+    fit, _, rank, _ = np.linalg.lstsq(design, wanted, rcond=None)
+    errors = wanted - design @ fit
+    errors[np.abs(errors) < ROUNDING * np.abs(wanted).max(initial=0)] = 0
+    return float(errors @ errors), len(levels) - int(rank)
 
 
 def _differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
@@ -271,10 +298,10 @@ def power(
     """
     freedom = n - 1 if freedom is None else freedom
     critical = t.isf(alpha / 2, freedom)
-    # Past these shifts the tails are 1 and below 1e-8, and scipy's sums give NaN.
+    # Past these shifts the tails are 1 and below 1e-6, and scipy's sums do not converge.
     shift = abs(difference) / std * math.sqrt(n)
-    right = nct.sf(critical, freedom, min(shift, 10 * critical + 10))
-    wrong = nct.cdf(-critical, freedom, min(shift, 5.0))  # told apart, with the wrong sign
+    right = nct.sf(critical, freedom, min(shift, 4 * critical + 8))
+    wrong = nct.cdf(-critical, freedom, shift) if shift < 3 else 0.0  # with the wrong sign
     return float(right + wrong)
 
 

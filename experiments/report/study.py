@@ -58,9 +58,18 @@ class Study:
         return {seed: 100 * run.figures.get(figure, math.nan) for seed, run in runs.items()}
 
     @property
+    def runs(self) -> list[Run]:
+        """Of all methods."""
+        return [run for by_seed in self.methods.values() for run in by_seed.values()]
+
+    @property
     def compared(self) -> list[str]:
         """The methods beside the baseline; none without a baseline."""
         return [] if self.baseline is None else [m for m in self.methods if m != self.baseline]
+
+    def in_family(self, method: str) -> bool:
+        """Whether a method was told ``family``."""
+        return any(self.family in run.method for run in self.methods[method].values())
 
     def pairs(self, method: str) -> dict[int, tuple[Run, Run]]:
         """By seed a method's run and the baseline's, of the seeds that both have."""
@@ -79,26 +88,22 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
         LookupError: ``baseline`` is none of the methods, or more than one.
     """
     problems: list[str] = []
-    usable = usable_runs(runs, problems)
-    found = grouped(usable, baseline, problems)
-    return replace(found, problems=[*found.problems, *made_apart(usable)])
+    found = grouped(usable_runs(runs, problems), baseline, problems)
+    return replace(found, problems=[*found.problems, *made_apart(found.runs)])
 
 
 def usable_runs(runs: Sequence[Run], problems: list[str], keys: Sequence[str] = ()) -> list[Run]:
-    """The finished runs of the usual conditions, but for ``keys`` that may differ; a run's method
-    keeps the terms that are not the same in all runs of the same values of these."""
-
-    def must_agree(key: str) -> bool:
-        return is_condition(key) and key not in keys
-
-    found = _agreeing(_finished(runs, problems), must_agree, "most runs", problems)
+    """The finished runs of the usual conditions, for each value of ``keys`` its own; a run's method
+    keeps the terms that are not the same in all runs of the same values."""
     groups: dict[str, list[Run]] = defaultdict(list)
-    for run in found:
+    for run in _finished(runs, problems):
         groups[json.dumps([run.settings.get(key) for key in keys])].append(run)
+    agreeing = [_agreeing(g, is_condition, "most runs", problems) for g in groups.values()]
+    found = [run for group in agreeing for run in group]
     shared = {
         key
         for key in set().union(*(run.method for run in found))
-        if all(len({run.method.get(key) for run in group}) == 1 for group in groups.values())
+        if all(len({run.method.get(key) for run in group}) == 1 for group in agreeing)
     }
     own = [{k: v for k, v in run.method.items() if k not in shared} for run in found]
     if not any(own):

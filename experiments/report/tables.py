@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import CLASS, COST, LOSS, MADE, METRICS, Run, terms
+from experiments.report.runs import CLASS, COST, LOSS, MADE, METRICS, Run
 from experiments.report.statistics import (
     ALPHA,
     LEARNT,
@@ -27,7 +27,7 @@ NONE = "–"
 ALONE = (
     f"a method with less than {100 * LEARNT:.0f} % of the baseline's AP, which did not learn, and "
     "one whose seeds differ far more than all others' (Cochran's test for an outlying variance, at "
-    f"{100 * UNSTEADY:.0f} % for all methods together)"
+    f"{100 * UNSTEADY:.0f} % for all methods together), and all where the baseline is such a one"
 )
 
 
@@ -49,16 +49,11 @@ def compare(study: Study) -> dict[str, Verdict]:
 def _held(study: Study, found: Mapping[str, Difference]) -> dict[str, Verdict]:
     """By Holm's correction, which a family has for itself."""
     families = [
-        verdicts({m: d for m, d in found.items() if in_family(study, m) == own})
+        verdicts({m: d for m, d in found.items() if study.in_family(m) == own})
         for own in (False, True)
     ]
     together = families[0] | families[1]
     return {method: together[method] for method in found}
-
-
-def in_family(study: Study, method: str) -> bool:
-    """Whether a method belongs to the family that is corrected for itself."""
-    return study.family is not None and study.family in terms(method)
 
 
 def differences(study: Study) -> dict[str, Difference]:
@@ -86,15 +81,15 @@ def tables(study: Study) -> list[Table]:
     """All tables of a study."""
     differences = [_differences(study)] if study.compared else []
     errors = [_errors(study)] if costs(study) else []
-    scale = [_scale(study)] if study.compared and figures_named(_runs(study), LOSS) else []
+    scale = [_scale(study)] if study.compared and figures_named(study.runs, LOSS) else []
     return [*differences, _overall(study), _per_class(study), *errors, *scale, _cost(study)]
 
 
 def costs(study: Study) -> list[str]:
     """The names of the figures of what errors cost, where any run has them."""
     values = {
-        n: [run.figures.get(n, math.nan) for run in _runs(study)]
-        for n in figures_named(_runs(study), COST)
+        n: [run.figures.get(n, math.nan) for run in study.runs]
+        for n in figures_named(study.runs, COST)
     }
     return [name for name, found in values.items() if not all(map(math.isnan, found))]
 
@@ -103,10 +98,6 @@ def figures_named(runs: Sequence[Run], prefix: str) -> list[str]:
     """Of the figures of any run that begin so."""
     found = dict.fromkeys(name for run in runs for name in run.figures)
     return [name for name in found if name.startswith(prefix)]
-
-
-def _runs(study: Study) -> list[Run]:
-    return [run for by_seed in study.methods.values() for run in by_seed.values()]
 
 
 def interval(verdict: Verdict) -> tuple[str, str]:
@@ -157,7 +148,7 @@ def _differences(study: Study) -> Table:
 
 
 def _families(study: Study, found: Mapping[str, Verdict]) -> str:
-    own = sum(in_family(study, method) for method in found)
+    own = sum(map(study.in_family, found))
     if not own:
         return ""
     return f", for the {len(found) - own} without `{study.family}=` and the {own} with it apart"
@@ -206,7 +197,7 @@ def _overall(study: Study) -> Table:
 
 
 def _per_class(study: Study) -> Table:
-    names = figures_named(_runs(study), CLASS)
+    names = figures_named(study.runs, CLASS)
     columns = ["method", "seeds", *(name.removeprefix(CLASS) for name in names)]
     return Table("AP by class", columns, [_figures(study, m, names) for m in study.methods])
 
@@ -228,7 +219,7 @@ def _errors(study: Study) -> Table:
 
 
 def _scale(study: Study) -> Table:
-    names = figures_named(_runs(study), LOSS)
+    names = figures_named(study.runs, LOSS)
     rows = [
         [
             method,
@@ -285,7 +276,7 @@ def _cost(study: Study) -> Table:
     columns = ["method", "seeds", "seconds a step", "times the baseline's"]
     columns += ["seconds a run", "peak memory, MB"]
     notes = [
-        f"Wall time{made(_runs(study))}; it compares only where the runs had the same share of the "
+        f"Wall time{made(study.runs)}; it compares only where the runs had the same share of the "
         "same machine. Of a step the median over the run, which a pause does not change; of a run "
         "all, with validation and pauses. Peak memory in megabytes of a million bytes: on a GPU "
         "what its allocator gave out, on a CPU all that the run's main process held, libraries "
