@@ -4,7 +4,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 MAP := experiments/imbalance_map
 DATA ?= data/bccd
-BCCD = $(PY) -m frcnn.train -m data.root=$(DATA) $(WITH)
+BCCD := experiments/bccd_samplers
+TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WITH)
 # A process a core, each with one thread: torch's threads would fight over the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
@@ -35,14 +36,14 @@ study-map: $(READY) ## experiments/imbalance_map; hours, and goes on where it wa
 
 # A run that fails ends neither the sweep nor the study: the report names it.
 study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hours, likewise
-	-$(BCCD) sweep=samplers_bccd
-	-$(BCCD) sweep=losses_bccd
-	-$(BCCD) sweep=box_losses_bccd
-	-$(BCCD) --config-dir experiments/bccd_samplers/conf sweep=bccd_matched
-	-$(BCCD) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
-	-$(BCCD) sweep=losses_bccd loss=focal seed=3,4
-	$(PY) -m experiments.report runs/bccd_samplers --out experiments/bccd_samplers --family matched \
-	    --page experiments/bccd_samplers/README.md
+	-$(TRAIN) sweep=samplers_bccd
+	-$(TRAIN) sweep=losses_bccd
+	-$(TRAIN) sweep=box_losses_bccd
+	-$(TRAIN) sweep=bccd_matched
+	-$(TRAIN) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
+	-$(TRAIN) sweep=losses_bccd loss=focal seed=3,4
+	$(PY) -m experiments.report runs/bccd_samplers --out $(BCCD) --page $(BCCD)/README.md \
+	    --family matched
 
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md

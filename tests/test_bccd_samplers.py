@@ -1,11 +1,14 @@
 """The study of experiments/bccd_samplers: what its own sweep runs."""
 
+import shlex
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 pytest.importorskip("scipy")
@@ -49,6 +52,27 @@ def weights(variant: str) -> dict[str, float]:
     """Of the terms whose weight is not one."""
     found = composed("sweep=bccd_matched", f"+matched={variant}")["loss_weight"]
     return {term: weight for term, weight in found.items() if weight != 1}
+
+
+@pytest.mark.parametrize("study", ["map", "bccd"])
+def test_make_starts_every_sweep_of_a_study(study: str) -> None:
+    """Hydra takes its own options before a sweep's values, and none after them."""
+    line = ["make", "-n", f"study-{study}", "WITH=hydra/launcher=cores", "DATA=DIR"]
+    root = Path(__file__).parents[1]
+    said = subprocess.run(line, cwd=root, capture_output=True, text=True, check=True).stdout
+    commands = [shlex.split(line) for line in said.splitlines() if "frcnn.train" in line]
+    asked = [get_args_parser().parse_args(command[3:]) for command in commands]
+    assert all(own.multirun for own in asked)
+    told = [value for own in asked for value in own.overrides if value.startswith("sweep=")]
+    studied = ["samplers_bccd", "losses_bccd", "box_losses_bccd", "bccd_matched"]
+    studied += ["samplers_bccd", "losses_bccd"]
+    assert told == [f"sweep={n}" for n in (["imbalance_map"] if study == "map" else studied)]
+    for own in asked:
+        folder = f"file://{root / own.config_dir}"
+        with hydra.initialize_config_dir(CONF, version_base="1.3"):
+            first = [text.partition(",")[0] for text in own.overrides if "launcher" not in text]
+            more = ["+condition=centre", "+method=random"] if study == "map" else []
+            hydra.compose("train", [f"hydra.searchpath=[{folder}]", *first, *more])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
