@@ -115,17 +115,17 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
         for method, difference in along(studies[axis[0]], studies[axis[-1]]).items()
     }
     return Map(
-        keys,
-        studies,
-        axes,
-        centre,
-        verdicts(tested),
-        verdicts(overall),
-        verdicts(changed),
-        verdicts(alone),
-        depends([{m: s.values(m, "AP") for m in chosen} for s in studies.values()]),
-        chosen,
-        problems,
+        keys=keys,
+        studies=studies,
+        axes=axes,
+        centre=centre,
+        verdicts=verdicts(tested),
+        overall=verdicts(overall),
+        changes=verdicts(changed),
+        alone=verdicts(alone),
+        depends=depends([{m: s.values(m, "AP") for m in chosen} for s in studies.values()]),
+        steady=chosen,
+        problems=problems,
     )
 
 
