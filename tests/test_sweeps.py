@@ -320,7 +320,8 @@ def launched(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_cores_runs_jobs_in_other_processes(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra joblib")
-    done = launched(tmp_path, "seed=0,-1", "hydra/launcher=cores")  # one of them is refused
+    more = ("hydra/launcher=cores", "trainer.workers=1")
+    done = launched(tmp_path, "seed=0,-1", *more)  # one of them is refused
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: seed: expected")
     assert done.stdout.endswith(": 0 finished before, 0 resumed, 1 new, 1 failed\n")

@@ -1,6 +1,7 @@
 """Batches of images of like shape, in an order that is a function of (seed, epoch)."""
 
 import math
+import multiprocessing
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -81,6 +82,8 @@ def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> Data
         Watched(dataset, workers),
         batch_sampler=batches,
         num_workers=workers,
+        # Python's own way of starting processes: in joblib's workers another one is the default.
+        multiprocessing_context=multiprocessing.get_all_start_methods()[0] if workers else None,
         collate_fn=collate,
         persistent_workers=workers > 0,
         # Threads need no word here: torch starts every worker with one.

@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import os
 import signal
 
@@ -132,3 +133,14 @@ def test_a_plain_list_of_indices_serves_as_batches():
     loader = make_loader(shapes("val", val_images=5), [[0, 1], [2, 3], [4]], workers=0)
     ids = [[target["image_id"] for target in targets] for _, targets in loader]
     assert ids == [[0, 1], [2, 3], [4]]
+
+
+def test_workers_start_inside_a_job_of_hydra_launcher_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """joblib's workers leave another way of starting processes than Python's own."""
+    pytest.importorskip("joblib.externals.loky.backend.context", reason="extra joblib")
+    default = multiprocessing.context._default_context
+    monkeypatch.setattr(default, "_actual_context", multiprocessing.get_context("loky"))
+    loader = make_loader(shapes("val", val_images=2), [[0, 1]], workers=1)
+    assert [len(images) for images, _ in loader] == [2]
