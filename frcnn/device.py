@@ -58,6 +58,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _computes_bf16(device) else torch.float32
 
 
+def precision_of(dtype: torch.dtype) -> str:
+    """The name of a precision: ``fp32``, ``bf16`` or ``fp16``."""
+    return next(name for name, own in DTYPES.items() if own == dtype)
+
+
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8

@@ -26,10 +26,14 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def record_environment(folder: Path, device: torch.device, step: int, backend: str) -> None:
+def record_environment(
+    folder: Path, device: torch.device, precision: str, step: int, backend: str
+) -> None:
     """Add this start of a run, which goes on after ``step``, to those before; at 0 to none.
 
     Args:
+        precision: what it computes in, as ``precision_of``: ``trainer.precision=auto`` is not the
+            same everywhere.
         backend: ``evaluation.backend``; what it stands for here is written down.
 
     Raises:
@@ -38,7 +42,8 @@ def record_environment(folder: Path, device: torch.device, step: int, backend: s
     path = folder / "environment.json"
     try:
         before = json.loads(path.read_text()) if step and path.exists() else []
-        entries = [*before, {"step": step, **environment(device), "evaluator": evaluator(backend)}]
+        own = {"precision": precision, "evaluator": evaluator(backend)}
+        entries = [*before, {"step": step, **environment(device), **own}]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); move it away") from error
     write_text(path, json.dumps(entries, indent=2) + "\n")

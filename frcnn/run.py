@@ -15,7 +15,13 @@ from frcnn.assemble import dataset, detector, fill_from_data
 from frcnn.config import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
 from frcnn.data.workers import dead_workers_named
-from frcnn.device import choose_device, choose_precision, keep_freed_memory, set_deterministic
+from frcnn.device import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    precision_of,
+    set_deterministic,
+)
 from frcnn.distributed import Alone
 from frcnn.engine import Engine, Options
 from frcnn.environment import record_environment, record_settings
@@ -112,7 +118,8 @@ class Run:
                 self._restore(engine, resumed)
         if self.processes.first:
             backend = self.config["evaluation"]["backend"]
-            record_environment(self.folder, self.device, engine.step if state else 0, backend)
+            precision, step = precision_of(self.dtype), engine.step if state else 0
+            record_environment(self.folder, self.device, precision, step, backend)
             record_settings(self.folder)
             (self.folder / "summary.json").unlink(missing_ok=True)  # only a finished run has one
         self._saved = time.perf_counter()

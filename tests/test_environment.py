@@ -24,14 +24,14 @@ def entries(folder: Path) -> list[dict]:
 
 def test_every_start_adds_one_and_a_new_run_begins_anew(tmp_path: Path) -> None:
     for step, expected in ((0, [0]), (7, [0, 7]), (9, [0, 7, 9]), (0, [0])):
-        record_environment(tmp_path, CPU, step, "auto")
+        record_environment(tmp_path, CPU, "fp32", step, "auto")
         assert [entry["step"] for entry in entries(tmp_path)] == expected
 
 
 def test_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "frcnn.train", "data.root=a b"])
-    record_environment(tmp_path, CPU, 0, "pycocotools")
+    record_environment(tmp_path, CPU, "bf16", 0, "pycocotools")
     (entry,) = entries(tmp_path)
     assert entry["command"] == "python -m frcnn.train 'data.root=a b'"
     assert entry["torch"] == torch.__version__ and entry["threads"] == torch.get_num_threads()
@@ -40,16 +40,16 @@ def test_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry["packages"]["numpy"] == numpy.__version__
     assert entry["packages"]["pillow"] == PIL.__version__
     assert entry["packages"]["wandb"] and entry["packages"]["hydra-core"]
-    assert entry["evaluator"] == "pycocotools"
+    assert entry["evaluator"] == "pycocotools" and entry["precision"] == "bf16"
     assert "k" * 40 not in (tmp_path / "environment.json").read_text()
 
 
 def test_the_evaluator_that_auto_stands_for_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record_environment(tmp_path, CPU, 0, "auto")
+    record_environment(tmp_path, CPU, "fp32", 0, "auto")
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # cannot be imported
-    record_environment(tmp_path, CPU, 1, "auto")
+    record_environment(tmp_path, CPU, "fp32", 1, "auto")
     assert [e["evaluator"] for e in entries(tmp_path)] == ["faster_coco_eval", "pycocotools"]
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     for text in ("[{", "3"):
         (tmp_path / "environment.json").write_text(text)
         with pytest.raises(UserError, match=r"environment\.json: not readable .* move it away"):
-            record_environment(tmp_path, CPU, 5, "auto")
+            record_environment(tmp_path, CPU, "fp32", 5, "auto")
 
 
 def git(folder: Path, *arguments: str) -> str:

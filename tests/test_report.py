@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricated import fabricate, sweep
+from fabricated import MADE, fabricate, sweep
 
 from experiments.report import html, markdown
 from experiments.report.__main__ import main
@@ -58,6 +58,29 @@ def test_runs_of_other_code_or_another_machine_are_named(tmp_path: Path) -> None
     ]
     write_csv(read(tmp_path), tmp_path / "runs.csv")
     assert study(read_csv(tmp_path / "runs.csv")).problems == found.problems
+
+
+def test_auto_is_the_precision_that_a_run_computed_in(tmp_path: Path) -> None:
+    """The same words on the command line are other runs on a machine that computes in bf16."""
+    sweep(tmp_path, ohem=2.0)
+    for precision, name in (("bf16", "random_0"), ("fp32", "ohem_0")):
+        for run in tmp_path.iterdir():
+            told(run, "auto", "bf16" if run.name == name else "fp32")
+        found = study(read(tmp_path))
+        (problem,) = [text for text in found.problems if "other settings" in text]
+        assert "trainer.precision=bf16 where most runs have fp32; left out" in problem
+        told(tmp_path / name, precision, precision)
+    told(tmp_path / "random_0", "fp32", "fp32")
+    told(tmp_path / "ohem_0", "auto", "fp32")
+    assert not study(read(tmp_path)).problems
+
+
+def told(run: Path, precision: str, computed: str) -> None:
+    """Give a fabricated run the precision that it was told and that it computed in."""
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    config["trainer"]["precision"] = precision
+    (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    (run / "environment.json").write_text(json.dumps([{**MADE, "precision": computed}]))
 
 
 def test_a_gpu_and_none_are_two_machines(tmp_path: Path) -> None:

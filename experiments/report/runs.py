@@ -89,12 +89,17 @@ def is_ignored(key: str) -> bool:
     return not free and bool(IGNORED.fullmatch(key))
 
 
-def read(folder: Path) -> list[Run]:
-    """The runs below a folder, which are the folders with a ``status.json``."""
+def read(folder: Path, beside: Sequence[Run] = ()) -> list[Run]:
+    """The runs below a folder, which are the folders with a ``status.json``.
+
+    Args:
+        beside: runs that these are compared with; what they tell is told of these too.
+    """
     contents = [_content(file.parent, folder) for file in sorted(folder.rglob("status.json"))]
-    said = set().union(*(content["said"] for content in contents))
+    said = set().union(*(content["said"] for content in contents), *(run.method for run in beside))
     terms = {key for key in said if not is_condition(key)}
     differing = _different([content["values"] for content in contents if content["values"]])
+    differing |= set().union(*(run.settings for run in beside))
     return [_run(content, terms, differing) for content in contents]
 
 
@@ -111,6 +116,10 @@ def _content(folder: Path, top: Path) -> dict[str, Any]:
 def _files(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "status.json").read_text())
     values = _values(folder)
+    starts = _starts(folder / "environment.json")
+    # What auto came to: another precision on another machine.
+    computed = {"trainer.precision": _all(starts, "precision")}
+    values |= computed if computed["trainer.precision"] else {}
     if found["status"] == "COMPLETED":
         summary = json.loads((folder / "summary.json").read_text())
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -121,7 +130,7 @@ def _files(folder: Path) -> dict[str, Any]:
             values["steps"] = summary["steps"]
     keys = [text.lstrip("+~").partition("=")[0] for text in found["overrides"]]
     said = {key for key in keys if not is_ignored(key)}
-    made = _made(folder / "environment.json")
+    made = {key: _all(starts, key) for key in MADE if starts}
     return found | {"seed": values["seed"], "values": _told(values), "said": said, "made": made}
 
 
@@ -161,18 +170,23 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield f"{prefix}{key}", int(value) if whole else value
 
 
-def _made(file: Path) -> dict[str, str]:
-    """Of every start of a run; nothing where a run of an earlier version has no such file."""
+def _starts(file: Path) -> list[dict[str, str]]:
+    """What each start of a run says; nothing where a run of an earlier version has no such file."""
     try:
-        starts = [_start(start) for start in json.loads(file.read_text())]
+        return [_start(start) for start in json.loads(file.read_text())]
     except UNUSABLE:
-        return {}
-    return {key: ", ".join(dict.fromkeys(s[key] for s in starts)) for key in MADE if starts}
+        return []
 
 
 def _start(start: Mapping[str, Any]) -> dict[str, str]:
     found = {key: str(start[key]) for key in ("torch", "processor", "threads")}
+    found |= {key: start[key] for key in ("precision",) if key in start}  # earlier versions: none
     return found | {"commit": _commit(start), "gpu": (start["gpu"] or {"name": "none"})["name"]}
+
+
+def _all(starts: Sequence[Mapping[str, str]], key: str) -> str:
+    """The values of all starts, each once."""
+    return ", ".join(dict.fromkeys(start[key] for start in starts if key in start))
 
 
 def _commit(start: Mapping[str, Any]) -> str:
