@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fabricated import fabricate, seen_sweep, with_detections
+from fabricated import fabricate, seen_sweep, sweep, with_detections
 from tiny import SMALL, call, small_network
 
 import experiments.report.__main__
@@ -66,6 +66,53 @@ def test_all_of_it_is_made_again_from_the_csvs(
     monkeypatch.setitem(sys.modules, "experiments.report.detections", None)  # no torch, no data
     report(monkeypatch, tmp_path / "runs.csv", pictures=True)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == made
+
+
+def test_a_study_goes_on_from_its_csv_where_folders_are_gone(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sweeps on two machines, of the second all that is left is the report, give one table."""
+    report(monkeypatch, seen, "--out", tmp_path / "whole")
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "whole").iterdir()}
+    for seed in (0, 1):
+        here, gone = tmp_path / f"here{seed}", tmp_path / f"gone{seed}"
+        for run in seen.glob("*/"):
+            shutil.copytree(run, (gone if run.name.endswith(str(seed)) else here) / run.name)
+        report(monkeypatch, gone, "--out", tmp_path / "first")
+        before = tmp_path / "first/runs.csv"
+        report(monkeypatch, here, "--also", before, "--out", tmp_path / "merged")
+        assert {file.name: file.read_bytes() for file in (tmp_path / "merged").iterdir()} == whole
+    report(monkeypatch, seen, "--also", tmp_path / "whole/runs.csv", "--out", tmp_path / "twice")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "twice").iterdir()} == whole
+
+
+def test_what_an_earlier_csv_says_is_not_lost_on_a_new_method(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A term that only one of both has is a term of all; the CSV's own figures are kept."""
+    new = fabricate(tmp_path / "here/libra_0", "sampler=random", "loss=libra", "seed=0")
+    config = yaml.safe_load((seen / "random_0/.hydra/config.yaml").read_text())
+    (new / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    report(monkeypatch, seen, "--out", tmp_path / "before")
+    also = ("--also", tmp_path / "before/runs.csv")
+    report(monkeypatch, tmp_path / "here", *also, "--out", tmp_path / "after")
+    methods = study(read_csv(tmp_path / "after/runs.csv")).methods
+    assert {*methods} == {"sampler=random", "sampler=ohem", "loss=libra"}
+    kept = (tmp_path / "before/images.csv").read_text()
+    assert (tmp_path / "after/images.csv").read_text() == kept
+
+
+@pytest.mark.parametrize("what", ["source", "file"])
+def test_also_is_a_csv_beside_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    sweep(tmp_path / "runs", ohem=2.0)
+    missing = tmp_path / "missing.csv"
+    (tmp_path / "runs.csv").write_text("a\n")
+    source = tmp_path / ("runs.csv" if what == "source" else "runs")
+    with pytest.raises(SystemExit) as said:
+        report(monkeypatch, source, "--also", missing)
+    assert str(said.value) == ("2" if what == "source" else f"{missing}: No such file or directory")
 
 
 def test_errors_and_precision_are_in_tables_and_figures(seen: Path) -> None:

@@ -1,14 +1,15 @@
-"""``python -m experiments.report DIR [--baseline TEXT] [--family KEY] [--out FOLDER]
-[--page FILE]``.
+"""``python -m experiments.report DIR [--also FILE.csv] [--baseline TEXT] [--family KEY]
+[--out FOLDER] [--page FILE]``.
 
 DIR is a sweep's folder, or a runs.csv that the report of one wrote. Writes report.md, report.html
 (which needs no other file) and its figures to DIR/report, or beside the CSV. From a folder it also
 writes the CSVs from which all of it can be made again: runs.csv (one row a run) and images.csv (one
 row a method: how far the validation images decide). ``--page`` puts the first table into a page,
-between a comment that names runs.csv and ``<!-- end -->``.
+between a comment that names runs.csv and ``<!-- end -->``. ``--also`` takes an earlier report's
+runs.csv: its runs whose folders are not below DIR count too, as it has them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ try:
     from experiments.report.command import arguments, places
     from experiments.report.csv_files import read_csv, read_intervals, write_csv, write_intervals
     from experiments.report.figures import figures
+    from experiments.report.images import Interval
     from experiments.report.runs import Run, read
     from experiments.report.sentences import sentences
     from experiments.report.study import Study, study
@@ -35,11 +37,19 @@ def main() -> None:
     parser.add_argument(
         "--family", metavar="KEY", help="correct the methods told KEY=... and the others apart"
     )
+    parser.add_argument(
+        "--also", type=Path, metavar="FILE.csv", help="of an earlier report whose folders are gone"
+    )
     options = parser.parse_args()
     source, out = places(options)
-    of = _of_folder if source.is_dir() else _of_csv
+    if options.also and not source.is_dir():
+        parser.error("--also adds to a folder of runs")
     try:
-        found = _with_family(of(source, options.baseline, out), options.family)
+        if source.is_dir():
+            found = _of_folder(source, options.also, options.baseline, out)
+        else:
+            found = _of_csv(source, options.baseline, out)
+        found = _with_family(found, options.family)
     except LookupError as error:
         raise SystemExit(str(error)) from error
     _write(found, out)
@@ -51,24 +61,46 @@ def main() -> None:
     print("\n".join([*found.problems, *sentences(found), str(out / "report.html")]))
 
 
-def _of_folder(folder: Path, baseline: str | None, out: Path) -> Study:
-    """From run folders; leaves the CSVs in ``out``."""
+def _of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path) -> Study:
+    """From run folders, and the runs of a CSV that have none; leaves the CSVs in ``out``."""
     from experiments.report.detections import intervals, looked_at  # torch takes seconds to load
 
-    runs = looked_at(read(folder), folder)
+    before = _read_csv(also) if also else []
+    here = looked_at(read(folder, before), folder)
+    names = {run.name for run in here}
+    runs = sorted([*here, *(r for r in before if r.name not in names)], key=lambda r: r.name)
     found = _study(runs, baseline, folder)
-    found = replace(found, images=intervals(found, folder))
+    known = read_intervals(also.with_name(IMAGES), found.baseline) if also else {}
+    found = replace(found, images=_first_seed(known, intervals(found, folder)))
     out.mkdir(parents=True, exist_ok=True)
     write_csv(runs, out / RUNS)
     write_intervals(found.images, found.baseline, out / IMAGES)
     return found
 
 
+def _first_seed(known: Mapping[str, Interval], new: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Both, of a method the one of the smaller seed; of the same seed the new one."""
+    older = {m for m in known.keys() & new.keys() if known[m].seed < new[m].seed}
+    return {**known, **{method: own for method, own in new.items() if method not in older}}
+
+
 def _of_csv(file: Path, baseline: str | None, out: Path) -> Study:
     """From a runs.csv, and the images.csv beside it."""
-    found = _study(read_csv(file), baseline, file)
+    found = _study(_read_csv(file), baseline, file)
     out.mkdir(parents=True, exist_ok=True)
     return replace(found, images=read_intervals(file.with_name(IMAGES), found.baseline))
+
+
+def _read_csv(file: Path) -> list[Run]:
+    """Its runs.
+
+    Raises:
+        LookupError: there is no such file, or it is another CSV.
+    """
+    try:
+        return read_csv(file)
+    except OSError as error:
+        raise LookupError(f"{file}: {error.strerror}") from error
 
 
 def _study(runs: Sequence[Run], baseline: str | None, source: Path) -> Study:

@@ -43,7 +43,7 @@ def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
 
 def intervals(study: Study, folder: Path) -> dict[str, Interval]:
     """Over the images, of each method and the baseline in the first seed whose detections both
-    have; a method without one, or validated on other images, has none."""
+    have below the folder; a method without one, or validated on other images, has none."""
     found = {}
 
     @lru_cache(maxsize=2)  # the baseline's and a method's, which are large
@@ -54,9 +54,12 @@ def intervals(study: Study, folder: Path) -> dict[str, Interval]:
     def draws(name: str) -> np.ndarray:
         return resampled(matches(name))
 
+    def judged(run: Run) -> bool:
+        return bool(run.precision) and (folder / run.name / DETECTIONS).exists()
+
     for method in study.compared:
         pairs = study.pairs(method)
-        seed = next((s for s, pair in pairs.items() if all(run.precision for run in pair)), None)
+        seed = next((s for s, pair in pairs.items() if all(map(judged, pair))), None)
         if seed is None:
             continue
         own, base = (run.name for run in pairs[seed])
