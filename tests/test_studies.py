@@ -19,9 +19,10 @@ from experiments.report.html import CAPTIONS
 from experiments.report.markdown import markdown
 from experiments.report.statistics import Verdict, in_blocks, verdicts
 from experiments.report.study import study
-from experiments.report.tables import tables
+from experiments.report.tables import by_themselves, compare, not_learnt, tables
 
 ROOT = Path(__file__).parents[1]
+CONTROL = "matched=random_as_ohem"
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
 
 
@@ -63,3 +64,27 @@ def test_the_bccd_study_is_made_from_its_runs() -> None:
     drawn = [name for name in CAPTIONS if (folder / f"{name}.png").exists()]
     assert (folder / "report.md").read_text() == report.page(found, drawn)
     assert shown(folder / "README.md", source) == markdown(tables(found)[0]) + "\n"
+
+
+def test_what_the_bccd_study_answers_holds() -> None:
+    """As its README and the project's: of all presets and variants, whole."""
+    found = study(read_csv(ROOT / "experiments/bccd_samplers/runs.csv"))
+    found = replace(found, family="matched")
+    verdicts = compare(found)
+    assert {m for m, v in verdicts.items() if v.told_apart and v.difference.mean > 0} == {CONTROL}
+    presets = {m: v for m, v in verdicts.items() if not found.in_family(m)}
+    assert {m for m, v in presets.items() if v.told_apart} == {"sampler=ohem_quota"}
+    assert len(presets) == 20 and len(verdicts) == 31
+    ohem, matched = (f"{more}sampler=ohem" for more in ("", "matched=ohem "))
+    assert not_learnt(found) == {"box_loss=ghm_r", "box_loss=ghm_r matched=ghm_r"}
+    assert not by_themselves(found)[CONTROL].told_apart
+    control, base = found.values(CONTROL, "AP"), found.values(found.baseline or "", "AP")
+    own = {seed: ap for seed, ap in found.values(ohem, "AP").items() if seed in control}
+    gains = [sum(values[s] - base[s] for s in control) for values in (own, control)]
+    assert gains[0] == pytest.approx(gains[1], rel=0.1)
+    assert verdicts[matched].difference.mean < verdicts[ohem].difference.mean
+    five = {"random", "ohem", "libra", "pisa", "focal"}
+    for method, runs in found.methods.items():
+        presets_of_five = any(method.endswith(f"={name}") for name in five)
+        many = presets_of_five and not found.in_family(method)
+        assert len(runs) == (5 if many else 3), method
