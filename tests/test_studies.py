@@ -17,7 +17,7 @@ from experiments.report import statistics
 from experiments.report.csv_files import read_csv, read_intervals
 from experiments.report.html import CAPTIONS
 from experiments.report.markdown import markdown
-from experiments.report.statistics import Verdict, in_blocks, verdicts
+from experiments.report.statistics import ALPHA, Verdict, in_blocks, verdicts
 from experiments.report.study import study
 from experiments.report.tables import by_themselves, compare, not_learnt, tables
 
@@ -88,3 +88,8 @@ def test_what_the_bccd_study_answers_holds() -> None:
     for method, runs in found.methods.items():
         many = method.rpartition("=")[2] in five and not found.in_family(method)
         assert len(runs) == (5 if many else 3), method
+    assert presets[ohem].p > ALPHA and verdicts[CONTROL].p <= ALPHA
+    assert compare(replace(found, family=None))[CONTROL].p > ALPHA
+    quota = [method for method in found.methods if "ohem_quota" in method]
+    steadier = {m: runs for m, runs in found.methods.items() if m not in quota}
+    assert compare(replace(found, methods=steadier))[ohem].told_apart
