@@ -102,6 +102,24 @@ def test_what_an_earlier_csv_says_is_not_lost_on_a_new_method(
     assert (tmp_path / "after/images.csv").read_text() == kept
 
 
+def test_runs_of_a_csv_and_of_a_folder_have_the_same_terms_and_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only the CSV's runs were told, or differ in, is told of the folder's as well."""
+    runs = tmp_path / "runs"
+    sweep(runs, seeds=2, ohem=2.0)
+    for seed in (0, 1):
+        fabricate(runs / f"loss_{seed}", "sampler=random", "loss=focal", f"seed={seed}")
+    fabricate(runs / "long_0", "sampler=libra", "trainer.epochs=24", "optimizer.lr=0.01")
+    report(monkeypatch, runs, "--out", tmp_path / "whole")
+    shutil.copytree(runs / "ohem_1", tmp_path / "here/ohem_1")
+    shutil.move(runs / "ohem_1", tmp_path / "ohem_1")
+    report(monkeypatch, runs, "--out", tmp_path / "first")
+    also = ("--also", tmp_path / "first/runs.csv")
+    report(monkeypatch, tmp_path / "here", *also, "--out", tmp_path / "merged")
+    assert (tmp_path / "merged/runs.csv").read_text() == (tmp_path / "whole/runs.csv").read_text()
+
+
 @pytest.mark.parametrize("what", ["source", "file"])
 def test_also_is_a_csv_beside_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -265,7 +283,8 @@ def test_data_that_follow_the_seed_are_those_of_the_run_s(tmp_path: Path) -> Non
 
 
 def test_a_run_as_training_leaves_it(tmp_path: Path) -> None:
-    line = [*SMALL, "trainer.max_steps=1", "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    line = [*SMALL, "trainer.max_steps=1", "trainer.epochs=1", "trainer.precision=bf16"]
+    line += [f"hydra.run.dir={tmp_path / 'run'}"]
     with small_network():
         assert call(train.main, *line) == 0
     run = only(tmp_path)
@@ -274,3 +293,5 @@ def test_a_run_as_training_leaves_it(tmp_path: Path) -> None:
         f"dAP50 {k}" for k in KINDS
     ]
     assert run.memory is not None and run.memory > 100
+    (start,) = json.loads((tmp_path / "run/environment.json").read_text())
+    assert start["precision"] == "bf16"
