@@ -4,9 +4,11 @@ import json
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,6 +285,21 @@ def test_memory_is_that_above_the_baseline() -> None:
 
 
 @needs_proc
+def test_waiting_is_a_share_of_the_steps_that_follow_a_first_one() -> None:
+    class Instant:
+        def step(self, batch: Any, precision: str) -> dict[str, float]:
+            return {"loss": float(len(batch[0]))}
+
+    def slow() -> Iterator[tuple[list[int], list[int]]]:
+        for count in (4, 1, 2):
+            time.sleep(0.01)
+            yield [0] * count, [0] * count
+
+    window = data._trained(Instant(), slow(), "fp32", seconds=0.0)
+    assert [terms["loss"] for terms in window.terms] == [1.0]  # not the first, and no third
+    assert window.images == 1 and window.record()["train/data_wait"] > 0.5
+
+
 def test_the_workers_of_a_child_start_as_usual() -> None:
     # As text: the function itself would be pickled with this process's state.
     method = memory.in_child(eval, "__import__('multiprocessing').get_start_method()")

@@ -90,7 +90,7 @@ def _endless(loader: torch.utils.data.DataLoader, batches: AspectGroupedBatches)
 def _trained(training: Training, stream: Iterator[Batch], precision: str, seconds: float) -> Window:
     """The engine's own account of waiting, over steps that follow a first one."""
     training.step(next(stream), precision)
-    window, end = Window(), time.perf_counter() + seconds
+    window, end = Window([]), time.perf_counter() + seconds
     while not window.terms or time.perf_counter() < end:
         batch = next(stream)
         window.loaded()
