@@ -357,7 +357,7 @@ def test_the_command_puts_a_cpus_first_figures_into_a_page(
     command.main()
     lines = shown.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("<!-- out/cpu.json -->", "<!-- end -->")
-    assert [line.split(" | ")[-1] for line in lines[3:-1]] == [*["not measured |"] * 3, "1.50 |"]
+    assert [line.split(" | ")[-1] for line in lines[3:-1]] == [*["not measured |"] * 4, "1.50 |"]
 
 
 def test_the_machine_is_described_without_its_name() -> None:
