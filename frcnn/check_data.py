@@ -4,14 +4,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from frcnn.config import command
+from frcnn.config.compose import command
 
 log = logging.getLogger(__name__)
 
 
 def check_data(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
     """Print counts and names of all problems of both splits."""
-    from frcnn.assemble import annotated
+    from frcnn.build import annotated
     from frcnn.data import check_images
 
     for split in ("train", "val"):

@@ -5,18 +5,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from frcnn.config import command
+from frcnn.config.compose import command
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """Write metrics.json and results.json (COCO format, original ids); returns AP."""
-    from frcnn.evaluation import evaluate as measure
-    from frcnn.evaluation import format_table, write_results
-    from frcnn.files import write_text
-    from frcnn.trained import chosen_data, load_trained
-    from frcnn.validation import detect, validation_loader
+    from frcnn.evaluation.coco import evaluate as measure
+    from frcnn.evaluation.coco import format_table, write_results
+    from frcnn.evaluation.inference import detect, validation_loader
+    from frcnn.evaluation.load import chosen_data, load_trained
+    from frcnn.runfolder.files import write_text
 
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
     images = chosen_data(trained, config, config["split"])

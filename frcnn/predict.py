@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frcnn.config import command
+from frcnn.config.compose import command
 from frcnn.errors import UserError
-from frcnn.files import replacing, write_text
+from frcnn.runfolder.files import replacing, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from frcnn.trained import Trained
+    from frcnn.evaluation.load import Trained
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def predict(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
     """Write a picture with boxes for every image, and predictions.json for all of them."""
-    from frcnn.trained import load_trained
+    from frcnn.evaluation.load import load_trained
 
     files = find_images(config["input"])
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
@@ -77,9 +77,9 @@ def _predict_one(
     """The boxes of an image of at least a score, drawn into a file and as rows."""
     import torch
 
-    from frcnn.assemble import prepare
-    from frcnn.device import autocast
-    from frcnn.drawing import draw_boxes
+    from frcnn.build import prepare
+    from frcnn.evaluation.drawing import draw_boxes
+    from frcnn.parallel.device import autocast
 
     images = prepare([image], trained.device)
     with torch.inference_mode(), autocast(trained.device, trained.dtype):

@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from frcnn.cluster import place
-from frcnn.config import command
+from frcnn.config.compose import command
 from frcnn.errors import ConfigError
+from frcnn.parallel.cluster import place
 
 # Seeds, names, places, speed, and what is recorded: they make no other method, here as in a report
 # (experiments/report/runs.py).
@@ -26,7 +26,7 @@ ASIDE = re.compile(
 def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """One run; returns its best AP, for a sweeper to compare."""
     # torch takes seconds to load; --help and bad keys need none of it
-    from frcnn.launch import run_in_all
+    from frcnn.training.launch import run_in_all
 
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN

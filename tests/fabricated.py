@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import yaml
 
-from frcnn.assemble import dataset
-from frcnn.evaluation import evaluate
-from frcnn.validation import save_detections
+from frcnn.build import dataset
+from frcnn.evaluation.coco import evaluate
+from frcnn.evaluation.inference import save_detections
 
 SHAPES = {
     "_target_": "frcnn.data.shapes",

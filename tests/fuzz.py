@@ -24,7 +24,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from frcnn.config import CONF, build
+from frcnn.config.compose import CONF, build
 from frcnn.data import check, coco, coco_json, drop_misfits, image_files, voc
 from frcnn.errors import UserError
 from samplers import Candidates, Prediction, Sampler

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from tiny import SMALL, call, small_network, the_same
 
-from frcnn import run, train  # (loads all that a run needs, once for all of them)
-from frcnn.engine import Engine
+from frcnn import train
+from frcnn.training import run  # loads all that a run needs, once for all of them
+from frcnn.training.loop import Engine
 
 torch.set_num_threads(1)
 

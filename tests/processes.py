@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from tiny import small_network
 
-from frcnn.cluster import Place
-from frcnn.distributed import joined
 from frcnn.errors import UserError
-from frcnn.launch import places, start
-from frcnn.run import run
-from frcnn.signals import ASKED
+from frcnn.parallel.cluster import Place
+from frcnn.parallel.group import joined
+from frcnn.runfolder.signals import ASKED
+from frcnn.training.launch import places, start
+from frcnn.training.run import run
 
 CPU = torch.device("cpu")
 Composed = tuple[dict[str, Any], dict[str, str]]

@@ -17,7 +17,7 @@ from frcnn.losses import Samples
 from frcnn.losses.activation import softmax_scores
 from frcnn.model import Detector, build_detector
 from frcnn.model.detector import one_anchor_size_a_level
-from frcnn.model.matching import Matched
+from frcnn.sites.assigners.max_iou import Matched
 from samplers import Candidates, Prediction
 
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))

@@ -15,7 +15,7 @@ pytest.importorskip("scipy")
 
 from experiments.report.csv_files import read_csv
 from experiments.report.runs import LOSS, Run
-from frcnn.config import CONF
+from frcnn.config.compose import CONF
 
 STUDY = Path(__file__).parents[1] / "experiments/bccd_samplers"
 OWN = STUDY / "conf"

@@ -34,7 +34,7 @@ from experiments.benchmark.limit import Layout, Recorder, recorded
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import markdown, page, store, table
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
-from frcnn.config import CONF
+from frcnn.config.compose import CONF
 from frcnn.data import coco
 from frcnn.errors import ConfigError
 from samplers import OHEM, Random

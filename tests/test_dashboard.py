@@ -17,7 +17,8 @@ from wandb_server import OWNER, wandb_server
 from experiments.dashboard.panels import AXES, METHOD, SECTIONS
 from experiments.report.runs import is_ignored, read
 from experiments.report.study import study
-from frcnn import tracking, train
+from frcnn import train
+from frcnn.tracking import tracker as tracking
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 HOSTILE = "it's a=b <\"\\x3d\"> and\nMetric('State')"

@@ -23,16 +23,17 @@ from processes import (
 )
 from tiny import SMALL, composed, lines, small_network, tiny, without_times
 
-from frcnn import checkpoint, launch
-from frcnn.assemble import dataset
-from frcnn.cluster import Meeting, first_host, meeting, place
-from frcnn.config import CONF
+from frcnn.build import dataset
+from frcnn.config.compose import CONF
 from frcnn.data import AspectGroupedBatches
 from frcnn.errors import ConfigError, UserError
-from frcnn.launch import places, run_in_all, start
-from frcnn.run import run
-from frcnn.signals import Stop, stopping
-from frcnn.validation import in_order, validation_loader
+from frcnn.evaluation.inference import in_order, validation_loader
+from frcnn.parallel.cluster import Meeting, first_host, meeting, place
+from frcnn.runfolder import checkpoint
+from frcnn.runfolder.signals import Stop, stopping
+from frcnn.training import launch
+from frcnn.training.launch import places, run_in_all, start
+from frcnn.training.run import run
 
 # One of each way in which a loss or a sampler looks at the batch.
 QUICK = (

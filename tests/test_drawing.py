@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frcnn.drawing import MIN_SIDE, PALETTE, class_colour, draw_boxes
+from frcnn.evaluation.drawing import MIN_SIDE, PALETTE, class_colour, draw_boxes
 
 NAMES = ["cell", "plate"]
 GREY = 77

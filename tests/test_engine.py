@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frcnn.data import AspectGroupedBatches, make_loader
-from frcnn.device import choose_device, choose_precision
-from frcnn.engine import Engine, Options, Window, grouped, step_seed
 from frcnn.errors import ConfigError, UserError
+from frcnn.parallel.device import choose_device, choose_precision
+from frcnn.training.loop import Engine, Options, Window, grouped, step_seed
 
 IMAGES = 6
 
@@ -247,7 +247,7 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("bf16", cpu) == torch.bfloat16
     assert choose_precision("fp32", cpu) == torch.float32
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("frcnn.device._computes_bf16", lambda device, has=has: has)
+        monkeypatch.setattr("frcnn.parallel.device._computes_bf16", lambda device, has=has: has)
         assert choose_precision("auto", cpu) == expected
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         choose_precision("fp16", cpu)

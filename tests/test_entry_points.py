@@ -18,14 +18,15 @@ from tiny import SMALL, call, command_line, lines, small_network, voc
 from experiments.figures.__main__ import main as draw_figures
 from experiments.report.runs import read
 from experiments.report.study import study
-from frcnn import check_data, checkpoint, evaluate, predict, train
-from frcnn.assemble import dataset
-from frcnn.config import CONF
+from frcnn import check_data, evaluate, predict, train
+from frcnn.build import dataset
+from frcnn.config.compose import CONF
 from frcnn.data import shapes
-from frcnn.engine import Engine
-from frcnn.evaluation import evaluate as figures
+from frcnn.evaluation.coco import evaluate as figures
+from frcnn.evaluation.inference import load_detections
 from frcnn.predict import find_images
-from frcnn.validation import load_detections
+from frcnn.runfolder import checkpoint
+from frcnn.training.loop import Engine
 
 ROOT = Path(CONF).parent
 # A third of the training set, so that a run takes a fraction of a second.
@@ -244,12 +245,12 @@ def test_evaluate_runs_nothing_that_a_checkpoint_names(
     trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = checkpoint.load(trained / "checkpoints/last.pt")
-    trap = {"_target_": "frcnn.checkpoint.os.mkdir", "path": str(folder / "trap")}
+    trap = {"_target_": "frcnn.runfolder.checkpoint.os.mkdir", "path": str(folder / "trap")}
     for place in ({"x": trap}, trap, [trap]):
         saved["config"]["loss"]["rpn"]["per"] = place
         checkpoint.save(folder / "evil.pt", saved)
         assert call(evaluate.main, "checkpoint=evil.pt", "workers=0") == 1
-        assert "frcnn.checkpoint.os.mkdir, which is not ours" in capsys.readouterr().err
+        assert "frcnn.runfolder.checkpoint.os.mkdir, which is not ours" in capsys.readouterr().err
     assert not (folder / "trap").exists()
 
 

@@ -11,9 +11,10 @@ import PIL
 import pytest
 import torch
 
-from frcnn import environment
-from frcnn.environment import record_environment
 from frcnn.errors import UserError
+from frcnn.evaluation.coco import evaluator
+from frcnn.runfolder import environment
+from frcnn.runfolder.environment import record_environment
 
 CPU = torch.device("cpu")
 
@@ -44,13 +45,10 @@ def test_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "k" * 40 not in (tmp_path / "environment.json").read_text()
 
 
-def test_the_evaluator_that_auto_stands_for_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record_environment(tmp_path, CPU, "fp32", 0, "auto")
+def test_the_evaluator_that_auto_stands_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evaluator("auto") == "faster_coco_eval"
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # cannot be imported
-    record_environment(tmp_path, CPU, "fp32", 1, "auto")
-    assert [e["evaluator"] for e in entries(tmp_path)] == ["faster_coco_eval", "pycocotools"]
+    assert evaluator("auto") == "pycocotools"
 
 
 def test_a_gpu_s_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.evaluation import OVERALL, coco_results, evaluate, format_table, write_results
+from frcnn.evaluation.coco import OVERALL, coco_results, evaluate, format_table, write_results
 
 NAMES = ["cell", "plate", "ghost"]  # the ground truth never has a ghost
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tiny import composed, lines
 
-from frcnn.config import CONF
-from frcnn.run import run
+from frcnn.config.compose import CONF
+from frcnn.training.run import run
 
 PRESETS = sorted(
     f"{group}={file.stem}"

@@ -28,12 +28,12 @@ from experiments.figures.losses import (
 )
 from experiments.figures.seen import Seen, look
 from experiments.style import png
-from frcnn.assemble import dataset
-from frcnn.checkpoint import load
+from frcnn.build import dataset
+from frcnn.evaluation.load import Trained
 from frcnn.losses import FocalSigmoid, SmoothL1
 from frcnn.model import Detector, build_detector
+from frcnn.runfolder.checkpoint import load
 from frcnn.train import main as train
-from frcnn.trained import Trained
 from samplers import OHEM
 
 BUDGET = {"rpn": 16, "rcnn": 8}

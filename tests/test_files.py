@@ -10,8 +10,8 @@ import pytest
 from tiny import file_size_limit
 
 from frcnn.errors import UserError
-from frcnn.files import locked, replacing, write_text
-from frcnn.signals import Stop
+from frcnn.runfolder.files import locked, replacing, write_text
+from frcnn.runfolder.signals import Stop
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_no_folder_can_be_made_there(tmp_path: Path) -> None:
 def elsewhere(folder: Path) -> str:
     """What another process says that wants to lock the folder."""
     code = (
-        "import sys; from pathlib import Path; from frcnn.files import locked\n"
+        "import sys; from pathlib import Path; from frcnn.runfolder.files import locked\n"
         "try:\n    with locked(Path(sys.argv[1])): print('locked')\n"
         "except Exception as error: print(error)"
     )

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from tiny import call, small_network
 
 from frcnn import train
-from frcnn.assemble import dataset
-from frcnn.config import CONF
+from frcnn.build import dataset
+from frcnn.config.compose import CONF
 from frcnn.data import shape_images
 
 OWN = Path(__file__).parents[1] / "experiments/imbalance_map/conf"

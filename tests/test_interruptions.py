@@ -28,12 +28,13 @@ from tiny import (
 )
 from torch.utils.data import get_worker_info
 
-import frcnn.config
-import frcnn.run
-from frcnn import checkpoint, train
+import frcnn.config.compose
+import frcnn.training.run
+from frcnn import train
 from frcnn.data import DetectionDataset
-from frcnn.engine import Engine
 from frcnn.errors import ConfigError
+from frcnn.runfolder import checkpoint
+from frcnn.training.loop import Engine
 
 # Two epochs of three steps; a log line every second.
 LINE = [*SMALL, "data.train_images=6", "data.val_images=2", "trainer.log_every=2"]
@@ -75,7 +76,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def before(name: str, count: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
     """Act within call number ``count`` of a function of the run's or of the engine's."""
-    place = Engine if hasattr(Engine, name) else frcnn.run
+    place = Engine if hasattr(Engine, name) else frcnn.training.run
     real, calls = getattr(place, name), iter(range(1, 1000))
 
     def patched(*arguments: Any, **options: Any) -> Any:
@@ -119,13 +120,13 @@ def test_a_signal_as_a_validation_is_recorded_does_not_double_it(
     straight: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        real = frcnn.run.Run._keep_best
+        real = frcnn.training.run.Run._keep_best
 
         def stopped(*arguments: Any) -> None:
             signal.raise_signal(signal.SIGINT)
             real(*arguments)
 
-        patch.setattr(frcnn.run.Run, "_keep_best", stopped)
+        patch.setattr(frcnn.training.run.Run, "_keep_best", stopped)
         assert command(tmp_path) == 130
     assert last(tmp_path)["validated"] == 3
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
@@ -171,7 +172,7 @@ def test_a_second_signal_while_the_first_one_s_checkpoint_is_written_leaves(
 def test_a_signal_while_the_configuration_is_checked_is_a_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = frcnn.config.checked
+    real = frcnn.config.compose.checked
 
     def checked(*arguments: Any) -> Any:
         try:
@@ -180,7 +181,7 @@ def test_a_signal_while_the_configuration_is_checked_is_a_signal(
             raise ConfigError("a flag") from stop
         return real(*arguments)
 
-    monkeypatch.setattr(frcnn.config, "checked", checked)
+    monkeypatch.setattr(frcnn.config.compose, "checked", checked)
     assert call(train.main, *SMALL, f"hydra.run.dir={tmp_path}") == 143
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "INTERRUPTED"
 
@@ -262,7 +263,7 @@ def test_a_second_process_in_a_run_s_folder_is_refused(
     read, write = os.pipe()
     owner = os.fork()
     if owner == 0:
-        from frcnn.files import locked
+        from frcnn.runfolder.files import locked
 
         with locked(tmp_path):
             os.write(write, b".")
@@ -382,7 +383,7 @@ KILLED_IN_STEP_SIX = """
 import os, signal, sys, time
 from tiny import call, small_network
 from frcnn import train
-from frcnn.engine import Engine
+from frcnn.training.loop import Engine
 
 real, updates = Engine._update, []
 

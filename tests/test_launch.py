@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from tiny import SMALL, lines, the_same
 
-from frcnn import checkpoint
 from frcnn.data import AspectGroupedBatches
-from frcnn.validation import load_detections
+from frcnn.evaluation.inference import load_detections
+from frcnn.runfolder import checkpoint
 
 ROOT = Path(__file__).parents[1]
 FEW = [*SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.log_every=1", "optimizer.lr=0.001"]

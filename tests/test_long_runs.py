@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny import SMALL, call, small_network, tiny
 
-from frcnn import launch, run, train
-from frcnn.engine import Engine
+from frcnn import train
+from frcnn.training import launch, run
+from frcnn.training.loop import Engine
 
 STEPS, WARM_UP, RUNS = 2000, 500, 30
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny import SMALL, call, composed, lines, small_network, tiny
 
-from frcnn import checkpoint, train
-from frcnn.assemble import dataset, detector, fill_from_data
+from frcnn import train
+from frcnn.build import dataset, detector, fill_from_data
+from frcnn.evaluation.load import Trained, load_trained
 from frcnn.losses import Equalization
-from frcnn.run import run
-from frcnn.trained import Trained, load_trained
+from frcnn.runfolder import checkpoint
+from frcnn.training.run import run
 
 TWO_STEPS = ["trainer.epochs=1", "trainer.max_steps=2"]
 UNSAMPLED = [override for override in SMALL if "batch_size_per_image" not in override]

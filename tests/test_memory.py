@@ -10,11 +10,12 @@ import pytest
 import torch
 from tiny import small_network, tiny
 
-from frcnn import checkpoint, memory
-from frcnn.engine import Engine
 from frcnn.errors import UserError
-from frcnn.run import run
-from frcnn.signals import Stop
+from frcnn.parallel import memory
+from frcnn.runfolder import checkpoint
+from frcnn.runfolder.signals import Stop
+from frcnn.training.loop import Engine
+from frcnn.training.run import run
 
 CPU = torch.device("cpu")
 TAKEN = 300.0  # megabytes that a hungry step takes, and gives back

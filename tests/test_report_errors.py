@@ -10,7 +10,7 @@ from test_evaluation import NAMES, detection, ground_truth, random_set
 from experiments.report import errors
 from experiments.report.errors import costs, judged
 from experiments.report.matches import match, mean_precision
-from frcnn.evaluation import coco_evaluator
+from frcnn.evaluation.coco import coco_evaluator
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CELL, PLATE = 1, 2

@@ -20,7 +20,7 @@ from experiments.report.matches import (
     mean_precision,
     precision,
 )
-from frcnn.evaluation import coco_evaluator, evaluate
+from frcnn.evaluation.coco import coco_evaluator, evaluate
 
 Sets = tuple[dict[str, Any], list[dict[str, Any]]]
 

@@ -18,19 +18,19 @@ from tiny import (
     without_times,
 )
 
-from frcnn import checkpoint
-from frcnn.assemble import dataset, detector, fill_from_data
-from frcnn.engine import Engine
+from frcnn.build import dataset, detector, fill_from_data
 from frcnn.errors import ConfigError, UserError
-from frcnn.model import Detector
-from frcnn.run import Run, run
-from frcnn.validation import (
+from frcnn.evaluation.inference import (
     baseline_samplers,
     detect,
     load_detections,
     save_detections,
     validation_loader,
 )
+from frcnn.model import Detector
+from frcnn.runfolder import checkpoint
+from frcnn.training.loop import Engine
+from frcnn.training.run import Run, run
 from samplers import OHEM, Random
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -413,7 +413,7 @@ def test_problems_of_the_data_are_logged(
         found.problems.add("boxes without area", "a.xml object 3", dropped=True)
         return found
 
-    monkeypatch.setattr("frcnn.run.dataset", with_problem)
+    monkeypatch.setattr("frcnn.training.run.dataset", with_problem)
     Run(*tiny(), tmp_path)
     assert "train data: dropped 1 boxes without area (first: a.xml object 3)" in caplog.text
 

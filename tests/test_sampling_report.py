@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frcnn.sampling_report import sampling_report
+from frcnn.tracking.sampling import sampling_report
 from samplers import Candidates
 
 # Image 0 holds objects 0 and 1, image 1 object 2. Rows 0..4 are positives, 5..9 background

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frcnn.schedules import Cosine, MultiStep, warmup
+from frcnn.training.schedules import Cosine, MultiStep, warmup
 
 
 def test_warmup_is_linear_and_ends_at_its_last_step() -> None:

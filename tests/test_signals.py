@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from frcnn.signals import SIGNALS, Stop, held, pass_on, stopping, unheard
+from frcnn.runfolder.signals import SIGNALS, Stop, held, pass_on, stopping, unheard
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from tiny import file_size_limit
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.status import recorded, write
+from frcnn.runfolder.status import recorded, write
 
 
 def status(folder: Path) -> dict:

@@ -28,11 +28,11 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from experiments.report.csv_files import write_csv
 from experiments.report.runs import read
 from frcnn import train
-from frcnn.config import CONF, one_line
-from frcnn.engine import Engine
+from frcnn.config.compose import CONF, one_line
 from frcnn.errors import UserError
-from frcnn.resume import Resumed, finished
-from frcnn.sweeps import NOTE, Sweep, summed_up
+from frcnn.runfolder.sweeps import NOTE, Sweep, summed_up
+from frcnn.training.loop import Engine
+from frcnn.training.resume import Resumed, finished
 
 ROOT = Path(CONF).parent
 # Two steps a run.
@@ -130,7 +130,7 @@ def test_a_finished_run_stays_completed_where_its_data_is_gone(
 
     assert sweep("seed=0") == 0
     before = told(folder / "0/status.json")
-    monkeypatch.setattr("frcnn.run.dataset", gone)
+    monkeypatch.setattr("frcnn.training.run.dataset", gone)
     assert sweep("seed=0") == 1
     assert outcomes(capsys) == "0 finished before, 0 resumed, 0 new, 1 failed"
     assert told(folder / "0/status.json") == before
@@ -391,7 +391,7 @@ def test_optuna_gets_each_run_s_ap_and_goes_on(
 KILLED = """
 import itertools, os, signal, sys
 from frcnn import train
-from frcnn.engine import Engine
+from frcnn.training.loop import Engine
 from tiny import call, small_network
 update, numbers, last = Engine._update, itertools.count(1), int(sys.argv[1])
 def killed(*arguments):

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import file_size_limit, history, leet, records
 
 from frcnn.errors import UserError
-from frcnn.tracking import BoxedImage, Tracker
+from frcnn.tracking.tracker import BoxedImage, Tracker
 
 CONFIG = {"seed": 3, "trainer": {"epochs": 2}, "sampler": {"rcnn": {"quantity": 512}}}
 CHOICES = {"sampler": "ohem", "sampler/rcnn": "ohem", "loss/rpn": "cross_entropy"}
@@ -197,7 +197,7 @@ def test_online_without_a_key_goes_on_offline(
     monkeypatch.setattr(wandb, "login", lambda prompt: False)
     with caplog.at_level(logging.WARNING), tracker(tmp_path, "online") as tracking:
         tracking.log({"step": 1, "train/loss": 1.0})
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "frcnn.tracking"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "frcnn.tracking.tracker"]
     assert "no API key" in warning and "wandb sync" in warning and "\n" not in warning
     (path,) = runs(tmp_path)
     assert path.parent.name.startswith("offline-run-")

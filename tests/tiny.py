@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from frcnn import checkpoint
-from frcnn.config import CONF, checked
-from frcnn.model import zoo
+from frcnn.config.compose import CONF, checked
+from frcnn.model import backbones as zoo
+from frcnn.runfolder import checkpoint
 
 # 12 training images of 64x48: 6 steps of 2 an epoch.
 SMALL = [

@@ -19,7 +19,7 @@ from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import headlines, markdown, store
 from experiments.benchmark.targets import compared
 from experiments.table import put
-from frcnn.device import choose_device
+from frcnn.parallel.device import choose_device
 
 # Each part with its share of the time.
 PARTS = {

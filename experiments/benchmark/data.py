@@ -16,11 +16,11 @@ from torch import Tensor
 from experiments.benchmark import memory, setting
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.training import Training
-from frcnn import assemble
-from frcnn.config import build
-from frcnn.data import AspectGroupedBatches, coco, make_loader
-from frcnn.device import keep_freed_memory
-from frcnn.engine import Batch, Window
+from frcnn import build as assemble
+from frcnn.config.compose import build
+from frcnn.data import AspectGroupedBatches, Batch, coco, make_loader
+from frcnn.parallel.device import keep_freed_memory
+from frcnn.training.loop import Window
 
 # As many as COCO's train2017 has, and the seconds from which on a budget is enough for them.
 IMAGES, BOXES, ENOUGH = 118_000, 860_000, 45

@@ -10,7 +10,7 @@ from experiments.benchmark import scenes
 from experiments.benchmark.report import WHY, table
 from experiments.benchmark.timing import interleaved, ratio, spread
 from frcnn.errors import UserError
-from frcnn.evaluation import BACKENDS, OVERALL, evaluate
+from frcnn.evaluation.coco import BACKENDS, OVERALL, evaluate
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 150, 20, 7, 100
 SAME = 1e-9  # largest difference of a figure between back ends

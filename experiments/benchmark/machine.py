@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from experiments.benchmark.setting import computes_bf16
-from frcnn.environment import commit, processor
+from frcnn.runfolder.environment import commit, processor
 
 
 def machine(device: torch.device) -> dict[str, Any]:

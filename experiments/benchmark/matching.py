@@ -9,7 +9,7 @@ import torch
 from experiments.benchmark import memory, scenes, setting
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.timing import interleaved, slope, spread
-from frcnn.model.matching import match_batch
+from frcnn.sites.assigners.max_iou import match_batch
 
 # (objects, anchors) of one image.
 Size = tuple[int, int]

@@ -13,11 +13,11 @@ from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
 from experiments.benchmark.training import Training
-from frcnn import assemble
-from frcnn.config import KNOWN, build, one_line
-from frcnn.device import keep_freed_memory
-from frcnn.engine import Batch
-from frcnn.model.site import Site
+from frcnn import build as assemble
+from frcnn.config.compose import KNOWN, build, one_line
+from frcnn.data import Batch
+from frcnn.parallel.device import keep_freed_memory
+from frcnn.sites.site import Site
 from samplers import Sampler
 
 BASELINE = "sampler=random"

@@ -6,7 +6,7 @@ Shape letters: I images, N candidates an image, G objects an image, C foreground
 import torch
 from torch import Tensor
 
-from frcnn.model.matching import Matcher, match_batch
+from frcnn.sites.assigners.max_iou import Matcher, match_batch
 from samplers import Candidates, Prediction
 
 WIDTH, HEIGHT = 1333, 800

@@ -12,13 +12,12 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from experiments.benchmark.timing import nothing
-from frcnn import assemble
-from frcnn.config import CONF, checked
-from frcnn.data import collate
-from frcnn.device import choose_precision
-from frcnn.engine import Batch
+from frcnn import build as assemble
+from frcnn.config.compose import CONF, checked
+from frcnn.data import Batch, collate
 from frcnn.model import Detector
 from frcnn.model.detector import one_anchor_size_a_level
+from frcnn.parallel.device import choose_precision
 
 # Keys of conf/model that torchvision's FasterRCNN does not have.
 OURS = (

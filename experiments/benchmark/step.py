@@ -11,7 +11,7 @@ from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
 from experiments.benchmark.timing import interleaved, ratio, spread
 from experiments.benchmark.training import Training
-from frcnn.device import keep_freed_memory
+from frcnn.parallel.device import keep_freed_memory
 
 BUILDERS = {"stock torchvision": setting.stock, "ours": setting.ours}
 

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from frcnn.assemble import prepare
-from frcnn.config import build
-from frcnn.device import DTYPES, autocast
-from frcnn.engine import Batch
+from frcnn.build import prepare
+from frcnn.config.compose import build
+from frcnn.data import Batch
 from frcnn.model import Detector
+from frcnn.parallel.device import DTYPES, autocast
 
 
 class Training:
-    """A network and its optimizer, as ``frcnn.engine.Engine`` drives them.
+    """A network and its optimizer, as ``frcnn.training.loop.Engine`` drives them.
 
     The learning rate is 0: the arithmetic is that of training, and every step of every candidate
     sees the same weights.

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from frcnn.config import command
+from frcnn.config.compose import command
 from frcnn.errors import UserError
-from frcnn.files import replacing
+from frcnn.runfolder.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
     from experiments.figures.seen import look
-    from frcnn.trained import chosen_data, load_trained
-    from frcnn.validation import validation_loader
+    from frcnn.evaluation.inference import validation_loader
+    from frcnn.evaluation.load import chosen_data, load_trained
 
     trained = load_trained(config["checkpoint"], config["device"], config["precision"])
     images = chosen_data(trained, config, config["split"])

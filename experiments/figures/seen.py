@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from frcnn.assemble import prepare
-from frcnn.device import autocast
+from frcnn.build import prepare
+from frcnn.evaluation.load import Trained
 from frcnn.losses import ClassLoss
 from frcnn.losses.activation import SigmoidLoss
 from frcnn.model import Detector
-from frcnn.model.site import Observer, Site
-from frcnn.trained import Trained
+from frcnn.parallel.device import autocast
+from frcnn.sites.site import Observer, Site
 from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
 
 

@@ -21,11 +21,11 @@ from experiments.report.images import Interval, interval, resampled
 from experiments.report.matches import AT_IOU, Matches, average_precision, match, mean_precision
 from experiments.report.runs import COST, Run, settings_file
 from experiments.report.study import Study
-from frcnn.assemble import dataset
+from frcnn.build import dataset
 from frcnn.errors import UserError
-from frcnn.evaluation import coco_evaluator
-from frcnn.trained import refuse_foreign
-from frcnn.validation import load_detections
+from frcnn.evaluation.coco import coco_evaluator
+from frcnn.evaluation.inference import load_detections
+from frcnn.evaluation.load import refuse_foreign
 
 DETECTIONS = "detections.npz"
 # What a file that is broken, gone or not ours leads to.

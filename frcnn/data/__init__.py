@@ -1,6 +1,6 @@
 """Data sets for detection: readers, augmentation, batches."""
 
-from frcnn.data.batching import AspectGroupedBatches, collate, make_loader
+from frcnn.data.batching import AspectGroupedBatches, Batch, collate, empty_batch, make_loader
 from frcnn.data.check import check_images, drop_misfits
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
@@ -10,6 +10,7 @@ from frcnn.data.voc import voc
 
 __all__ = [
     "AspectGroupedBatches",
+    "Batch",
     "DetectionDataset",
     "Problems",
     "check_images",
@@ -17,6 +18,7 @@ __all__ = [
     "coco2017",
     "collate",
     "drop_misfits",
+    "empty_batch",
     "make_loader",
     "shapes",
     "voc",

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from frcnn.errors import UserError
-from frcnn.signals import unheard
+from frcnn.runfolder.signals import unheard
 
 
 class Watched(Dataset):

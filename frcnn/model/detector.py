@@ -13,12 +13,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 
 from frcnn.errors import ConfigError
 from frcnn.losses import BoxLoss, ClassLoss, CrossEntropy, SmoothL1
-from frcnn.model.matching import Matcher
+from frcnn.model.backbones import NAMES, STOCK, Width, build_base
 from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
-from frcnn.model.site import Site
-from frcnn.model.zoo import NAMES, STOCK, Width, build_base
+from frcnn.sites.assigners.max_iou import Matcher
+from frcnn.sites.site import Site
 from samplers import Random, Sampler
 
 ROI_ALIGN = ("fast", "torchvision")

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from frcnn.model.matching import Matched, match_batch
 from frcnn.model.modes import eval_mode, no_graph
-from frcnn.model.site import Site, site_generators
+from frcnn.sites.assigners.max_iou import Matched, match_batch
+from frcnn.sites.site import Site, site_generators
 from samplers import Prediction
 from samplers.quota import count
 

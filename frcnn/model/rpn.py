@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
-from frcnn.model.matching import Matched, match_batch
 from frcnn.model.modes import no_graph
-from frcnn.model.site import Site, site_generators
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
+from frcnn.sites.assigners.max_iou import Matched, match_batch
+from frcnn.sites.site import Site, site_generators
 from samplers import Prediction
 
 # Above this share of kept anchors one dense pass is cheaper than their neighbourhoods.

@@ -14,8 +14,8 @@ from tiny import SMALL, call, small_network
 from wandb_server import wandb_server
 
 from frcnn import check_data, evaluate, predict, train
+from frcnn.evaluation.load import Trained
 from frcnn.predict import find_images, picture_names
-from frcnn.trained import Trained
 
 MAINS = {"train": train, "evaluate": evaluate, "predict": predict, "check_data": check_data}
 
@@ -131,7 +131,7 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """What predict loads, whatever the checkpoint."""
     device = torch.device("cpu")
     found = Trained(Blind(), {}, ["cat"], [1], device, torch.float32)  # type: ignore[arg-type]
-    monkeypatch.setattr("frcnn.trained.load_trained", lambda *_: found)
+    monkeypatch.setattr("frcnn.evaluation.load.load_trained", lambda *_: found)
 
 
 def test_predict_on_folders_with_equal_names_overwrites_nothing(

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frcnn.config import build
+from frcnn.config.compose import build
 from frcnn.data import coco, coco_json, voc
 from samplers import Candidates, Prediction
 from tests import fuzz

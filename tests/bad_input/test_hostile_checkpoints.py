@@ -19,10 +19,12 @@ import torch
 from outcomes import refused
 from tiny import SMALL, call, small_network, tiny
 
-from frcnn import checkpoint, evaluate, predict, train, trained
-from frcnn.assemble import dataset, detector, fill_from_data
-from frcnn.model.zoo import PREDICTOR, file_weights
-from frcnn.resume import STATE, checkpoint_to_resume
+from frcnn import evaluate, predict, train
+from frcnn.build import dataset, detector, fill_from_data
+from frcnn.evaluation import load as trained
+from frcnn.model.backbones import PREDICTOR, file_weights
+from frcnn.runfolder import checkpoint
+from frcnn.training.resume import STATE, checkpoint_to_resume
 
 Content = dict[str, Any]
 BIAS = f"{PREDICTOR}cls_score.bias"

@@ -12,15 +12,15 @@ from omegaconf import OmegaConf
 from small import CODER, matched, part, stacked
 from torch import Tensor
 
-from frcnn.assemble import fill_from_data
-from frcnn.config import CONF, build
+from frcnn.build import fill_from_data
+from frcnn.config.checks import check_value
+from frcnn.config.compose import CONF, build
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses import CrossEntropy, SmoothL1
 from frcnn.model.detector import check_fit, initial_bias
-from frcnn.model.matching import Matched, Matcher
-from frcnn.model.site import Site
-from frcnn.rules import check_value
+from frcnn.sites.assigners.max_iou import Matched, Matcher
+from frcnn.sites.site import Site
 from samplers import All
 
 COLUMNS = {"rpn": 2, "rcnn": 4}

@@ -10,7 +10,7 @@ from torch import nn
 
 from frcnn.errors import ConfigError
 from frcnn.losses import GHMC, GHMR, CrossEntropy, Equalization, FocalSigmoid, SmoothL1
-from frcnn.model.zoo import freeze_stages
+from frcnn.model.backbones import freeze_stages
 
 
 @pytest.mark.parametrize("name", ["rpn_batch_size_per_image", "box_positive_fraction"])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher as StockMatcher
 from torchvision.ops import box_iou
 
-from frcnn.model.matching import Matcher, match_batch, share_inside
+from frcnn.sites.assigners.max_iou import Matcher, match_batch, share_inside
 
 RPN = Matcher(0.7, 0.3, keep_best=True)
 HEAD = Matcher(0.5, 0.5)
@@ -126,7 +126,7 @@ def test_chunks_change_nothing(matcher: Matcher, monkeypatch: pytest.MonkeyPatch
     ]
     labels = [torch.ones(len(target["boxes"]), dtype=torch.int64) for target in targets]
     whole = match_batch(matcher, boxes, targets, labels)
-    monkeypatch.setattr("frcnn.model.matching.PAIRS", 100)
+    monkeypatch.setattr("frcnn.sites.assigners.max_iou.PAIRS", 100)
     pieces = match_batch(matcher, boxes, targets, labels)
     for name in ("labels", "ious", "gt"):
         assert getattr(pieces, name).tolist() == getattr(whole, name).tolist()

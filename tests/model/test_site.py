@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.losses import CrossEntropy, SmoothL1
-from frcnn.model.matching import Matched, Matcher
-from frcnn.model.site import Site, of_class, site_generators
+from frcnn.sites.assigners.max_iou import Matched, Matcher
+from frcnn.sites.site import Site, of_class, site_generators
 from samplers import All, Candidates
 
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from small import CODER, batch, matched, part, quick, stacked
 from torch import Tensor, nn
 
-from frcnn.config import CONF, build
+from frcnn.config.checks import check_value
+from frcnn.config.compose import CONF, build
 from frcnn.losses import CrossEntropy, SmoothL1
-from frcnn.model.matching import Matcher
-from frcnn.model.site import Site
-from frcnn.rules import check_value
+from frcnn.sites.assigners.max_iou import Matcher
+from frcnn.sites.site import Site
 from samplers import All, Candidates, Prediction, Sampler
 
 OPTIONS = [

@@ -20,17 +20,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frcnn.cluster import place
+from frcnn.config.checks import check_order, check_value
 from frcnn.errors import ConfigError, UserError
-from frcnn.files import locked
-from frcnn.rules import check_order, check_value
-from frcnn.signals import Stop, held, pass_on, stopping
-from frcnn.status import recorded
-from frcnn.sweeps import summed_up
+from frcnn.parallel.cluster import place
+from frcnn.runfolder.files import locked
+from frcnn.runfolder.signals import Stop, held, pass_on, stopping
+from frcnn.runfolder.status import recorded
+from frcnn.runfolder.sweeps import summed_up
 
 log = logging.getLogger(__name__)
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
+CONF = str(Path(__file__).resolve().parents[2] / "conf")
 LONGEST = 120  # of a job's folder, in characters
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
@@ -140,7 +140,7 @@ def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[s
     """The configuration as plain values.
 
     The option files are the schema: a key must stand in one of the chosen options, and a value
-    be of the type that stands there, within the range that ``frcnn.rules`` gives its key.
+    be of the type that stands there, within the range that ``frcnn.config.checks`` gives its key.
 
     Raises:
         ConfigError: naming the key, and what is allowed.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from frcnn.cluster import Place
+from frcnn.parallel.cluster import Place
 
 
 class Alone:

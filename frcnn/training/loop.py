@@ -15,21 +15,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from frcnn.assemble import prepare
-from frcnn.checkpoint import save
-from frcnn.data import AspectGroupedBatches
-from frcnn.device import autocast
-from frcnn.distributed import Alone
+from frcnn.build import prepare
+from frcnn.data import AspectGroupedBatches, Batch, empty_batch
 from frcnn.errors import UserError
 from frcnn.model import Detector
-from frcnn.sampling_report import sampling_report
-from frcnn.signals import held
-from frcnn.tracking import Tracker
+from frcnn.parallel.device import autocast
+from frcnn.parallel.group import Alone
+from frcnn.runfolder.checkpoint import save
+from frcnn.runfolder.signals import held
+from frcnn.tracking.sampling import sampling_report
+from frcnn.tracking.tracker import Tracker
 from samplers import Candidates
 
 log = logging.getLogger(__name__)
 
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
 Schedule = Callable[[int, int], float]
 
 
@@ -160,7 +159,7 @@ class Engine:
         return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
-        images, targets = batch if batch[0] else nothing()
+        images, targets = batch if batch[0] else empty_batch()
         try:
             with autocast(self.options.device, self.options.dtype):
                 losses = self.model(prepare(images, self.options.device), targets)
@@ -283,14 +282,6 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
             group = []
     if group:
         yield group
-
-
-def nothing() -> Batch:
-    """A batch that teaches nothing, for a process without an image: all of it is ignored."""
-    all_of_it = torch.tensor([[-1e6, -1e6, 1e6, 1e6]])
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    target |= {"ignore": all_of_it, "image_id": -1, "seed": 0}
-    return [torch.zeros(3, 64, 64, dtype=torch.uint8)], [target]
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

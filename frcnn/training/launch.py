@@ -26,12 +26,20 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from frcnn.cluster import Meeting, Place, meeting, place
-from frcnn.device import device_of, wants_gpu
-from frcnn.distributed import joined
 from frcnn.errors import ConfigError, UserError
-from frcnn.run import run
-from frcnn.signals import ASKED, FROM_OUTSIDE, SIGNALS, Stop, held, leave_to_others, stopping
+from frcnn.parallel.cluster import Meeting, Place, meeting, place
+from frcnn.parallel.device import device_of, wants_gpu
+from frcnn.parallel.group import joined
+from frcnn.runfolder.signals import (
+    ASKED,
+    FROM_OUTSIDE,
+    SIGNALS,
+    Stop,
+    held,
+    leave_to_others,
+    stopping,
+)
+from frcnn.training.run import run
 
 # Seconds that the first process has to save when all are to stop, and the others to end by
 # themselves when one has failed.

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from frcnn import checkpoint
 from frcnn.errors import ConfigError, UserError
+from frcnn.runfolder import checkpoint
 
 # A run that resumes must be made of the same parts; how long and how often may change.
 PARTS = (

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
-from frcnn.distributed import Alone
 from frcnn.losses import BoxLoss, ClassLoss, Samples
-from frcnn.model.matching import Matched, Matcher
+from frcnn.parallel.group import Alone
+from frcnn.sites.assigners.max_iou import Matched, Matcher
 from samplers import Candidates, Prediction, Sampler
 
 Observer = Callable[[str, Candidates, Tensor], None]

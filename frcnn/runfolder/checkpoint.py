@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frcnn.errors import UserError
-from frcnn.files import replacing
+from frcnn.runfolder.files import replacing
 
 VERSION = 1
 REQUIRED = {

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.files import write_text
+from frcnn.runfolder.files import write_text
 
 log = logging.getLogger(__name__)
 

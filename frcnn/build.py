@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frcnn.config import build
+from frcnn.config.compose import build
 from frcnn.data import DetectionDataset, drop_misfits
 from frcnn.model import Detector, build_detector
 

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torchvision.models.detection._utils import overwrite_eps
 
-from frcnn import checkpoint, losses
-from frcnn.assemble import dataset, detector
+from frcnn import losses
+from frcnn.build import dataset, detector
+from frcnn.config.checks import check_value
 from frcnn.data import DetectionDataset
-from frcnn.device import choose_device, choose_precision
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
-from frcnn.model.zoo import PREDICTOR, load_into
-from frcnn.rules import check_value
+from frcnn.model.backbones import PREDICTOR, load_into
+from frcnn.parallel.device import choose_device, choose_precision
+from frcnn.runfolder import checkpoint
 
 # What the parts of a run that a trained detector needs are made of, and nothing else.
 OWN = {f"frcnn.losses.{name}" for name in losses.__all__} | {

@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from frcnn.files import write_text
+from frcnn.runfolder.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ def forget_peak(device: torch.device) -> bool:
         torch.cuda.init()  # before it there are no figures to reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
         return True
-    # What is freed but kept for the next tensors (frcnn.device.keep_freed_memory) goes back.
+    # Freed memory that `keep_freed_memory` kept for later tensors goes back.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:

@@ -19,8 +19,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from frcnn.checkpoint import is_state_dict, read
 from frcnn.errors import ConfigError, UserError
+from frcnn.runfolder.checkpoint import is_state_dict, read
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,9 @@ import torch
 import torchvision
 
 from frcnn.errors import UserError
-from frcnn.evaluation import evaluator
-from frcnn.files import write_text
+from frcnn.runfolder.files import write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # What a result may depend on beside torch and torchvision.
 PACKAGES = (
     "numpy", "pillow", "scipy", "pycocotools", "faster-coco-eval", "hydra-core", "omegaconf",
@@ -27,22 +26,22 @@ PACKAGES = (
 
 
 def record_environment(
-    folder: Path, device: torch.device, precision: str, step: int, backend: str
+    folder: Path, device: torch.device, precision: str, step: int, evaluator: str
 ) -> None:
     """Add this start of a run, which goes on after ``step``, to those before; at 0 to none.
 
     Args:
         precision: what it computes in, as ``precision_of``: ``trainer.precision=auto`` is not the
             same everywhere.
-        backend: ``evaluation.backend``; what it stands for here is written down.
+        evaluator: name of the COCO evaluator that ``evaluation.backend`` stands for here.
 
     Raises:
-        UserError: the file cannot be read or written, or no such evaluator is installed.
+        UserError: the file cannot be read or written.
     """
     path = folder / "environment.json"
     try:
         before = json.loads(path.read_text()) if step and path.exists() else []
-        own = {"precision": precision, "evaluator": evaluator(backend)}
+        own = {"precision": precision, "evaluator": evaluator}
         entries = [*before, {"step": step, **environment(device), **own}]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); move it away") from error

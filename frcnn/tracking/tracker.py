@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.files import cannot_write, sync_names
+from frcnn.runfolder.files import cannot_write, sync_names
 
 logger = logging.getLogger(__name__)
 

@@ -10,28 +10,34 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
-from frcnn import checkpoint
-from frcnn.assemble import dataset, detector, fill_from_data
-from frcnn.config import build
+from frcnn.build import dataset, detector, fill_from_data
+from frcnn.config.compose import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
 from frcnn.data.workers import dead_workers_named
-from frcnn.device import (
+from frcnn.evaluation.coco import evaluate, evaluator, format_table
+from frcnn.evaluation.inference import (
+    Detections,
+    detect,
+    in_order,
+    save_detections,
+    validation_loader,
+)
+from frcnn.parallel.device import (
     choose_device,
     choose_precision,
     keep_freed_memory,
     precision_of,
     set_deterministic,
 )
-from frcnn.distributed import Alone
-from frcnn.engine import Engine, Options
-from frcnn.environment import record_environment, record_settings
-from frcnn.evaluation import evaluate, format_table
-from frcnn.files import write_text
-from frcnn.memory import forget_peak, peak_mb
-from frcnn.resume import Resumed, checkpoint_to_resume, finished
-from frcnn.signals import Stop, held
-from frcnn.tracking import Silent, Tracker
-from frcnn.validation import Detections, detect, in_order, save_detections, validation_loader
+from frcnn.parallel.group import Alone
+from frcnn.parallel.memory import forget_peak, peak_mb
+from frcnn.runfolder import checkpoint
+from frcnn.runfolder.environment import record_environment, record_settings
+from frcnn.runfolder.files import write_text
+from frcnn.runfolder.signals import Stop, held
+from frcnn.tracking.tracker import Silent, Tracker
+from frcnn.training.loop import Engine, Options
+from frcnn.training.resume import Resumed, checkpoint_to_resume, finished
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +123,7 @@ class Run:
             with checkpoint.usable(f"resume={self.config['resume']}"):
                 self._restore(engine, resumed)
         if self.processes.first:
-            backend = self.config["evaluation"]["backend"]
+            backend = evaluator(self.config["evaluation"]["backend"])
             precision, step = precision_of(self.dtype), engine.step if state else 0
             record_environment(self.folder, self.device, precision, step, backend)
             record_settings(self.folder)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.files import write_text
+from frcnn.runfolder.files import write_text
 
 
 @contextmanager

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from frcnn.assemble import prepare
-from frcnn.data import DetectionDataset, make_loader
-from frcnn.device import autocast
-from frcnn.distributed import Alone
-from frcnn.engine import nothing
-from frcnn.files import replacing
+from frcnn.build import prepare
+from frcnn.data import DetectionDataset, empty_batch, make_loader
 from frcnn.model import Detector
+from frcnn.parallel.device import autocast
+from frcnn.parallel.group import Alone
+from frcnn.runfolder.files import replacing
 from samplers import Random
 
 Detections = list[dict[str, Any]]
@@ -59,7 +58,7 @@ def detect(
     count = 0.0
     with baseline_samplers(detector, processes):
         for images, targets in loader:
-            shown, known = (images, targets) if images else nothing()
+            shown, known = (images, targets) if images else empty_batch()
             with autocast(device, dtype):
                 found, losses = detector(prepare(shown, device), known)
             for target, boxes in zip(targets, found[: len(images)], strict=True):

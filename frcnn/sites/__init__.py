@@ -1,0 +1,1 @@
+"""Sites: where a detector turns candidate boxes into training examples."""

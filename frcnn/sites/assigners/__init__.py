@@ -1,0 +1,1 @@
+"""Assigners: candidate boxes and objects -> labels."""

@@ -1,0 +1,1 @@
+"""What a run records: metrics, W&B, sampling figures."""

@@ -1,0 +1,1 @@
+"""One training run: launch, loop, schedules, resume."""
