@@ -63,7 +63,7 @@ def seen() -> dict[str, Seen]:
     ]
     # So low that some of an untrained RPN's proposals are positive.
     thresholds = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
-    detector = quick(rcnn_box_loss=SmoothL1(beta=0.5), **thresholds).eval()
+    detector = quick(box_loss={"rcnn": SmoothL1(beta=0.5)}, **thresholds).eval()
     cpu = torch.device("cpu")
     return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
 
@@ -317,7 +317,7 @@ def test_a_look_leaves_the_detector_as_it_was() -> None:
     detector = quick()
     seen_by(detector, *batch(2))
     assert not any(module.training for module in detector.modules())
-    assert [site.observer for site in detector.sites] == [None, None]
+    assert [site.observer for site in detector.sites.values()] == [None, None]
     assert not detector.rpn.head._forward_hooks
 
 
@@ -336,7 +336,7 @@ def test_errors_and_scores_are_those_of_the_loss(seen: dict[str, Seen], site: st
 def test_a_sigmoid_head_is_asked_for_each_class_by_itself() -> None:
     loss = FocalSigmoid(gamma=2.0, alpha=None)
     options = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
-    one = seen_by(quick(rcnn_loss=loss, **options), *batch(2, 3))["rcnn"]
+    one = seen_by(quick(loss={"rcnn": loss}, **options), *batch(2, 3))["rcnn"]
     assert one.right.shape == one.yes.shape == (len(one.labels), 3)
     positive = one.labels > 0
     assert one.yes.sum(1).tolist() == positive.int().tolist() and positive.any()

@@ -23,7 +23,7 @@ BUDGETS = {
 def pair(**options: Any) -> tuple[nn.Module, nn.Module]:
     """torchvision's detector and ours with the same weights."""
     theirs = stock(**BUDGETS, **options)
-    samplers = {"rpn_sampler": Random(8, 0.5), "rcnn_sampler": Random(8, 0.25)}
+    samplers = {"sampler": {"rpn": Random(8, 0.5), "rcnn": Random(8, 0.25)}}
     ours = detector(roi_align="torchvision", **samplers, **options)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -57,7 +57,7 @@ def test_a_training_step(objects: tuple[int, ...], seed: int) -> None:
     def observe(name: str, candidates: Candidates, weights: Tensor) -> None:
         seen[name] = (candidates, weights > 0)
 
-    for site in ours.sites:
+    for site in ours.sites.values():
         site.observer = observe
     images, targets = batch(*objects, seed=seed)
     results = []
