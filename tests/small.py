@@ -192,6 +192,17 @@ def stock(num_classes: int = 4, **options: Any) -> FasterRCNN:
     return FasterRCNN(backbone, num_classes, rpn_anchor_generator=anchors, **options).train()
 
 
+def quick_stock(**options: Any) -> FasterRCNN:
+    """torchvision's own detector of the shape of ``quick``."""
+    return FasterRCNN(
+        Pyramid(),
+        rpn_anchor_generator=one_anchor_size_a_level(ANCHORS),
+        box_head=TwoMLPHead(16 * 49, 32),
+        box_predictor=FastRCNNPredictor(32, 4),
+        **(OPTIONS | options),
+    ).train()
+
+
 def batch(
     *objects: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = ((64, 96), (72, 64), (64, 64))
 ) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -81,7 +81,7 @@ class Transform(GeneralizedRCNNTransform):
             return super().normalize(image)  # refuses it
         known = self.__dict__.get("_statistics")
         if known is None or known.device != image.device or known.dtype != image.dtype:
-            pair = torch.tensor([self.image_mean, self.image_std])
+            pair = torch.tensor([self.image_mean, self.image_std], dtype=torch.float64)
             self._statistics = pair.to(image)[:, :, None, None]
         mean, deviation = self._statistics
         return (image - mean) / deviation

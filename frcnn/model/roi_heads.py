@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from frcnn.losses.samples import widened
 from frcnn.model.modes import eval_mode, no_graph
 from frcnn.sites.assigners import Unassigned
 from frcnn.sites.site import Site, unassigned
@@ -73,7 +74,7 @@ class SamplingRoIHeads(RoIHeads):
         self.box_roi_pool.scales = None
         pooled = self.box_roi_pool(features, boxes, image_shapes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+        return widened(logits), widened(deltas).unflatten(1, (-1, 4))
 
     def _preview(
         self, candidates: Unassigned, features: Features, image_shapes: Sizes, rows: Tensor

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
+from frcnn.losses.samples import widened
 from frcnn.model.modes import no_graph
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
 from frcnn.sites.site import Site, unassigned
@@ -63,11 +64,11 @@ class SamplingRPN(RegionProposalNetwork):
         return {"level": level.to(levels[0].device, non_blocking=True), "strides": strides}
 
     def _dense(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-        """[N] logits and [N, 4] deltas, float32, and the anchors of an image at each level."""
+        """[N] logits and [N, 4] deltas, float32 at least, and the anchors of an image at each level."""
         objectness, deltas = self.head(levels)
         sizes = [level[0].numel() for level in objectness]
         logits, deltas = concat_box_prediction_layers(objectness, deltas)
-        return logits.flatten().float(), deltas.float(), sizes
+        return widened(logits.flatten()), widened(deltas), sizes
 
     def _kept(
         self, levels: Sequence[Tensor], logits: Tensor, deltas: Tensor, rows: Tensor
@@ -77,7 +78,7 @@ class SamplingRPN(RegionProposalNetwork):
         if can_be_sparse(self.head) and torch.is_grad_enabled():
             if len(rows) < SPARSE_SHARE * len(logits):
                 logits, deltas = at_anchors(self.head, levels, rows)
-                return two_columns(logits.float()), deltas.float()[:, None]
+                return two_columns(widened(logits)), widened(deltas)[:, None]
             logits, deltas, _ = self._dense(levels)
         return _at_rows(logits, deltas, rows)
 
