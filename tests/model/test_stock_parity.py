@@ -182,6 +182,7 @@ def test_thirty_steps_in_float64_are_those_of_torchvision() -> None:
     theirs.load_state_dict(ours.state_dict(), strict=True)
     expected, found = train(theirs, 30), train(ours, 30)
     assert expected[-1] < expected[0]
-    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-9, atol=1e-9)
+    # torchvision's objectness term is a float32 value, with a float64 gradient.
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=0)
     for name, value in ours.state_dict().items():
         torch.testing.assert_close(value, theirs.state_dict()[name], rtol=1e-9, atol=1e-9)
