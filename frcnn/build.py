@@ -1,15 +1,15 @@
 """Parts of a run from their configuration nodes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frcnn.config.compose import build
+from frcnn.config.methods import GROUPS
 from frcnn.data import DetectionDataset, drop_misfits
 from frcnn.errors import ConfigError
-from frcnn.model import Detector, build_detector
-from frcnn.sites.assigners import MaxIoU
 
 # Said in the data's file, since they suit the data, and used by the model.
 VIEW = ("min_size", "max_size", "anchor_sizes")
@@ -28,51 +28,52 @@ def annotated(node: dict[str, Any], split: str) -> DetectionDataset:
     return reader(split=split)
 
 
-def detector(config: dict[str, Any], num_classes: int) -> Detector:
-    """The detector of a configuration, with its samplers if it has any; C + 1 classes."""
-    model = dict(config["model"])
-    sizes = model["min_size"]
+def detector(config: dict[str, Any], num_classes: int) -> nn.Module:
+    """The detector of a configuration; C + 1 classes.
+
+    Methods that the configuration does not name (a checkpoint's has no samplers) are the usual
+    ones of their kind of site.
+
+    Raises:
+        ConfigError: a site without a part in a group that the configuration names.
+    """
+    model = {key: value for key, value in config["model"].items() if key != "sites"}
+    sizes = model.get("min_size")
     # torchvision draws from a sequence but fails on a list.
     model["min_size"] = tuple(sizes) if isinstance(sizes, list) else sizes
-    high_low = {
-        s: (model.pop(f"{k}_fg_iou_thresh"), model.pop(f"{k}_bg_iou_thresh"))
-        for s, k in (("rpn", "rpn"), ("rcnn", "box"))
-    }
-    ioa = model.pop("ignore_ioa")
-    assigner = {s: MaxIoU(*hl, keep_best=s == "rpn", ignore_ioa=ioa) for s, hl in high_low.items()}
-    groups = {
-        group: {site: build(node) for site, node in config[group].items()}
-        for group in ("sampler", "loss", "box_loss")
+    parts = {
+        group: {site: build(n, f"{group}.{site}") for site, n in config[group].items() if n}
+        for group in GROUPS
         if group in config
     }
-    w = config.get(
-        "loss_weight", dict.fromkeys(("objectness", "rpn_box_reg", "classifier", "box_reg"), 1)
-    )
-    weight = {
-        "rpn": {"class": w["objectness"], "box": w["rpn_box_reg"]},
-        "rcnn": {"class": w["classifier"], "box": w["box_reg"]},
-    }
-    for group, parts in groups.items():
-        if group != "sampler":
-            for site in [name for name in assigner if name not in parts]:
+    for group in parts.keys() - {"weigher"}:
+        for site in config["model"]["sites"]:
+            if site not in parts[group]:
                 raise ConfigError(f"{group}: no part for the site {site}")
-    return build_detector(num_classes, **model, assigner=assigner, loss_weight=weight, **groups)
+    if "loss_weight" in config:
+        parts["loss_weight"] = config["loss_weight"]
+    return build({**model, "_partial_": True})(num_classes=num_classes, **parts)
 
 
-def fill_from_data(losses: dict[str, dict[str, Any]], train_set: DetectionDataset) -> None:
+def fill_from_data(
+    losses: dict[str, dict[str, Any]], train_set: DetectionDataset, sites: Mapping[str, str]
+) -> None:
     """Write the training set's numbers where a loss node, by site, says "data".
 
-    ``class_counts`` are the objects of each class (the RPN has one class, "object");
+    ``class_counts`` are the objects of each class (an RPN has one class, "object");
     ``class_frequencies`` the shares of images that show it. With the numbers in its configuration
     a checkpoint's detector can be built without the data.
+
+    Args:
+        sites: name -> kind.
     """
     counts = train_set.class_frequencies().tolist()
-    numbers = {
-        "rpn": {"class_counts": [sum(counts)]},
-        "rcnn": {"class_counts": counts, "class_frequencies": train_set.image_shares().tolist()},
-    }
-    for site, node in losses.items():
-        node |= {key: value for key, value in numbers[site].items() if node.get(key) == "data"}
+    of_objects = {"class_counts": [sum(counts)], "class_frequencies": [1.0]}
+    shares = train_set.image_shares().tolist()
+    of_classes = {"class_counts": counts, "class_frequencies": shares}
+    for site, kind in sites.items():
+        numbers, node = of_objects if kind == "rpn" else of_classes, losses[site]
+        node |= {key: value for key, value in numbers.items() if node.get(key) == "data"}
 
 
 def prepare(images: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -18,7 +18,9 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     from frcnn.evaluation.load import chosen_data, load_trained
     from frcnn.runfolder.files import write_text
 
-    trained = load_trained(config["checkpoint"], config["device"], config["precision"])
+    trained = load_trained(
+        config["checkpoint"], config["device"], config["precision"], config["trust"]
+    )
     images = chosen_data(trained, config, config["split"])
     if images.problems.counts:
         log.warning("%s data: %s", config["split"], images.problems.summary())

@@ -27,7 +27,9 @@ def predict(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     from frcnn.evaluation.load import load_trained
 
     files = find_images(config["input"])
-    trained = load_trained(config["checkpoint"], config["device"], config["precision"])
+    trained = load_trained(
+        config["checkpoint"], config["device"], config["precision"], config["trust"]
+    )
     output = Path(config["output"] or "predictions")
     rows = []
     for file, name in zip(files, picture_names(files), strict=True):

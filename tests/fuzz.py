@@ -339,7 +339,7 @@ def sampler_node(site: str, name: str) -> dict[str, Any]:
 SAMPLERS = [
     f"{site}/{file.stem}"
     for site in ("rpn", "rcnn")
-    for file in sorted(Path(CONF, "sampler", site).glob("*.yaml"))
+    for file in sorted(Path(CONF, "method/sampler").glob("*.yaml"))
 ]
 TARGETS: dict[str, Callable[[], Any]] = {
     "coco": coco_case,

@@ -31,8 +31,8 @@ torch.set_num_threads(1)
 
 COMMON = [
     *(value for value in SMALL if not value.startswith("sampler.")),
-    "budget.rpn=32",
-    "budget.rcnn=16",
+    "site.rpn.budget=32",
+    "site.rcnn.budget=16",
     "trainer.log_every=4",
     "trainer.checkpoint_minutes=0.002",
 ]

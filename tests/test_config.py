@@ -6,19 +6,21 @@ import subprocess
 import sys
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import hydra
 import pytest
 import torch
+from annotated_types import Ge, Le
 from omegaconf import OmegaConf
-from tiny import composed
+from tiny import composed, options
 
 from frcnn.build import fill_from_data
-from frcnn.config.checks import RULES, Rule, check_order, check_value
-from frcnn.config.compose import CONF, build, label, one_line
+from frcnn.config.checks import check_value, rule_of
+from frcnn.config.compose import build, label, one_line
+from frcnn.config.methods import BY_SITE, CONF, GROUPS
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
+from frcnn.losses.samples import Per
 
 ROOT = Path(CONF).parent
 SITES = ("rpn", "rcnn")
@@ -29,13 +31,8 @@ REQUIRED = {
 }
 
 
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (Path(CONF) / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    found = {str(file.parent.relative_to(CONF)) for file in Path(CONF).rglob("*/*.yaml")}
-    return sorted(g for g in found if not g.startswith(("hydra", "experiment", "sweep")))
+PRESETS = [*GROUPS, "augmentation", "data", "model", "optimizer", "schedule"]
+OWN_SITES = [f"{group}/{site}" for group in GROUPS for site in SITES]
 
 
 def rows(chosen: list[str]) -> list[list[str]]:
@@ -47,38 +44,39 @@ def rows(chosen: list[str]) -> list[list[str]]:
     ]
 
 
-PRESETS = [group for group in groups() if "/" not in group]
-OWN_SITES = [group for group in groups() if "/" in group]
-ROWS = rows(PRESETS) + rows(OWN_SITES)
+ROWS = [
+    [choice for choice in row if choice != "loss/rpn=equalization"]
+    for row in rows(PRESETS) + rows(OWN_SITES)
+]
 
 
 def test_options_are_found() -> None:
-    assert {"sampler", "loss", "box_loss", "data", "model"} < set(PRESETS)
-    assert {
-        f"{group}/{site}" for group in ("sampler", "loss", "box_loss") for site in SITES
-    } == set(OWN_SITES)
-    assert sum(len(options(group)) for group in groups()) > 30
+    folders = {file.parent.name for file in Path(CONF).glob("*/*.yaml")}
+    assert folders - {"experiment", "sweep"} == set(PRESETS) - set(GROUPS)
+    for what in ("method", "preset"):
+        assert {folder.name for folder in Path(CONF, what).iterdir()} == set(GROUPS)
+    assert sum(len(options(group)) for group in PRESETS + OWN_SITES) > 60
 
 
 @pytest.mark.parametrize("overrides", ROWS, ids=lambda row: row[0])
 def test_every_option_composes_and_builds(overrides: list[str]) -> None:
     config, choices = composed(*overrides)
-    fill_from_data(config["loss"], shapes("train"))
+    fill_from_data(config["loss"], shapes("train"), config["model"]["sites"])
     for override in overrides:
         group, _, option = override.partition("=")
         assert "." in group or choices[group] == option
     for site in SITES:
+        assert callable(build(config["assigner"][site]))
         assert callable(build(config["sampler"][site]))
         class_loss, box_loss = build(config["loss"][site]), build(config["box_loss"][site])
         assert callable(class_loss.scores) and callable(class_loss.normalizer)
         assert callable(box_loss) and callable(box_loss.normalizer)
 
 
-@pytest.mark.parametrize("group", ["sampler", "loss"])
-@pytest.mark.parametrize("site", SITES)
-def test_an_option_makes_what_its_file_is_called(group: str, site: str) -> None:
-    for option in options(f"{group}/{site}"):
-        target = OmegaConf.load(f"{CONF}/{group}/{site}/{option}.yaml").get("_target_")
+@pytest.mark.parametrize("group", ["assigner", "sampler", "loss"])
+def test_an_option_makes_what_its_file_is_called(group: str) -> None:
+    for option in options(f"{group}/rcnn"):
+        target = OmegaConf.load(f"{CONF}/method/{group}/{option}.yaml").get("_target_")
         if target:  # others say how they differ from one that has
             name = target.rpartition(".")[2].lower()
             assert option.replace("_", "").startswith(name) or name in option.replace("_", "")
@@ -97,8 +95,8 @@ def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
 def test_every_experiment_goes_with_every_sampler(experiment: str, sampler: str) -> None:
     config, choices = composed(f"experiment={experiment}", f"sampler={sampler}")
     assert choices["experiment"] == experiment
-    rcnn = config["sampler"]["rcnn"]
-    assert rcnn.get("batch_size_per_image", config["budget"]["rcnn"]) == config["budget"]["rcnn"]
+    rcnn, budget = config["sampler"]["rcnn"], config["site"]["rcnn"]["budget"]
+    assert rcnn.get("batch_size_per_image", budget) == budget
     assert config != composed(f"sampler={sampler}")[0]
 
 
@@ -155,100 +153,80 @@ def test_augmentation_keeps_what_a_target_has(option: str) -> None:
         assert image.dtype == torch.uint8 and after.keys() == target.keys()
 
 
-def leaves(prefix: str, node: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        found |= leaves(f"{path}.", value) if isinstance(value, dict) else {path: value}
-    return found
-
-
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "check_data"])
-def test_no_value_goes_unchecked(name: str) -> None:
-    """Whatever a key is, it is not a list of lists: a key without a rule would let it pass."""
-    with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        configs = [
-            OmegaConf.to_container(hydra.compose(name, row), resolve=False)
-            for row in (ROWS if name == "train" else [[]])
-        ]
-    for path, default in {
-        k: v for config in configs for k, v in leaves("", config).items()
-    }.items():
-        if path != "run_name":  # any text; made by an interpolation
-            with pytest.raises(ConfigError, match=rf"^{path}: expected .*, got \[\[3\]\]$"):
-                check_value(path, [[3]], default)
-
-
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
     [
-        ("trainer.epochs", [1, 12], [0, 1.5, True, "3", None, [1]]),
-        ("trainer.max_steps", [None, 1], [0]),
-        ("trainer.clip_norm", [10, 0.1, None], [0, -1, "x"]),
-        ("trainer.precision", ["auto", "bf16"], ["half", 16, None]),
-        ("optimizer.lr", [0.02, 1], [0, -1, float("nan")]),
-        ("optimizer.betas", [[0.9, 0.999]], [0.9, [0.9], [0.9, 2]]),
-        ("sampler.rcnn.positive_fraction", [0, 0.25, 1, None], [3, -0.1, "a"]),
-        ("sampler.rpn.batch_size_per_image", [1], [0, -4, 2.5]),
-        ("model.box_nms_thresh", [0, 0.5, 1], [-0.1, 1.1]),
-        ("loss.rcnn.per", ["sample", "positive", 100, 0.5], ["mean", 0, -1, None]),
-        ("model.min_size", [800, [480, 800]], [[], 0, "800", [480, "a"]]),
-        ("data.min_size", [96], [9.5]),
-        ("data.num_objects", [[1, 6]], [3, [1, 2, 3], [1.5, 2]]),
-        ("model.anchor_sizes", [None, [8, 16]], [32, [], [0]]),
-        ("data.classes", [None, ["RBC"]], ["RBC"]),
-        ("wandb.tags", [[], ["a"]], ["a", [1], None]),
+        ("trainer.epochs", ["1", "12"], ["0", "1.5", "true", "'3'", "null", "[1]"]),
+        ("trainer.max_steps", ["null", "1"], ["0"]),
+        ("trainer.clip_norm", ["10", "0.1", "null"], ["0", "-1", "x"]),
+        ("trainer.precision", ["auto", "bf16"], ["half", "16", "null"]),
+        ("optimizer.lr", ["0.02", "1"], ["x", "nan", "[1]"]),
+        ("sampler.rcnn.positive_fraction", ["0", "0.25", "1"], ["a", "null", "[0]"]),
+        ("sampler.rpn.batch_size_per_image", ["1"], ["2.5", "null"]),
+        ("site.rcnn.positive_fraction", ["0", "1"], ["-0.1", "1.1", "null"]),
+        ("model.box_nms_thresh", ["0", "0.5", "1"], ["-0.1", "1.1"]),
+        ("loss.rcnn.per", ["sample", "positive", "100", "0.5"], ["mean", "null"]),
+        ("model.min_size", ["800", "[480,800]"], ["[]", "0", "'800'", "[480,a]"]),
+        ("data.min_size", ["96"], ["9.5"]),
+        ("data.num_objects", ["[1,6]"], ["3", "[1,2,3]", "[1.5,2]"]),
+        ("model.anchor_sizes", ["null", "[8,16,32,64,128]"], ["32", "[]", "[0]"]),
+        ("wandb.tags", ["[]", "[a]"], ["a", "[1]", "null"]),
     ],
 )
-def test_values_of_a_rule(key: str, good: list[Any], bad: list[Any]) -> None:
+def test_values_suit_the_annotation_of_what_takes_them(
+    key: str, good: list[str], bad: list[str]
+) -> None:
     for value in good:
-        check_value(key, value, None)
+        composed(f"{key}={value}")
     for value in bad:
         with pytest.raises(ConfigError, match=rf"^{key}: expected "):
-            check_value(key, value, "${what stands in the option's file, not null}")
+            composed(f"{key}={value}")
 
 
-def test_null_stands_where_it_is_the_default() -> None:
-    check_value("sampler.rcnn.positive_fraction", None, None)
-    with pytest.raises(ConfigError, match="between 0 and 1, got None"):
-        check_value("sampler.rcnn.positive_fraction", None, 0.25)
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["sampler.rcnn.positive_fraction=3"], "sampler.rcnn.positive_fraction must be"),
+        (["sampler.rpn.batch_size_per_image=0"], "sampler.rpn.batch_size_per_image must be"),
+        (["loss.rcnn.per=0"], "loss.rcnn.per must be"),
+        (["assigner.rpn.low=0.8"], r"assigner.rpn.low must be in \[0, high=0.7\], got 0.8"),
+        (["box_loss=carl", "box_loss.rcnn.bias=2"], "box_loss.rcnn.bias must be"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    ],
+)
+def test_what_a_constructor_refuses_is_said_with_the_full_key(line: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{says}"):
+        composed(*line)
 
 
-def test_a_key_without_a_rule_is_like_its_default() -> None:
-    check_value("new", 2, 1)
-    check_value("new", "b", "a")
-    check_value("new", "path", "???")
-    for value, default in [
-        ("b", 1),
-        (1.5, 1),
-        (True, 1),
-        (1, True),
-        (1, "a"),
-        (None, "a"),
-        (5, "???"),
-    ]:
-        with pytest.raises(ConfigError):
-            check_value("new", value, default)
+def test_a_value_without_an_annotation_is_like_its_default() -> None:
+    for value, default in [(2, 1), ("b", "a"), ("path", "???"), (1, None)]:
+        check_value("new", value, Any, default)
+    for value, default in [("b", 1), (1.5, 1), (True, 1), (1, True), (1, "a"), (None, "a")]:
+        with pytest.raises(ConfigError, match="^new: expected"):
+            check_value("new", value, Any, default)
 
 
 def test_a_rule_says_what_it_allows() -> None:
-    assert str(Rule(float, low=0, high=1, optional=True)) == "a number between 0 and 1 or null"
-    assert str(RULES["per"]) == "one of sample, positive, coordinate, guided, a number above 0"
-    assert str(RULES["num_objects"]) == "a list of two, each an integer between 0 and 1000"
-    assert str(RULES["min_size"]) == "an integer of at least 1 or a list of them"
+    assert str(rule_of(Annotated[float, Ge(0), Le(1)] | None)) == "a number between 0 and 1 or null"
+    assert str(rule_of(Per)) == "one of sample, positive, coordinate, guided or a number"
+    assert str(rule_of(tuple[int, int])) == "a list of 2 values, each an integer"
+    assert rule_of(Any) is None
 
 
-def test_thresholds_may_meet_and_not_cross() -> None:
-    model = {f"{s}_{k}_iou_thresh": 0.5 for s in ("rpn", "box") for k in ("bg", "fg")}
-    check_order(model)
-    for site in ("rpn", "box"):
-        with pytest.raises(ConfigError, match=f"model.{site}_bg_iou_thresh"):
-            check_order(model | {f"{site}_fg_iou_thresh": 0.4})
+def test_a_site_that_the_network_lacks_leaves_configuration_and_choices() -> None:
+    config, choices = composed("sampler=ohem")
+    for group in BY_SITE:
+        assert set(config[group]) == {"rpn", "rcnn"}
+    assert not any("dense" in key for key in choices)
 
 
 def test_what_a_constructor_refuses_names_its_class() -> None:
+    node = {"_target_": "samplers.Random", "batch_size_per_image": 0, "positive_fraction": 0.5}
     with pytest.raises(ConfigError, match=r"^samplers.Random: .*batch_size_per_image"):
-        build({"_target_": "samplers.Random", "batch_size_per_image": 0, "positive_fraction": 0.5})
+        build(node)
+    with pytest.raises(ConfigError, match=r"^sampler.rpn.batch_size_per_image must be"):
+        build(node, "sampler.rpn")
 
 
 def test_an_error_of_several_lines_becomes_one() -> None:
@@ -274,10 +252,12 @@ BAD = [
     (["trainer.epochs=[1,2]"], ["trainer.epochs", "an integer", "[1, 2]"]),
     (["~trainer.epochs"], ["trainer.epochs is missing"]),
     (["trainer=5"], ["trainer", "5"]),
-    (["sampler.rcnn.positive_fraction=3"], ["sampler.rcnn.positive_fraction", "between 0 and 1"]),
-    (["sampler.rcnn.batch_size_per_image=-4"], ["batch_size_per_image", "at least 1", "-4"]),
-    (["model.rpn_bg_iou_thresh=0.8"], ["model.rpn_bg_iou_thresh", "rpn_fg_iou_thresh=0.7", "0.8"]),
+    (["model.rpn_bg_iou_thresh=0.8"], ["model.rpn_bg_iou_thresh is now assigner.rpn.low"]),
+    (["budget.rcnn=64"], ["budget.rcnn is now site.rcnn.budget"]),
+    (["loss_weight.box_reg=2"], ["loss_weight.box_reg is now loss_weight.rcnn.box"]),
     (["sampler/rcnn=typo"], ["sampler/rcnn/typo", "Available options in 'sampler/rcnn'"]),
+    (["sampler/dense=ohem"], ["sampler/dense=ohem", "has the sites rpn, rcnn"]),
+    (["site.dense.budget=7"], ["site.dense.budget=7", "has the sites rpn, rcnn"]),
     (["experiment=typo"], ["experiment/typo", "Available options", "quick"]),
     (["experiment=null"], ["must be a string or a list"]),
     (["data=voc"], ["data.root is required", "data.root=VALUE"]),

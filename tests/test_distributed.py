@@ -21,10 +21,9 @@ from processes import (
     run_in_two,
     sums,
 )
-from tiny import SMALL, composed, lines, small_network, tiny, without_times
+from tiny import SMALL, composed, lines, presets, small_network, tiny, without_times
 
 from frcnn.build import dataset
-from frcnn.config.compose import CONF
 from frcnn.data import AspectGroupedBatches
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation.inference import in_order, validation_loader
@@ -56,11 +55,7 @@ QUICK = (
 )
 # 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
 ODD = "data.train_images=13"
-ALL = sorted(
-    f"{group}={file.stem}"
-    for group in ("sampler", "loss", "box_loss")
-    for file in (Path(CONF) / group).glob("*.yaml")
-)
+ALL = presets("sampler", "loss", "box_loss")
 # Every sampler that previews with every loss that takes a statistic over the batch.
 PAIRS = [
     f"sampler/rpn={sampler} sampler/rcnn={sampler} {loss}"
@@ -76,10 +71,9 @@ COMMON = ("trainer.workers=0", "trainer.epochs=1", "optimizer.lr=0.005")
 
 
 def composed_for(case: str, batch_size: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """A tiny run; its budgets are left out, for not all samplers have one."""
-    small = [override for override in SMALL if "batch_size_per_image" not in override]
-    budgets = ("budget.rpn=32", "budget.rcnn=16", f"trainer.batch_size={batch_size}")
-    return composed(*small, *COMMON, *budgets, "data.num_objects=[0,3]", *case.split())
+    """A tiny run."""
+    size = f"trainer.batch_size={batch_size}"
+    return composed(*SMALL, *COMMON, size, "data.num_objects=[0,3]", *case.split())
 
 
 def slug(case: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import wandb
 from PIL import Image
-from tiny import SMALL, call, command_line, lines, small_network, voc
+from tiny import SMALL, call, command_line, lines, options, small_network, voc
 
 from experiments.figures.__main__ import main as draw_figures
 from experiments.report.runs import read
@@ -401,8 +401,8 @@ def test_help_lists_the_choices_without_torch() -> None:
     done = python("-X", "importtime", "-m", "frcnn.train", "--help")
     assert done.returncode == 0
     for group in ("sampler", "sampler/rcnn", "loss/rpn", "data"):
-        options = ", ".join(sorted(file.stem for file in (Path(CONF) / group).glob("*.yaml")))
-        assert f"{group}: {options}\n" in done.stdout
+        names = ", ".join(options(group))
+        assert f"{group}: {names}\n" in done.stdout
     assert "precision" in done.stdout and "python -m frcnn.train" in done.stdout
     assert "torch" not in {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
 

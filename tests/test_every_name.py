@@ -4,16 +4,11 @@ import math
 from pathlib import Path
 
 import pytest
-from tiny import composed, lines
+from tiny import composed, lines, presets
 
-from frcnn.config.compose import CONF
 from frcnn.training.run import run
 
-PRESETS = sorted(
-    f"{group}={file.stem}"
-    for group in ("sampler", "loss", "box_loss")
-    for file in (Path(CONF) / group).glob("*.yaml")
-)
+PRESETS = presets("sampler", "loss", "box_loss")
 
 
 @pytest.mark.slow

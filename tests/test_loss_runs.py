@@ -15,7 +15,6 @@ from frcnn.runfolder import checkpoint
 from frcnn.training.run import run
 
 TWO_STEPS = ["trainer.epochs=1", "trainer.max_steps=2"]
-UNSAMPLED = [override for override in SMALL if "batch_size_per_image" not in override]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,10 +78,10 @@ def test_numbers_of_the_data_stand_in_the_checkpoint(tmp_path: Path) -> None:
 def test_given_numbers_are_not_replaced() -> None:
     images = dataset(tiny()[0]["data"], "train")
     config, _ = tiny("loss.rcnn.class_weights=data")
-    fill_from_data(config["loss"], images)
+    fill_from_data(config["loss"], images, config["model"]["sites"])
     assert config["loss"]["rcnn"]["class_counts"] == images.class_frequencies().tolist()
     config, _ = tiny("loss.rcnn.class_weights=data", "loss.rcnn.class_counts=[5,6,7]")
-    fill_from_data(config["loss"], images)
+    fill_from_data(config["loss"], images, config["model"]["sites"])
     assert config["loss"]["rcnn"]["class_counts"] == [5, 6, 7]
     table = detector(config, 4).roi_heads.site.class_loss.alpha.table
     assert table[1] > table[2] > table[3]
@@ -118,7 +117,7 @@ def test_guided_all_goes_with_any_loss_and_site_options_still_win() -> None:
 
 
 def test_a_guided_run_has_class_terms_of_its_box_terms(tmp_path: Path) -> None:
-    run(*composed("sampler=guided_all", *UNSAMPLED, *TWO_STEPS), tmp_path)
+    run(*composed("sampler=guided_all", *SMALL, *TWO_STEPS), tmp_path)
     for record in (r for r in lines(tmp_path) if "train/loss" in r):
         term = {k.removeprefix("train/loss_"): v for k, v in record.items()}
         assert term["objectness"] == pytest.approx(term["rpn_box_reg"], rel=1e-4)

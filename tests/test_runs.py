@@ -88,7 +88,7 @@ def test_checkpoints_hold_what_is_needed_and_fit_a_new_network(whole: Path) -> N
     assert last["step"] == 12 and last["class_names"] == ["circle", "square", "triangle"]
     run_name = {"run_name": last["config"]["run_name"]}  # the time
     config = tiny()[0]
-    fill_from_data(config["loss"], dataset(config["data"], "train"))
+    fill_from_data(config["loss"], dataset(config["data"], "train"), config["model"]["sites"])
     assert last["config"] == config | run_name
     assert last["choices"]["model"] == "fasterrcnn_resnet18_fpn"
     assert "optimizer" in last and "optimizer" not in best
@@ -235,7 +235,7 @@ def test_a_run_that_goes_on_is_not_finished(
         (["sampler=ohem"], "sampler"),
         (["seed=1"], "seed"),
         (["data.clutter=1"], "data"),
-        (["loss_weight.classifier=2"], "loss_weight"),
+        (["loss_weight.rcnn.class=2"], "loss_weight"),
         (["trainer.batch_size=3"], "trainer.batch_size x devices"),
         (["trainer.accumulate=2"], "trainer.accumulate"),
     ],
@@ -256,7 +256,7 @@ def test_a_run_of_before_an_option_existed_goes_on(whole: Path, tmp_path: Path) 
     checkpoint.save(path, old)
     trained(tmp_path / "a", f"resume={path}")
     with pytest.raises(ConfigError, match=r"trained with another loss_weight: "):
-        trained(tmp_path / "b", f"resume={path}", "loss_weight.box_reg=3")
+        trained(tmp_path / "b", f"resume={path}", "loss_weight.rcnn.box=3")
 
 
 def test_resume_from_weights_alone_or_from_nothing(whole: Path, tmp_path: Path) -> None:

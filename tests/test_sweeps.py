@@ -22,7 +22,7 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from tiny import SMALL, call, composed, small_network, without_measured
+from tiny import SMALL, call, composed, options, small_network, without_measured
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from experiments.report.csv_files import write_csv
@@ -235,10 +235,6 @@ def jobs(name: str, *more: str) -> list[tuple[str, ...]]:
         assert (choices.experiment, choices.data) == ("bccd_study", "bccd")
         assert config.run_name == "bccd_samplers"  # all in one folder, with one baseline
     return [tuple(job) for job in batch]
-
-
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (Path(CONF) / group).glob("*.yaml"))
 
 
 def test_named_sweeps_start_every_preset_under_three_seeds() -> None:

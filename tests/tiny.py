@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from frcnn.config.compose import CONF, checked
+from frcnn.config.compose import checked
+from frcnn.config.methods import CONF, own_choices
 from frcnn.model import backbones as zoo
 from frcnn.runfolder import checkpoint
 
@@ -38,8 +39,8 @@ SMALL = [
     "data.object_size=[14,30]",
     "model.rpn_post_nms_top_n_train=50",
     "model.rpn_post_nms_top_n_test=20",
-    "sampler.rpn.batch_size_per_image=32",
-    "sampler.rcnn.batch_size_per_image=16",
+    "site.rpn.budget=32",
+    "site.rcnn.budget=16",
     "schedule.warmup_steps=0",
     "trainer.batch_size=2",
     "trainer.epochs=2",
@@ -105,7 +106,21 @@ def composed(*overrides: str, name: str = "train") -> tuple[dict[str, Any], dict
         choices = {k: v for k, v in config.hydra.runtime.choices.items() if v and "hydra" not in k}
         OmegaConf.set_struct(config, False)
         del config["hydra"]
-        return checked(name, config, choices), choices
+        plain = checked(name, config, choices)
+        sites = list(plain["model"]["sites"]) if "model" in plain else []
+        return plain, own_choices(choices, sites)
+
+
+def options(group: str) -> list[str]:
+    """Options of a group: files of conf/, or presets, or methods."""
+    folder = f"method/{group.split('/')[0]}" if "/" in group else f"preset/{group}"
+    folder = folder if (Path(CONF) / folder).exists() else group
+    return sorted(file.stem for file in (Path(CONF) / folder).glob("*.yaml"))
+
+
+def presets(*groups: str) -> list[str]:
+    """``sampler=ohem``, ...: every preset of these groups."""
+    return [f"{group}={option}" for group in groups for option in options(group)]
 
 
 def tiny(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:

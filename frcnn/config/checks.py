@@ -1,220 +1,237 @@
-"""What a configuration value may be, by its key; checked before torch is loaded."""
+"""Checks configuration values against the type annotations of what takes them.
 
+A node with a ``_target_`` is checked against that callable's signature, every other node against
+the schema of its command. Ranges are ``Annotated[int, Ge(1)]`` (package annotated-types), or are
+checked by the constructor itself, whose ValueError is reported with the full key.
+"""
+
+import inspect
+import math
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from frcnn.errors import ConfigError
 
-ANY, SOME, TWO = range(1000), range(1, 1000), range(2, 3)
-# Of any number: what comes near the end of 64 bits overflows somewhere in a step.
+# Larger numbers overflow somewhere in a training step.
 LARGEST = 2**53
+SCALARS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Type and range of a value, or of each element of a list of one of the lengths ``lists``.
+    """Which values one parameter takes: scalars of some types and ranges, texts, lists, null.
 
-    A text must be one of the ``options`` where there are some; ``null`` is allowed where
-    ``optional``, a value that is no list where ``single``.
+    Attributes:
+        kinds: of scalars: int, float, str, bool.
+        options: texts that are allowed beside the kinds.
+        low, above, high: of a number.
+        element: rule of a list's elements; None = no list.
+        lengths: fewest and most elements.
     """
 
-    kind: type
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
+    kinds: tuple[type, ...] = ()
     options: tuple[str, ...] = ()
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
     optional: bool = False
-    lists: range = range(0)
-    single: bool = True
+    element: "Rule | None" = None
+    lengths: tuple[int, float] = (0, math.inf)
 
     def __str__(self) -> str:
-        one = self._one()
-        if not self.single:
-            one = f"a list of {'two, each' if self.lists == TWO else 'values, each'} {one}"
-        elif self.lists:
-            one += " or a list of them"
-        return one + (" or null" if self.optional else "")
+        """What is allowed, in words: ``a number between 0 and 1 or null``."""
+        words = [SCALARS[kind] + self._range() for kind in self.kinds]
+        if self.options:
+            words.insert(0, f"one of {', '.join(self.options)}")
+        if self.element is not None:
+            words.append(self._list_in_words())
+        return " or ".join([*words, *["null"] * self.optional])
 
-    def _one(self) -> str:
-        words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-        kinds = list(self.options) if self.kind is str else [*self.options, words[self.kind]]
-        text = f"one of {', '.join(kinds)}" if self.options else words[self.kind]
+    def _list_in_words(self) -> str:
+        low, high = self.lengths
+        count = f"{low} values" if low == high else "values"
+        return f"a list of {count}, each {self.element}"
+
+    def _range(self) -> str:
         if self.low is not None and self.high is not None:
-            text += f" between {self.low:g} and {self.high:g}"
-        elif self.low is not None:
-            text += f" of at least {self.low:g}"
-        elif self.above is not None:
-            text += f" above {self.above:g}"
-        return text
+            return f" between {self.low:g} and {self.high:g}"
+        if self.low is not None:
+            return f" of at least {self.low:g}"
+        return f" above {self.above:g}" if self.above is not None else ""
 
     def allows(self, value: Any) -> bool:
-        """Whether the value is of this type and range."""
+        """Whether the value is of these types and ranges."""
         if value is None:
             return self.optional
-        if isinstance(value, list):
-            return len(value) in self.lists and all(self._allows_one(v) for v in value)
-        return self.single and self._allows_one(value)
+        if isinstance(value, list | tuple):
+            low, high = self.lengths
+            return (
+                self.element is not None
+                and low <= len(value) <= high
+                and all(self.element.allows(entry) for entry in value)
+            )
+        if isinstance(value, str):
+            return value in self.options or str in self.kinds
+        if isinstance(value, bool):
+            return bool in self.kinds
+        return isinstance(value, int | float) and self._allows_number(value)
 
-    def _allows_one(self, value: Any) -> bool:
-        if self.options and isinstance(value, str):
-            return value in self.options
-        if isinstance(value, bool) != (self.kind is bool):
-            return False
-        if not isinstance(value, (int, float) if self.kind is float else self.kind):
+    def _allows_number(self, value: float) -> bool:
+        if not (float in self.kinds or (int in self.kinds and isinstance(value, int))):
             return False
         return not (
-            (self.low is not None and not value >= self.low)
-            or (self.high is not None and not value <= self.high)
-            or (self.above is not None and not value > self.above)
+            math.isnan(value)
+            or (self.low is not None and value < self.low)
+            or (self.above is not None and value <= self.above)
+            or (self.high is not None and value > self.high)
         )
 
 
-COUNT, POSITIVE, SHARE = Rule(int, low=0), Rule(int, low=1), Rule(float, low=0, high=1)
-SIZE = Rule(float, above=0)
-PER = Rule(float, above=0, options=("sample", "positive", "coordinate", "guided"))
+def rule_of(annotation: Any) -> Rule | None:
+    """The rule that a type annotation states; None where it states none that can be checked.
 
-# By the whole key, or by its last part wherever it stands.
-RULES = {
-    "seed": COUNT,
-    "epochs": POSITIVE,
-    "max_steps": Rule(int, low=1, optional=True),
-    "devices": POSITIVE,
-    "batch_size": POSITIVE,
-    "accumulate": POSITIVE,
-    "precision": Rule(str, options=("auto", "fp32", "bf16", "fp16")),
-    "clip_norm": Rule(float, above=0, optional=True),
-    "workers": COUNT,
-    "eval_every": POSITIVE,
-    "patience": Rule(int, low=1, optional=True),
-    "log_every": POSITIVE,
-    "checkpoint_minutes": Rule(float, low=0),
-    "sampling_every": POSITIVE,
-    "num_pictures": COUNT,
-    "backend": Rule(str, options=("auto", "pycocotools", "faster_coco_eval")),
-    "wandb.mode": Rule(str, options=("offline", "online", "disabled")),
-    "wandb.entity": Rule(str, optional=True),
-    "wandb.group": Rule(str, optional=True),
-    "wandb.name": Rule(str, optional=True),
-    "wandb.method": Rule(str, optional=True),
-    "tags": Rule(str, lists=ANY, single=False),
-    "split": Rule(str, options=("train", "val")),
-    "output": Rule(str, optional=True),
-    "min_score": SHARE,
-    "lr": SIZE,
-    "momentum": Rule(float, low=0, high=1),
-    "weight_decay": Rule(float, low=0),
-    "warmup_steps": COUNT,
-    "warmup_factor": SHARE,
-    "final_factor": SHARE,
-    "gamma": Rule(float, low=0),
-    "milestones": Rule(float, low=0, high=1, lists=ANY, single=False),
-    "betas": Rule(float, low=0, high=1, lists=TWO, single=False),
-    "budget.rpn": POSITIVE,
-    "budget.rcnn": POSITIVE,
-    "batch_size_per_image": POSITIVE,
-    "positive_fraction": SHARE,
-    "nms_iou": Rule(float, above=0, high=1, optional=True),
-    "beta": SIZE,
-    "ratio": Rule(float, low=0),
-    "min_negatives": COUNT,
-    "num_bins": POSITIVE,
-    "edges": Rule(str, options=("negative_range", "max_overlap")),
-    "negative_iou": SHARE,
-    "floor": Rule(float, low=0, high=1, optional=True),
-    "floor_fraction": SHARE,
-    "gamma_p": Rule(float, low=0),
-    "gamma_n": Rule(float, low=0),
-    "beta_p": SHARE,
-    "beta_n": SHARE,
-    "rank_scale": Rule(str, options=("n_max", "n_j")),
-    "score_threshold": SHARE,
-    "cluster_iou": Rule(float, above=0, high=1),
-    "rank_by": Rule(str, options=("loss", "class_loss")),
-    "per": PER,
-    "guided_scale": SIZE,
-    "prior": Rule(float, low=0, high=1, optional=True),
-    "class_weights": Rule(
-        float, low=0, options=("batch", "data", "effective"), lists=SOME, optional=True
-    ),
-    "class_counts": Rule(int, low=0, options=("data",), lists=SOME, optional=True),
-    "class_frequencies": Rule(float, low=0, high=1, options=("data",), lists=SOME),
-    "effective_beta": SHARE,
-    "alpha": Rule(float, low=0, optional=True),
-    "loss.rpn.beta": Rule(float),
-    "loss.rcnn.beta": Rule(float),
-    "rare_below": SHARE,
-    "mu": SIZE,
-    "weight": SIZE,
-    "loss_weight.classifier": Rule(float, low=0),
-    "loss_weight.box_reg": Rule(float, low=0),
-    "loss_weight.objectness": Rule(float, low=0),
-    "loss_weight.rpn_box_reg": Rule(float, low=0),
-    "k": Rule(float, low=0),
-    "bias": SHARE,
-    "model.weights": Rule(str, optional=True),
-    "model.weights_backbone": Rule(str, optional=True),
-    "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),
-    "fpn_channels": POSITIVE,
-    "representation_size": POSITIVE,
-    "backbone_width": Rule(float, above=0),
-    "min_size": Rule(int, low=1, lists=SOME),
-    "max_size": POSITIVE,
-    "anchor_sizes": Rule(float, above=0, lists=SOME, single=False, optional=True),
-    "roi_align": Rule(str, options=("fast", "torchvision")),
-    "ignore_ioa": SHARE,
-    "rpn_fg_iou_thresh": SHARE,
-    "rpn_bg_iou_thresh": SHARE,
-    "box_fg_iou_thresh": SHARE,
-    "box_bg_iou_thresh": SHARE,
-    "rpn_nms_thresh": SHARE,
-    "box_nms_thresh": SHARE,
-    "rpn_score_thresh": SHARE,
-    "box_score_thresh": SHARE,
-    "rpn_pre_nms_top_n_train": POSITIVE,
-    "rpn_pre_nms_top_n_test": POSITIVE,
-    "rpn_post_nms_top_n_train": POSITIVE,
-    "rpn_post_nms_top_n_test": POSITIVE,
-    "box_detections_per_img": POSITIVE,
-    # Of shapes, which are drawn in memory: a checkpoint's data node may ask for any number.
-    "width": Rule(int, low=1, high=4096),
-    "height": Rule(int, low=1, high=4096),
-    "imbalance": Rule(float, low=1),
-    "clutter": Rule(int, low=0, high=1000),
-    "num_objects": Rule(int, low=0, high=1000, lists=TWO, single=False),
-    "object_size": Rule(int, low=1, lists=TWO, single=False),
-    "clutter_size": Rule(int, low=1, lists=TWO, single=False, optional=True),
-    "class_probabilities": Rule(float, low=0, lists=SOME, single=False, optional=True),
-    "classes": Rule(str, lists=SOME, single=False, optional=True),
-}
+    >>> str(rule_of(Annotated[float, Ge(0), Le(1)] | None))
+    'a number between 0 and 1 or null'
+    """
+    found: dict[str, Any] = {"kinds": (), "options": ()}
+    known = [_read(part, (), found) for part in _union(annotation)]
+    if not any(known):
+        return None
+    return Rule(**found)
 
 
-def check_value(path: str, value: Any, default: Any) -> None:
-    """Raise ConfigError unless the value suits the key's rule, or else its default's type."""
-    rule = RULES.get(path) or RULES.get(path.rpartition(".")[2]) or _like(default)
-    if value is None and default is None:
+def _union(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, unions within it included."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(part for member in get_args(annotation) for part in _union(member))
+    return (annotation,)
+
+
+def _read(annotation: Any, bounds: Sequence[Any], found: dict[str, Any]) -> bool:
+    """Add what one member of a union states to the fields of a rule; whether it states anything."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return all([_read(part, arguments[1:], found) for part in _union(arguments[0])])
+    if annotation is type(None):
+        found["optional"] = True
+    elif origin is Literal:
+        found["options"] += tuple(entry for entry in arguments if isinstance(entry, str))
+        found["optional"] = found.get("optional", False) or None in arguments
+    elif annotation in SCALARS:
+        found["kinds"] += (annotation,) * (annotation not in found["kinds"])
+        if annotation in (int, float):
+            found |= _bounds(bounds)
+    elif inspect.isclass(origin) and issubclass(origin, Sequence):
+        _read_list(origin, arguments, bounds, found)
+    else:
+        return False
+    return True
+
+
+def _bounds(bounds: Sequence[Any]) -> dict[str, float]:
+    found = {}
+    for bound in bounds:
+        for kind, field, name in ((Ge, "ge", "low"), (Gt, "gt", "above"), (Le, "le", "high")):
+            if isinstance(bound, kind):
+                found[name] = getattr(bound, field)
+    return found
+
+
+def _read_list(
+    origin: type, arguments: tuple[Any, ...], bounds: Sequence[Any], found: dict[str, Any]
+) -> None:
+    found["element"] = rule_of(arguments[0]) or Rule()
+    if origin is tuple and Ellipsis not in arguments:
+        found["lengths"] = (len(arguments), len(arguments))
         return
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, int | float) and abs(number) > LARGEST:
-            raise ConfigError(f"{path}: {number} is too large for any option")
+    low = [bound.min_length for bound in bounds if isinstance(bound, MinLen)]
+    high = [bound.max_length for bound in bounds if isinstance(bound, MaxLen)]
+    found["lengths"] = (low[0] if low else 0, high[0] if high else math.inf)
+
+
+def check_value(path: str, value: Any, annotation: Any, default: Any = None) -> None:
+    """Raise ConfigError unless a value suits an annotation, or else the type of its default.
+
+    Args:
+        path: the full key, for the message.
+        default: what stands in the option's file.
+    """
+    check_numbers(path, value)
+    rule = rule_of(annotation) or _like(default)
     if rule is not None and not rule.allows(value):
         raise ConfigError(f"{path}: expected {rule}, got {value!r}")
 
 
-def check_order(model: dict[str, Any]) -> None:
-    """Raise ConfigError unless background ends below where objects begin, at both sites."""
-    for site in ("rpn", "box"):
-        low, high = f"{site}_bg_iou_thresh", f"{site}_fg_iou_thresh"
-        if model[low] > model[high]:
-            raise ConfigError(
-                f"model.{low}: expected at most model.{high}={model[high]}, got {model[low]}"
-            )
+def check_numbers(path: str, value: Any) -> None:
+    """Raise ConfigError for a number that is too large for any option."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and abs(number) > LARGEST:
+            raise ConfigError(f"{path}: {number} is too large for any option")
 
 
 def _like(default: Any) -> Rule | None:
-    """The rule that a default value implies; none for null, lists and interpolations.
+    """The rule that a default implies; none for null, lists and interpolations.
 
-    A required value (``???``) without a rule of its own is a path.
+    A required value (``???``) without an annotation is a path.
     """
     if isinstance(default, str) and default.startswith("${"):
         return None
-    return Rule(type(default)) if isinstance(default, (bool, int, float, str)) else None
+    kind = type(default)
+    return Rule((kind,)) if kind in SCALARS else None
+
+
+def check_schema(
+    node: Mapping[str, Any], schema: type, defaults: Mapping[str, Any], prefix: str = ""
+) -> None:
+    """Check the keys of a node against the fields of a schema; keys without a field pass."""
+    fields = get_type_hints(schema, include_extras=True)
+    for key, annotation in fields.items():
+        if key not in node:
+            continue
+        value, default = node[key], defaults.get(key)
+        if inspect.isclass(annotation) and annotation not in SCALARS and isinstance(value, dict):
+            check_schema(value, annotation, default or {}, f"{prefix}{key}.")
+        elif get_origin(annotation) is dict and isinstance(value, dict):
+            check_schema(value, _named(value, get_args(annotation)[1]), {}, f"{prefix}{key}.")
+        else:
+            check_value(f"{prefix}{key}", value, annotation, default)
+
+
+def _named(node: Mapping[str, Any], annotation: Any) -> type:
+    """A schema with this annotation for each key of a node."""
+    return type("Named", (), {"__annotations__": dict.fromkeys(node, annotation)})
+
+
+def check_target(
+    path: str, target: Any, node: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Check the values of a node against the signature of what its ``_target_`` names.
+
+    Args:
+        path: the node's full key.
+        target: the callable.
+        defaults: the values in the option's file.
+    """
+    annotations = parameters(target)
+    for key, value in node.items():
+        if not key.startswith("_") and not isinstance(value, dict):
+            check_value(f"{path}.{key}", value, annotations.get(key, Any), defaults.get(key))
+
+
+def parameters(target: Any) -> dict[str, Any]:
+    """Annotations of a callable's parameters by name, with those of ``**options: Unpack[...]``."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = get_type_hints(function, include_extras=True)
+        names = inspect.signature(target).parameters
+    except (TypeError, ValueError, NameError):  # a callable without readable annotations
+        return {}
+    for name, parameter in names.items():
+        unpacked = get_args(hints.get(name))
+        if parameter.kind is parameter.VAR_KEYWORD and unpacked:
+            hints |= get_type_hints(unpacked[0], include_extras=True)
+    return hints

@@ -1,12 +1,13 @@
 """Command line and configuration files -> checked plain values, through Hydra."""
 
 import difflib
+import functools
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frcnn.config.checks import check_order, check_value
+from frcnn.config.checks import check_numbers, check_schema, check_target
+from frcnn.config.methods import (
+    CONF,
+    GROUPS,
+    folders_of,
+    keep_sites,
+    own_choices,
+    store_methods,
+)
+from frcnn.config.schema import SCHEMAS, View
 from frcnn.errors import ConfigError, UserError
 from frcnn.parallel.cluster import place
 from frcnn.runfolder.files import locked
@@ -30,10 +40,24 @@ from frcnn.runfolder.sweeps import summed_up
 
 log = logging.getLogger(__name__)
 
-CONF = str(Path(__file__).resolve().parents[2] / "conf")
+Task = Callable[[dict[str, Any], dict[str, str], Path], Any]
 LONGEST = 120  # of a job's folder, in characters
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
+# Keys of earlier versions.
+RENAMED = {
+    "model.rpn_fg_iou_thresh": "assigner.rpn.high",
+    "model.rpn_bg_iou_thresh": "assigner.rpn.low",
+    "model.box_fg_iou_thresh": "assigner.rcnn.high",
+    "model.box_bg_iou_thresh": "assigner.rcnn.low",
+    "model.ignore_ioa": "assigner.rpn.ignore_ioa and assigner.rcnn.ignore_ioa",
+    "budget.rpn": "site.rpn.budget",
+    "budget.rcnn": "site.rcnn.budget",
+    "loss_weight.classifier": "loss_weight.rcnn.class",
+    "loss_weight.box_reg": "loss_weight.rcnn.box",
+    "loss_weight.objectness": "loss_weight.rpn.class",
+    "loss_weight.rpn_box_reg": "loss_weight.rpn.box",
+}
 # What is said in one line; all else is a bug and shows where.
 KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 
@@ -54,70 +78,33 @@ def label(text: str) -> str:
 
 
 OmegaConf.register_new_resolver("label", label)
+store_methods()
 
 
-def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], Any]) -> None:
+def command(name: str, task: Task) -> None:
     """Run a command: compose ``conf/<name>.yaml`` with the command line, check it, call the task.
 
     The task gets the configuration as plain values, the chosen options by group, and the run's
-    folder, which is this process's alone until the task is done. A problem of the user's ends in
-    one line on stderr and exit code 1, or 2 for the configuration; with HYDRA_FULL_ERROR=1 in the
-    traceback. SIGTERM ends in exit code 143, Ctrl-C in 130.
+    folder, which no other process uses until the task is done. A user's mistake ends in one line
+    on stderr and exit code 1, or 2 for the configuration; HYDRA_FULL_ERROR=1 shows the traceback.
+    SIGTERM ends in exit code 143, Ctrl-C in 130.
     """
-
-    failure: list[Exception] = []
-    composed = False
-
-    def job(config: DictConfig) -> Any:
-        nonlocal composed
-        composed = True
-        settings = HydraConfig.get()
-        folder = Path(settings.runtime.output_dir)
-        choices = {
-            k: v for k, v in settings.runtime.choices.items() if v and not k.startswith("hydra/")
-        }
-        here = place()
-        # Of a launcher's processes the first one keeps the run's folder.
-        has_folder = settings.output_subdir is not None and (here is None or here.rank == 0)
-        try:
-            with ExitStack() as around:
-                around.enter_context(stopping())
-                if has_folder:
-                    around.enter_context(locked(folder))
-                    around.enter_context(recorded(folder, settings.overrides.task))
-                parts = _without_appended(choices, settings.overrides.task)
-                with held():  # Hydra makes an error of its own of a signal
-                    plain = checked(name, config, parts)
-                return task(plain, choices, folder)
-        except Stop as stop:
-            pass_on(stop)
-            raise
-        except Exception as error:
-            # A sweep goes on with its next job; a single run has Hydra say nothing of its own.
-            if settings.mode == RunMode.MULTIRUN:
-                trace = folder / "traceback.txt"
-                kept = trace.exists()  # not in the folder of a finished run, which stays as it is
-                bug = not (kept or isinstance(error, KNOWN))
-                log.error("job failed: %s (%s)", error, trace if kept else folder, exc_info=bug)
-                raise
-            if not isinstance(error, KNOWN):
-                raise
-            failure.append(error)
-
+    job = Job(name, task)
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages run over many lines
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages have many lines
     logging.raiseExceptions = False  # where the log cannot be written, the run's files say so
     try:
+        store_methods(folders_of(sys.argv[1:]))
         with summed_up():
             hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
-        if failure:
-            raise failure[0]
+        if job.failure is not None:
+            raise job.failure
     except KeyboardInterrupt:
         sys.exit(130)
     except (*KNOWN, ValueError, OSError) as error:
-        # Hydra has a ValueError for `experiment=null` and an OSError for a folder that it cannot
+        # Hydra raises a ValueError for `experiment=null` and an OSError for a folder that it cannot
         # write; one that comes out of a job is a bug.
-        if full_error == "1" or (composed and not isinstance(error, KNOWN)):
+        if full_error == "1" or (job.composed and not isinstance(error, KNOWN)):
             raise
         print(f"error: {one_line(name, error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2 if isinstance(error, (*KNOWN, ValueError)) else 1))
@@ -125,35 +112,129 @@ def command(name: str, task: Callable[[dict[str, Any], dict[str, str], Path], An
         os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def build(node: Mapping[str, Any]) -> Any:
-    """The object that a node's ``_target_`` names, made with the node's other values."""
+class Job:
+    """What Hydra calls with a composed configuration, once, or once for each run of a sweep.
+
+    Attributes:
+        composed: Hydra has called it.
+        failure: the user's mistake that ended a single run.
+    """
+
+    def __init__(self, name: str, task: Task) -> None:
+        self.name, self.task = name, task
+        self.composed = False
+        self.failure: Exception | None = None
+        functools.update_wrapper(self, task)  # Hydra asks a job for its name and file
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Check the configuration and call the task in the run's folder."""
+        self.composed = True
+        settings = HydraConfig.get()
+        folder = Path(settings.runtime.output_dir)
+        try:
+            with _run_folder(settings, folder):
+                with held():  # Hydra would turn a signal into an error of its own
+                    plain, choices = self._checked(config, settings)
+                return self.task(plain, choices, folder)
+        except Stop as stop:
+            pass_on(stop)
+            raise
+        except Exception as error:
+            # A sweep goes on with its next job; of a single run Hydra shall print nothing.
+            if settings.mode == RunMode.MULTIRUN:
+                _log_failed_job(error, folder)
+                raise
+            if not isinstance(error, KNOWN):
+                raise
+            self.failure = error
+            return None
+
+    def _checked(
+        self, config: DictConfig, settings: DictConfig
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        overrides = list(settings.overrides.task)
+        options = settings.runtime.choices.items()
+        choices = {key: value for key, value in options if value and not key.startswith("hydra/")}
+        parts = _without_appended(choices, overrides)
+        plain = checked(self.name, config, parts, overrides)
+        if "model" in plain:
+            choices = own_choices(choices, list(plain["model"]["sites"]))
+        return plain, choices
+
+
+@contextmanager
+def _run_folder(settings: DictConfig, folder: Path) -> Iterator[None]:
+    """Lock the run's folder and record the run's status, in the process that keeps the folder."""
+    launched = place()
+    # Of a launcher's processes the first one keeps the run's folder.
+    keeps = settings.output_subdir is not None and (launched is None or launched.rank == 0)
+    with ExitStack() as stack:
+        stack.enter_context(stopping())
+        if keeps:
+            stack.enter_context(locked(folder))
+            stack.enter_context(recorded(folder, settings.overrides.task))
+        yield
+
+
+def _log_failed_job(error: Exception, folder: Path) -> None:
+    trace = folder / "traceback.txt"
+    kept = trace.exists()  # not in the folder of a finished run, which stays as it is
+    bug = not (kept or isinstance(error, KNOWN))
+    log.error("job failed: %s (%s)", error, trace if kept else folder, exc_info=bug)
+
+
+def build(node: Mapping[str, Any], path: str = "") -> Any:
+    """The object that a node's ``_target_`` names, made with the node's other values.
+
+    Args:
+        path: the node's full key, for messages.
+
+    Raises:
+        ConfigError: the constructor refuses a value.
+    """
     try:
         return hydra.utils.instantiate(dict(node))
     except hydra.errors.InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"{node['_target_']}: {reason}") from error
+        if path and isinstance(error.__cause__, ValueError):
+            raise ConfigError(f"{path}.{reason}") from error
+        raise ConfigError(f"{path or node['_target_']}: {reason}") from error
 
 
-def checked(name: str, config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+def checked(
+    name: str, config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """The configuration as plain values.
 
-    The option files are the schema: a key must stand in one of the chosen options, and a value
-    be of the type that stands there, within the range that ``frcnn.config.checks`` gives its key.
+    A key must stand in one of the chosen options. A value must suit the annotation of what takes
+    it: the callable that ``_target_`` names, or the command's schema.
+
+    Args:
+        choices: the chosen option of each group.
+        overrides: the command line; it must not name a site that the network lacks.
 
     Raises:
         ConfigError: naming the key, and what is allowed.
     """
     groups = [f"{k}={v}" for k, v in choices.items() if k not in RECIPES]
-    reference = OmegaConf.to_container(hydra.compose(name, groups), resolve=False)
+    composed = hydra.compose(name, groups)
+    if "model" in config:
+        keep_sites(config, overrides)
+        composed.model.sites = config.model.sites
+        keep_sites(composed, ())
+    reference = OmegaConf.to_container(composed, resolve=False)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} is required: add {missing[0]}=VALUE")
     plain = OmegaConf.to_container(config, resolve=True)
-    _check_node("", plain, reference)
-    if "model" in plain:
-        check_order(plain["model"])
+    _check_keys("", plain, reference)
+    check_schema(plain, SCHEMAS[name], reference)
+    if "data" in plain and isinstance(plain["data"], dict):
+        check_schema(plain["data"], View, reference["data"], "data.")
+    _check_targets("", plain, reference)
+    _try_methods(plain)
     return plain
 
 
@@ -163,7 +244,8 @@ def _without_appended(choices: Mapping[str, str], overrides: Sequence[str]) -> d
     return {group: option for group, option in choices.items() if f"+{group}" not in keys}
 
 
-def _check_node(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+def _check_keys(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key too many or too few, or a value where a node should be."""
     for key in reference.keys() - node.keys():  # ~key on the command line
         raise ConfigError(f"{prefix}{key} is missing")
     for key, value in node.items():
@@ -171,15 +253,51 @@ def _check_node(prefix: str, node: Mapping[str, Any], reference: Mapping[str, An
         if key not in reference:
             raise ConfigError(unknown_key(path, reference))
         if isinstance(value, dict) and isinstance(reference[key], dict):
-            _check_node(f"{path}.", value, reference[key])
+            _check_keys(f"{path}.", value, reference[key])
         elif isinstance(value, dict) or isinstance(reference[key], dict):
             raise ConfigError(f"{path}: expected what the option files have there, got {value!r}")
         else:
-            check_value(path, value, reference[key])
+            check_numbers(path, value)
+
+
+def _check_targets(prefix: str, node: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    """Check every node below against the signature of its ``_target_``."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            path = f"{prefix}{key}"
+            if "_target_" in value:
+                check_target(path, target_of(path, value), value, reference[key])
+            _check_targets(f"{path}.", value, reference[key])
+
+
+def target_of(path: str, node: Mapping[str, Any]) -> Any:
+    """The callable that a node's ``_target_`` names; ConfigError where it cannot be imported."""
+    try:
+        return hydra.utils.get_object(str(node["_target_"]))
+    except Exception as error:  # whatever the user's own module raises when it is imported
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ConfigError(f"{path}: {node['_target_']} cannot be imported ({reason})") from error
+
+
+def _try_methods(plain: Mapping[str, Any]) -> None:
+    """Construct each method once, so that it can refuse its values before any data is read."""
+    for group in GROUPS:
+        for site, node in plain.get(group, {}).items():
+            if node and "data" not in node.values():
+                build(node, f"{group}.{site}")
+    if "optimizer" in plain:
+        import torch
+
+        try:
+            build(plain["optimizer"], "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+        except ValueError as error:
+            raise ConfigError(f"optimizer: {error}") from error
 
 
 def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
-    """One line: the key, the likeliest meant one, and those that there are."""
+    """One line: the key, the most likely meant one, and the known ones."""
+    if path in RENAMED:
+        return f"{path} is now {RENAMED[path]}"
     parent, _, key = path.rpartition(".")
     names = [str(name) for name in siblings if not str(name).startswith("_")]
     deeper = [f"{n}.{key}" for n in names if isinstance(siblings[n], dict) and key in siblings[n]]
@@ -203,7 +321,9 @@ def one_line(name: str, error: Exception) -> str:
 def _siblings(name: str, path: str) -> Mapping[str, Any]:
     """What stands beside a key, with the options that the command line chose."""
     GlobalHydra.instance().clear()
-    groups = [a for a in sys.argv[1:] if (Path(CONF) / a.partition("=")[0]).is_dir()]
+    chosen = [text for text in sys.argv[1:] if "=" in text]
+    groups = [a for a in chosen if (Path(CONF) / a.partition("=")[0]).is_dir()]
+    groups += [a for a in chosen if a.partition("=")[0].partition("/")[0] in GROUPS]
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
         try:
             config = hydra.compose(name, groups)

@@ -4,13 +4,21 @@ Every image is a function of (seed, split, index). Objects never overlap, so eac
 the extent of what is visible. Colour only hints at the class; form decides.
 """
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Ge, Le, MinLen
 
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.problems import Problems
 from frcnn.data.records import Classes, Images, Objects
 from frcnn.data.shape_images import CLASS_NAMES, ShapeImages, place
 from frcnn.errors import UserError
+
+# Drawn in memory: limits keep a configuration from asking for any amount of it.
+Side = Annotated[int, Ge(1), Le(4096)]
+Length = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0), Le(1000)]
 
 MOST_IMAGES = 1_000_000  # all are laid out in memory; a checkpoint may ask for any number
 
@@ -19,15 +27,15 @@ def shapes(
     split: str,
     train_images: int = 200,
     val_images: int = 64,
-    width: int = 128,
-    height: int = 96,
-    seed: int = 0,
-    num_objects: tuple[int, int] = (1, 6),
-    object_size: tuple[int, int] = (14, 40),
-    class_probabilities: list[float] | None = None,
-    imbalance: float = 1.0,
-    clutter: int = 0,
-    clutter_size: tuple[int, int] | None = None,
+    width: Side = 128,
+    height: Side = 96,
+    seed: Annotated[int, Ge(0)] = 0,
+    num_objects: tuple[Count, Count] = (1, 6),
+    object_size: tuple[Length, Length] = (14, 40),
+    class_probabilities: Annotated[list[Annotated[float, Ge(0)]], MinLen(1)] | None = None,
+    imbalance: Annotated[float, Ge(1)] = 1.0,
+    clutter: Count = 0,
+    clutter_size: tuple[Length, Length] | None = None,
 ) -> DetectionDataset:
     """Circles, squares and triangles.
 

@@ -1,28 +1,34 @@
 """A detector out of a checkpoint, ready to use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchvision.models.detection._utils import overwrite_eps
 
 from frcnn import losses
 from frcnn.build import dataset, detector
-from frcnn.config.checks import check_value
+from frcnn.config.checks import check_target
+from frcnn.config.compose import target_of
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
 from frcnn.model.backbones import PREDICTOR, load_into
 from frcnn.parallel.device import choose_device, choose_precision
 from frcnn.runfolder import checkpoint
+from frcnn.sites import assigners, weighers
 
 # What the parts of a run that a trained detector needs are made of, and nothing else.
-OWN = {f"frcnn.losses.{name}" for name in losses.__all__} | {
-    f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")
+OWN = {
+    f"{package.__name__}.{name}"
+    for package in (losses, assigners, weighers)
+    for name in package.__all__
 }
-PARTS = ("model", "data", "loss", "box_loss")
+OWN |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")}
+OWN |= {"frcnn.model.build_detector"}
+PARTS = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 HYDRA_KEYS = ("_target_", "_partial_")
 MOST_VALUES = 100_000
 
@@ -39,26 +45,31 @@ class Trained:
     dtype: torch.dtype
 
 
-def load_trained(path: str, device: str, precision: str) -> Trained:
+def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = ()) -> Trained:
     """The detector of a checkpoint, in eval mode.
+
+    Args:
+        trust: packages whose code the checkpoint may name, beside this project's own.
 
     Raises:
         UserError: no usable checkpoint, one with numbers that are not finite, or one whose
-            configuration names foreign classes: a file must not choose what code runs.
+            configuration names code of a package that is not trusted: a file must not choose what
+            code runs.
     """
     saved = checkpoint.load(Path(path))
     place = choose_device(device)
     with checkpoint.usable(path):
         # Samplers, optimizer and the like are training's, and may be the user's own.
         config = {part: saved["config"][part] for part in PARTS}
-        refuse_foreign(config, path)
+        refuse_foreign(config, path, trust)
         _check_values("model", config["model"], path)
-        base, start = config["model"]["name"], config["model"]["weights"]
-        config["model"] |= {"weights": None, "weights_backbone": None}
+        base, start = config["model"].get("name"), config["model"].get("weights")
+        without = dict.fromkeys({"weights", "weights_backbone"} & config["model"].keys())
+        config["model"] |= without
         model = detector(config, len(saved["class_names"]) + 1)
         _refuse_other_classes(saved, path)
         load_into(model, saved["model"], path)
-        model.sites.load_state_dict(site_states(saved))
+        model.sites.load_state_dict(saved["sites"])
     _refuse_diverged(model, path)
     if base == "fasterrcnn_resnet50_fpn" and start in ("COCO_V1", "DEFAULT"):
         overwrite_eps(model, 0.0)  # these weights were trained so, and torchvision sets it so
@@ -70,17 +81,6 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
         place,
         choose_precision(precision, place),
     )
-
-
-def site_states(saved: dict[str, Any]) -> dict[str, Tensor]:
-    """The sites' states of a checkpoint, also of one that stored the losses' states apart."""
-    if "sites" in saved:
-        return saved["sites"]
-    return {
-        f"{loss}.density.{name}": value
-        for loss, state in saved.get("losses", {}).items()
-        for name, value in state.items()
-    }
 
 
 def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
@@ -111,7 +111,7 @@ def chosen_data(trained: Trained, config: dict[str, Any], split: str) -> Detecti
     return images
 
 
-def refuse_foreign(config: dict[str, Any], path: str) -> None:
+def refuse_foreign(config: dict[str, Any], path: str, trust: Sequence[str] = ()) -> None:
     """Refuse what could make Hydra run code or look anything up while it builds a configuration.
 
     Plain values, lists and dicts by texts pass; classes are those in ``OWN``, and no text holds an
@@ -127,7 +127,7 @@ def refuse_foreign(config: dict[str, Any], path: str) -> None:
             return
         value = left.pop()
         if isinstance(value, dict):
-            _refuse_keys(value, path)
+            _refuse_keys(value, path, trust)
             left += value.values()
         elif isinstance(value, list):
             left += value
@@ -138,22 +138,27 @@ def refuse_foreign(config: dict[str, Any], path: str) -> None:
     raise UserError(f"{path}: its configuration holds more than {MOST_VALUES} values")
 
 
-def _refuse_keys(node: dict[Any, Any], path: str) -> None:
+def _refuse_keys(node: dict[Any, Any], path: str, trust: Sequence[str]) -> None:
     for key in node:
         if not isinstance(key, str) or (key.startswith("_") and key not in HYDRA_KEYS):
             raise UserError(f"{path}: its configuration has the key {key!r}, which is not ours")
-    target = node.get("_target_")
-    if "_target_" in node and str(target) not in OWN:
-        raise UserError(f"{path}: its configuration names {target}, which is not ours to run")
+    if "_target_" not in node:
+        return
+    target = str(node["_target_"])
+    package = target.partition(".")[0]
+    if target not in OWN and package not in trust:
+        raise UserError(
+            f"{path}: its configuration names {target}, which is not this project's code; "
+            f"trust=[{package}] runs it"
+        )
 
 
 def _check_values(part: str, node: dict[str, Any], path: str) -> None:
-    """Refuse what no command line could give; some of it would fail at the first image only."""
-    for key, value in node.items():
-        try:
-            check_value(f"{part}.{key}", value, value)
-        except ConfigError as error:
-            raise UserError(f"{path}: {error}") from error
+    """Refuse values that no command line could give; some would fail at the first image only."""
+    try:
+        check_target(part, target_of(part, node), node, node)
+    except ConfigError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _refuse_other_classes(saved: dict[str, Any], path: str) -> None:

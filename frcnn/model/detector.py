@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -34,6 +35,32 @@ SITES_OPTIONS = {
     for part in ("batch_size_per_image", "positive_fraction", "fg_iou_thresh", "bg_iou_thresh")
 }
 RESNET_LEVELS = 5  # strides 4 to 64
+Positive = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Le(1)]
+
+
+class TorchvisionOptions(TypedDict, total=False):
+    """Arguments of torchvision's ``FasterRCNN`` that ``build_detector`` passes on."""
+
+    min_size: Positive | Annotated[Sequence[Positive], MinLen(1)]
+    max_size: Positive
+    image_mean: Sequence[float] | None
+    image_std: Sequence[float] | None
+    rpn_pre_nms_top_n_train: Positive
+    rpn_pre_nms_top_n_test: Positive
+    rpn_post_nms_top_n_train: Positive
+    rpn_post_nms_top_n_test: Positive
+    rpn_nms_thresh: Share
+    rpn_score_thresh: Share
+    box_score_thresh: Share
+    box_nms_thresh: Share
+    box_detections_per_img: Positive
+    rpn_anchor_generator: Any
+    rpn_head: Any
+    box_roi_pool: Any
+    box_head: Any
+    box_predictor: Any
+    bbox_reg_weights: Any
 
 
 class Detector(FasterRCNN):
@@ -107,11 +134,11 @@ def build_detector(
     *,
     weights: str | None = None,
     weights_backbone: str | None = None,
-    trainable_backbone_layers: int | None = None,
-    fpn_channels: int = STOCK.fpn_channels,
-    representation_size: int = STOCK.representation_size,
-    backbone_width: float = STOCK.backbone_width,
-    anchor_sizes: Sequence[float] | None = None,
+    trainable_backbone_layers: Annotated[int, Ge(0), Le(6)] | None = None,
+    fpn_channels: Positive = STOCK.fpn_channels,
+    representation_size: Positive = STOCK.representation_size,
+    backbone_width: Annotated[float, Gt(0)] = STOCK.backbone_width,
+    anchor_sizes: Annotated[Sequence[Annotated[float, Gt(0)]], MinLen(1)] | None = None,
     roi_align: Literal["fast", "torchvision"] = "fast",
     append_objects: bool = True,
     assigner: Mapping[str, Assigner] = NONE,
@@ -120,7 +147,7 @@ def build_detector(
     box_loss: Mapping[str, BoxLoss] = NONE,
     weigher: Mapping[str, Weigher | None] = NONE,
     loss_weight: Mapping[str, Mapping[str, float]] = NONE,
-    **torchvision_options: Any,
+    **torchvision_options: Unpack[TorchvisionOptions],
 ) -> Detector:
     """A detector from plain values. Without further arguments it is stock Faster R-CNN.
 

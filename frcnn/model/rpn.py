@@ -64,7 +64,7 @@ class SamplingRPN(RegionProposalNetwork):
         return {"level": level.to(levels[0].device, non_blocking=True), "strides": strides}
 
     def _dense(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-        """[N] logits and [N, 4] deltas, float32 at least, and the anchors of an image at each level."""
+        """[N] logits and [N, 4] deltas, float32 at least; anchors per image at each level."""
         objectness, deltas = self.head(levels)
         sizes = [level[0].numel() for level in objectness]
         logits, deltas = concat_box_prediction_layers(objectness, deltas)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from frcnn.errors import UserError
 from frcnn.runfolder.files import replacing
+from frcnn.runfolder.versions import from_version_1
 
-VERSION = 1
+VERSION = 2
 REQUIRED = {
     "version": int,
     "model": dict,
@@ -47,12 +48,15 @@ def load(path: Path) -> dict[str, Any]:
                 f"{path}: not a checkpoint of this project ({key!r} is no {kind.__name__})"
             )
     version, names, ids = (content[key] for key in ("version", "class_names", "category_ids"))
-    if version != VERSION:
-        raise UserError(f"{path}: checkpoint version {version}, this code reads {VERSION}")
+    if version not in (1, VERSION):
+        raise UserError(f"{path}: checkpoint version {version}, this code reads 1 and {VERSION}")
     if not is_state_dict(content["model"]):
         raise UserError(f"{path}: its model is no state dict")
     if len(names) != len(ids) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: its class names are not one text a category id")
+        raise UserError(f"{path}: its class names are not one text per category id")
+    if version == 1:
+        with usable(path):
+            return from_version_1(content)
     return content
 
 

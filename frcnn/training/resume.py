@@ -10,16 +10,10 @@ from frcnn.runfolder import checkpoint
 
 # A run that resumes must be made of the same parts; how long and how often may change.
 PARTS = (
-    "model", "data", "augmentation", "sampler", "loss", "box_loss", "loss_weight", "optimizer",
-    "schedule",
+    "model", "data", "augmentation", "assigner", "sampler", "loss", "box_loss", "weigher",
+    "loss_weight", "optimizer", "schedule",
 )  # fmt: skip
 SAME = ("seed", *PARTS)
-# What runs of a version without these options were made with.
-BEFORE = {
-    "model": {"backbone_width": 1},
-    "loss_weight": dict.fromkeys(("classifier", "box_reg", "objectness", "rpn_box_reg"), 1),
-}
-
 # What last.pt holds beyond the weights.
 STATE = {
     "optimizer": dict,
@@ -118,7 +112,6 @@ def _check_state(saved: dict[str, Any]) -> None:
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    before = before | {key: was | before.get(key, {}) for key, was in BEFORE.items()}
     parts = [key for key in SAME if before.get(key) != now[key]]
     then, here = _steps(before["trainer"]), _steps(now["trainer"])
     return parts + [f"trainer.{key}" for key in here if then[key] != here[key]]

@@ -82,7 +82,7 @@ class Run:
         self.train_set, self.val_set = (self._dataset(split) for split in ("train", "val"))
         self.train_set.transform = build(config["augmentation"])
         self.train_set.seed = config["seed"]
-        fill_from_data(config["loss"], self.train_set)
+        fill_from_data(config["loss"], self.train_set, config["model"]["sites"])
         torch.manual_seed(config["seed"])
         self.detector = detector(config, self.train_set.num_classes).to(self.device)
         if trainer["channels_last"]:
@@ -358,7 +358,8 @@ class Run:
     def _wandb(self) -> dict[str, Any]:
         node = self.config["wandb"]
         tags = [f"{group}={option}" for group, option in sorted(self.choices.items())]
-        named = ("data", "sampler/rpn", "sampler/rcnn", "loss/rcnn")
+        sites = self.config["model"]["sites"]
+        named = ["data", *(f"{group}/{site}" for group in ("sampler", "loss") for site in sites)]
         made_of = [self.choices[key] for key in named if key in self.choices]
         name = " ".join([*made_of, f"seed {self.config['seed']}", self.folder.name])
         return node | {"name": node["name"] or name, "tags": node["tags"] + tags}

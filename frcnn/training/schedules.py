@@ -2,6 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+Count = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 def warmup(step: int, steps: int, factor: float) -> float:
@@ -12,7 +18,7 @@ def warmup(step: int, steps: int, factor: float) -> float:
 class Cosine:
     """Half a cosine from 1 down to ``final_factor`` over the run (arXiv 1608.03983, eq. 5)."""
 
-    def __init__(self, warmup_steps: int, warmup_factor: float, final_factor: float) -> None:
+    def __init__(self, warmup_steps: Count, warmup_factor: Share, final_factor: Share) -> None:
         self.warmup = (warmup_steps, warmup_factor)
         self.final = final_factor
 
@@ -26,7 +32,11 @@ class MultiStep:
     """Multiplied by ``gamma`` after each milestone, a share of the run in (0, 1)."""
 
     def __init__(
-        self, warmup_steps: int, warmup_factor: float, milestones: Sequence[float], gamma: float
+        self,
+        warmup_steps: Count,
+        warmup_factor: Share,
+        milestones: Sequence[Share],
+        gamma: Annotated[float, Ge(0)],
     ) -> None:
         self.warmup = (warmup_steps, warmup_factor)
         self.milestones = tuple(milestones)

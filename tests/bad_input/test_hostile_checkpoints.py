@@ -41,7 +41,7 @@ def whole() -> Content:
     """What a run would save."""
     config, choices = tiny("box_loss=ghm_r")
     data = dataset(config["data"], "train")
-    fill_from_data(config["loss"], data)
+    fill_from_data(config["loss"], data, config["model"]["sites"])
     torch.manual_seed(0)
     model = detector(config, data.num_classes)
     return {

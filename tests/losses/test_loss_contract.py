@@ -13,7 +13,6 @@ from small import CODER, assigned, part, stacked
 from torch import Tensor
 
 from frcnn.build import fill_from_data
-from frcnn.config.checks import check_value
 from frcnn.config.compose import CONF, build
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
@@ -28,7 +27,7 @@ ALL = [
     (group, site, file.stem)
     for group in ("loss", "box_loss")
     for site in COLUMNS
-    for file in sorted(Path(CONF, group, site).glob("*.yaml"))
+    for file in sorted(Path(CONF, "method", group).glob("*.yaml"))
 ]
 REFUSED = [("loss", "rpn", "equalization")]
 OPTIONS = [option for option in ALL if option not in REFUSED]
@@ -82,7 +81,7 @@ def nodes() -> dict[tuple[str, str, str], dict[str, Any]]:
             options = [option for option in row if option]
             config = hydra.compose("train", [f"{g}/{s}={n}" for g, s, n in options])
             plain = OmegaConf.to_container(config, resolve=True)
-            fill_from_data(plain["loss"], shapes("train", train_images=4))
+            fill_from_data(plain["loss"], shapes("train", train_images=4), plain["model"]["sites"])
             found |= {(g, s, n): plain[g][s] for g, s, n in options}
     return found
 
@@ -99,8 +98,6 @@ def made(group: str, site: str, name: str, values: str = "", **more: Any) -> Any
     for key, value in OmegaConf.to_container(OmegaConf.from_dotlist(values.split())).items():
         if key == "base":
             value = nodes()[group, site, value]
-        else:
-            check_value(f"{group}.{site}.{key}", value, node[key])
         node[key] = value
     loss = build(node | more)
     if group == "loss":

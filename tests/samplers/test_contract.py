@@ -12,17 +12,17 @@ from omegaconf import OmegaConf
 from small import CODER, assigned, batch, part, quick, stacked
 from torch import Tensor, nn
 
-from frcnn.config.checks import check_value
 from frcnn.config.compose import CONF, build
 from frcnn.losses import CrossEntropy, SmoothL1
 from frcnn.sites.assigners import MaxIoU
+from frcnn.sites.kinds import KINDS
 from frcnn.sites.site import Site
 from samplers import All, Candidates, Prediction, Sampler
 
 OPTIONS = [
     (site, file.stem)
     for site in ("rpn", "rcnn")
-    for file in sorted(Path(CONF, "sampler", site).glob("*.yaml"))
+    for file in sorted(Path(CONF, "method/sampler").glob("*.yaml"))
 ]
 # What may be chosen beside an option's defaults and is another path through its code.
 VARIANTS = {
@@ -47,7 +47,7 @@ CHOICES = [
 ]
 # These draw nothing at random, `pisa` if nothing has to be left out.
 FIXED = ("all", "ohem", "ohem_quota", "hard_negative", "pisa")
-PRESETS = sorted(file.stem for file in Path(CONF, "sampler").glob("*.yaml"))
+PRESETS = sorted(file.stem for file in Path(CONF, "preset/sampler").glob("*.yaml"))
 CLASSES = {"rpn": 1, "rcnn": 3}
 MIXED = [0, 0, 1, -1, 0, 2, 0, 0, 3, 0, 1, 0, -1, 0, 0, 0, 1, 2, 0, 0]
 CASES = {
@@ -88,7 +88,6 @@ def sampler_of(
     """
     node = dict(node_of(site, name))
     for key, value in OmegaConf.from_dotlist(values.split()).items():
-        check_value(f"sampler.{site}.{key}", value, node[key])
         node[key] = value
     if "batch_size_per_image" not in node:
         return build(node), None
@@ -289,7 +288,7 @@ def test_a_loss_that_is_not_a_number_is_refused_by_those_who_look(
 @pytest.mark.parametrize(("site", "name", "values"), CHOICES)
 def test_every_option_trains(site: str, name: str, values: str) -> None:
     sampler, _ = sampler_of(site, name, values, budget=16)
-    model = quick(**{f"{site}_sampler": sampler})
+    model = quick(sampler={site: sampler})
     if values:  # half of them meet class-agnostic boxes
         model.roi_heads.box_predictor.bbox_pred = nn.Linear(32, 4)
     losses = model(*batch(3, 0))
@@ -300,9 +299,9 @@ def test_every_option_trains(site: str, name: str, values: str) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_sets_both_sites(preset: str) -> None:
+def test_every_preset_sets_every_kind_of_site(preset: str) -> None:
     nodes = composed(f"sampler={preset}")
-    assert set(nodes) == {"rpn", "rcnn"}
+    assert set(nodes) == set(KINDS)
     for node in nodes.values():
         assert callable(build(node))
 

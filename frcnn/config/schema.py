@@ -1,0 +1,143 @@
+"""Types and ranges of the values that no ``_target_`` takes, for each command."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Trainer:
+    """``trainer:`` of conf/train.yaml."""
+
+    epochs: Positive
+    max_steps: Positive | None
+    devices: Positive
+    batch_size: Positive
+    accumulate: Positive
+    precision: Precision
+    device: str
+    channels_last: bool
+    compile: bool
+    clip_norm: Annotated[float, Gt(0)] | None
+    workers: Count
+    eval_every: Positive
+    patience: Positive | None
+    checkpoint_minutes: NotNegative
+    deterministic: bool
+    log_every: Positive
+    sampling_every: Positive
+    num_pictures: Count
+
+
+class Evaluation:
+    """``evaluation:`` of conf/train.yaml and conf/evaluate.yaml."""
+
+    backend: Literal["auto", "pycocotools", "faster_coco_eval"]
+
+
+class Wandb:
+    """``wandb:`` of conf/train.yaml."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    name: str | None
+    method: str | None
+    tags: list[str]
+    dir: str
+
+
+class SiteNumbers:
+    """``site.<name>:``."""
+
+    budget: Positive
+    positive_fraction: Share
+
+
+class Factors:
+    """``loss_weight.<name>:``; its keys are ``class`` and ``box``."""
+
+    __annotations__ = {"class": NotNegative, "box": NotNegative}
+
+
+class View:
+    """How the network sees images: the keys of a data node that the model's node refers to."""
+
+    min_size: Positive | list[Positive]
+    max_size: Positive
+    anchor_sizes: list[Annotated[float, Gt(0)]] | None
+
+
+class Train:
+    """conf/train.yaml."""
+
+    seed: Count
+    run_name: str
+    resume: str
+    trainer: Trainer
+    evaluation: Evaluation
+    wandb: Wandb
+    site: dict[str, SiteNumbers]
+    loss_weight: dict[str, Factors]
+
+
+class Evaluate:
+    """conf/evaluate.yaml."""
+
+    checkpoint: str
+    split: Literal["train", "val"]
+    output: str | None
+    batch_size: Positive
+    workers: Count
+    device: str
+    precision: Precision
+    evaluation: Evaluation
+    trust: list[str]
+
+
+class Predict:
+    """conf/predict.yaml."""
+
+    checkpoint: str
+    input: str
+    output: str
+    min_score: Share
+    device: str
+    precision: Precision
+    trust: list[str]
+
+
+class CheckData:
+    """conf/check_data.yaml."""
+
+    images: bool
+
+
+class Figures:
+    """conf/figures.yaml."""
+
+    checkpoint: str
+    split: Literal["train", "val"]
+    images: Positive
+    output: str
+    budget: dict[str, Positive]
+    batch_size: Positive
+    workers: Count
+    device: str
+    precision: Precision
+    trust: list[str]
+
+
+SCHEMAS: dict[str, type] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "check_data": CheckData,
+    "figures": Figures,
+}
