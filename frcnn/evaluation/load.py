@@ -14,7 +14,7 @@ from frcnn.config.checks import check_value
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
-from frcnn.model.backbones import PREDICTOR, load_into
+from frcnn.model.weights import PREDICTOR, load_into
 from frcnn.parallel.device import choose_device, choose_precision
 from frcnn.runfolder import checkpoint
 
