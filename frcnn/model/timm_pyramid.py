@@ -78,7 +78,7 @@ class TimmPyramid(nn.Module):
         self.eval()  # no statistics move
         try:
             found = [list(m.shape) for m in self._maps(torch.zeros(1, 3, height, width))]
-        except Exception as error:  # timm's networks refuse a size in many ways
+        except Exception as error:  # every network of timm refuses a size in its own way
             raise ConfigError(
                 f"model.backbone: {self.name} does not take images of every size ({error})"
             ) from error
@@ -198,7 +198,9 @@ def _created(name: str, **options: Any) -> Any:
         with _quiet():
             return _timm().create_model(name, **options)
     except (TypeError, AttributeError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"model.backbone: {name} cannot give feature maps ({error})") from error
+        one_size = "strict_img_size" in str(error)  # the network does not know the option
+        reason = "takes images of one size only" if one_size else f"gives no feature maps ({error})"
+        raise ConfigError(f"model.backbone: {name} {reason}") from error
 
 
 def _downloaded(name: str, config: Any, options: dict[str, Any]) -> Any:
