@@ -492,7 +492,8 @@ def test_a_run_resumes_to_the_same_bits_and_evaluates(tmp_path: Path) -> None:
     file = saved(renamed(classifier()), tmp_path)
     options = [
         "model=fasterrcnn_timm", f"model.backbone={EFFICIENTNET}", f"model.weights_backbone={file}",
-        "model.fpn_channels=16", "model.representation_size=32", "schedule=multistep", "schedule.milestones=[]",
+        "model.fpn_channels=16", "model.representation_size=32", "schedule=multistep",
+        "schedule.milestones=[]",
     ]  # fmt: skip
     straight, parted = tmp_path / "straight", tmp_path / "parted"
     run(*tiny(*options), straight)
