@@ -154,6 +154,7 @@ RULES = {
     "model.weights": Rule(str, optional=True),
     "model.weights_backbone": Rule(str, optional=True),
     "trainable_backbone_layers": Rule(int, low=0, high=6, optional=True),
+    "freeze_batch_norm": Rule(bool, optional=True),
     "fpn_channels": POSITIVE,
     "representation_size": POSITIVE,
     "backbone_width": Rule(float, above=0),
