@@ -213,7 +213,9 @@ def freeze_stages(model: FasterRCNN, family: Family, trainable: int) -> None:
         body.get_parameter(name).requires_grad_(stage >= STAGES - trainable)
 
 
-def _set_batch_norm(backbone: TimmPyramid, frozen: bool) -> None:
+def _set_batch_norm(backbone: nn.Module, frozen: bool) -> None:
+    if not isinstance(backbone, TimmPyramid):
+        raise ConfigError(f"model.freeze_batch_norm: only with name={TIMM}")
     if frozen:
         backbone.freeze_batch_norm()
     else:

@@ -145,10 +145,9 @@ def test_a_network_without_stages_trains_whole_or_not_at_all() -> None:
 
 @pytest.mark.parametrize("trainable", [-1, 6])
 def test_there_are_five_stages(trainable: int) -> None:
-    for name in (None, EFFICIENTNET):
-        model = over_timm(name) if name else detector()
+    models = {"fasterrcnn_timm": over_timm(), "fasterrcnn_resnet18_fpn": detector()}
+    for family, model in models.items():
         with pytest.raises(ConfigError, match=f"trainable_backbone_layers: .*0 to 5.* {trainable}"):
-            family = "fasterrcnn_timm" if name else "fasterrcnn_resnet18_fpn"
             freeze_stages(model, FAMILIES[family], trainable)
 
 
@@ -400,6 +399,12 @@ def test_choices_that_a_timm_network_does_not_have(options: dict, words: tuple) 
 def test_other_families_refuse_what_is_for_timm(name: str, option: dict) -> None:
     with pytest.raises(ConfigError, match=rf"model.{next(iter(option))}: only with name=\w+timm"):
         build_detector(4, name, **option)
+
+
+def test_freezing_batch_norm_is_for_timm_with_a_detectors_file_too(tmp_path: Path) -> None:
+    file = saved(detector().state_dict(), tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.freeze_batch_norm: only with name=\w+timm"):
+        detector(weights=file, freeze_batch_norm=True)
 
 
 # A module of the user's
