@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kill_loop import CASES, kills
+from tiny import options
 
 TESTS = Path(__file__).parent
 

@@ -15,7 +15,7 @@ from frcnn.config.compose import target_of
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
-from frcnn.model.backbones import PREDICTOR, load_into
+from frcnn.model.weights import PREDICTOR, load_into
 from frcnn.parallel.device import choose_device, choose_precision
 from frcnn.runfolder import checkpoint
 from frcnn.sites import assigners, weighers

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypedDict, Unpack
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, MinLen
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -15,7 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 
 from frcnn.errors import ConfigError
 from frcnn.losses import BoxLoss, ClassLoss
-from frcnn.model.backbones import NAMES, STOCK, Width, build_base
+from frcnn.model.backbones import STOCK, Network, Width, build_base, family_of
 from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
@@ -34,7 +34,6 @@ SITES_OPTIONS = {
     for site in ("rpn", "box")
     for part in ("batch_size_per_image", "positive_fraction", "fg_iou_thresh", "bg_iou_thresh")
 }
-RESNET_LEVELS = 5  # strides 4 to 64
 Positive = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
 
@@ -132,9 +131,11 @@ def build_detector(
     num_classes: int,
     name: str = "fasterrcnn_resnet50_fpn",
     *,
+    backbone: str | nn.Module | None = None,
     weights: str | None = None,
     weights_backbone: str | None = None,
     trainable_backbone_layers: Annotated[int, Ge(0), Le(6)] | None = None,
+    freeze_batch_norm: bool | None = None,
     fpn_channels: Positive = STOCK.fpn_channels,
     representation_size: Positive = STOCK.representation_size,
     backbone_width: Annotated[float, Gt(0)] = STOCK.backbone_width,
@@ -154,18 +155,25 @@ def build_detector(
     Args:
         num_classes: C + 1, background counted, as in torchvision.
         name: a builder of ``torchvision.models.detection``, or ``fasterrcnn_resnet18_fpn``,
-            ``..._resnet34_fpn``, ``..._resnet101_fpn``.
+            ``..._resnet34_fpn``, ``..._resnet101_fpn``, ``fasterrcnn_timm``.
+        backbone: the name of a timm network for ``fasterrcnn_timm``, also with that of its
+            weights ("resnet18.a1_in1k"); or a module, whatever the name, that returns feature maps
+            [B, out_channels, H, W] by level name, finest first, and has ``out_channels``. The RCNN
+            head pools from all levels but "pool".
         weights: None, the name of torchvision's detector weights ("COCO_V1", "DEFAULT"), or a file.
-        weights_backbone: None, or the name of torchvision's ImageNet weights; ignored with weights.
-        trainable_backbone_layers: backbone stages that train, counted from the last; None = three
-            with named weights (whose BatchNorm is frozen, as in torchvision), else all.
+        weights_backbone: None, or the name of torchvision's ImageNet weights; for a timm
+            network None, "pretrained" or a file of an image classifier; ignored with weights.
+        trainable_backbone_layers: backbone stages that train, counted from the last, 0 to 5;
+            None = three with weights_backbone or torchvision's detector weights, else all.
+        freeze_batch_norm: of a timm network; None = frozen with weights_backbone, else trained.
         fpn_channels: of every pyramid level and the RPN's convolution; other than 256 for
-            ResNet-18, 34 and 101 only.
-        representation_size: of the box head's two hidden layers; other than 1024 for the same.
-        backbone_width: times the channels of every layer of the ResNet, above 0; other than 1 for
-            the same, from scratch or a file.
-        anchor_sizes: side of the square anchor of each of the five levels of a ResNet-FPN in
-            pixels; None = torchvision's.
+            ResNet-18, 34, 101 and timm networks only.
+        representation_size: of the box head's two hidden layers; other than 1024 for the same and
+            for a module.
+        backbone_width: factor of the channels of every layer of the ResNet, above 0; other than 1
+            for ResNet-18, 34 and 101, from scratch or a file.
+        anchor_sizes: side of the square anchor of each level in pixels; a ResNet-FPN and a timm
+            network have five levels; None = torchvision's.
         roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".
         append_objects: append each image's objects to its proposals, as torchvision does. They
             count as positives with IoU 1: OHEM's pool and PISA's ranks include them.
@@ -182,12 +190,21 @@ def build_detector(
     """
     if roi_align not in ROI_ALIGN:
         raise ConfigError(f"model.roi_align: {roi_align!r} is not one of {', '.join(ROI_ALIGN)}")
-    if name not in NAMES:
-        raise ConfigError(f"model.name: {name!r} is not one of {', '.join(NAMES)}")
     refuse_sites_options(torchvision_options)
     if anchor_sizes is not None:
-        check_anchor_sizes(name, anchor_sizes)
+        check_anchor_sizes(name, family_of(name, backbone).levels, anchor_sizes)
         torchvision_options["rpn_anchor_generator"] = one_anchor_size_a_level(anchor_sizes)
+    network = Network(
+        name,
+        num_classes,
+        backbone,
+        weights,
+        weights_backbone,
+        trainable_backbone_layers,
+        freeze_batch_norm,
+        Width(fpn_channels, representation_size, backbone_width),
+        torchvision_options,
+    )
     parts = {
         "assigner": assigner, "sampler": sampler, "loss": loss, "box_loss": box_loss,
         "weigher": weigher, "loss_weight": loss_weight,
@@ -197,16 +214,7 @@ def build_detector(
         "rpn": initial_bias("rpn", by_site["rpn"]["loss"], 2),
         "rcnn": initial_bias("rcnn", by_site["rcnn"]["loss"], num_classes),
     }
-    base = build_base(
-        name,
-        num_classes,
-        weights,
-        weights_backbone,
-        trainable_backbone_layers,
-        torchvision_options,
-        biases=(biases["rpn"], biases["rcnn"]),
-        width=Width(fpn_channels, representation_size, backbone_width),
-    )
+    base = build_base(network, biases=(biases["rpn"], biases["rcnn"]))
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign
     coders = {"rpn": base.rpn.box_coder, "rcnn": base.roi_heads.box_coder}
@@ -221,13 +229,13 @@ def refuse_sites_options(options: Mapping[str, Any]) -> None:
         raise ConfigError(f"samplers and assigners decide: {', '.join(useless)} would do nothing")
 
 
-def check_anchor_sizes(name: str, sizes: Sequence[float]) -> None:
-    """Raise ConfigError unless this network takes one anchor size at each of so many levels."""
-    if "resnet" not in name:
+def check_anchor_sizes(name: str, levels: int | None, sizes: Sequence[float]) -> None:
+    """Raise ConfigError unless there is one anchor size for each of the network's levels."""
+    if levels is None:
         raise ConfigError(f"model.anchor_sizes: {name} has anchors of its own, choose null")
-    if len(sizes) != RESNET_LEVELS:
+    if len(sizes) != levels:
         raise ConfigError(
-            f"model.anchor_sizes: expected {RESNET_LEVELS} sizes, one a level, got {len(sizes)}"
+            f"model.anchor_sizes: expected {levels} sizes, one per level, got {len(sizes)}"
         )
 
 

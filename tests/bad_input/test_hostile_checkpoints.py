@@ -22,7 +22,7 @@ from tiny import SMALL, call, small_network, tiny
 from frcnn import evaluate, predict, train
 from frcnn.build import dataset, detector, fill_from_data
 from frcnn.evaluation import load as trained
-from frcnn.model.backbones import PREDICTOR, file_weights
+from frcnn.model.weights import PREDICTOR, file_weights
 from frcnn.runfolder import checkpoint
 from frcnn.training.resume import STATE, checkpoint_to_resume
 
@@ -317,7 +317,7 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "empty-config": (changed(config={}), UNFIT),
     "unknown-network": (with_config("model", "name", value="vgg"), "'vgg' is not one of"),
     "network-no-text": (with_config("model", "name", value=3), "3 is not one of"),
-    "part-text": (with_config("model", "backbone", value="x"), UNFIT),
+    "part-text": (with_config("model", "backbone", value="x"), "model.backbone: only with"),
     "size-text": (with_config("model", "min_size", value="small"), "model.min_size: expected an"),
     "size-huge": (with_config("model", "max_size", value=10**30), "model.max_size: 1"),
     "score-nan": (with_config("model", "box_score_thresh", value=float("nan")), "between 0 and 1"),

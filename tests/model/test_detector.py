@@ -10,7 +10,7 @@ from torch import nn
 
 from frcnn.errors import ConfigError
 from frcnn.losses import GHMC, GHMR, CrossEntropy, Equalization, FocalSigmoid, SmoothL1
-from frcnn.model.backbones import freeze_stages
+from frcnn.model.backbones import FAMILIES, freeze_stages
 
 
 @pytest.mark.parametrize("name", ["rpn_batch_size_per_image", "box_fg_iou_thresh"])
@@ -45,12 +45,12 @@ def test_a_samplers_bad_weight_is_named() -> None:
 @pytest.mark.parametrize(("trainable", "stages"), [(0, set()), (2, {"layer4", "layer3"})])
 def test_frozen_stages(trainable: int, stages: set[str]) -> None:
     model = detector()
-    freeze_stages(model, "fasterrcnn_resnet18_fpn", trainable)
+    freeze_stages(model, FAMILIES["fasterrcnn_resnet18_fpn"], trainable)
     body = model.backbone.body.named_parameters()
     assert {key.partition(".")[0] for key, p in body if p.requires_grad} == stages
     assert all(p.requires_grad for p in model.backbone.fpn.parameters())
-    with pytest.raises(ConfigError, match="ResNets only"):
-        freeze_stages(model, "fasterrcnn_mobilenet_v3_large_fpn", trainable)
+    with pytest.raises(ConfigError, match="for ResNets"):
+        freeze_stages(model, FAMILIES["fasterrcnn_mobilenet_v3_large_fpn"], trainable)
 
 
 def test_the_last_layers_start_at_the_prior_of_their_loss() -> None:

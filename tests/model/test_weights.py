@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import build_detector
-from frcnn.model.backbones import file_weights
+from frcnn.model.weights import file_weights
 
 PREDICTOR = "roi_heads.box_predictor."
 

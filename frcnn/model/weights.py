@@ -1,0 +1,135 @@
+"""Starting weights: read from files, matched to a network, and loaded."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from frcnn.errors import UserError
+from frcnn.runfolder.checkpoint import is_state_dict, read
+
+log = logging.getLogger(__name__)
+
+PREDICTOR = "roi_heads.box_predictor."
+COUNTER = "num_batches_tracked"  # of a BatchNorm that is trained; a frozen one has none
+
+
+def file_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """The state dict in a file: a plain one, or the model of one of our checkpoints.
+
+    Args:
+        path: a file of ``torch.save``, or a ``.safetensors`` file (needs the package safetensors).
+
+    Raises:
+        UserError: the file is missing, unreadable, or holds no state dict.
+    """
+    path = Path(path)
+    content = _safetensors(path) if path.suffix == ".safetensors" else read(path, "weights file")
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not is_state_dict(state):
+        raise UserError(f"{path}: holds no state dict")
+    return cast(dict[str, Tensor], state)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    except ImportError as error:
+        raise UserError(f"{path}: {error.name} is missing: pip install -e '.[timm]'") from error
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such weights file") from None
+    except Exception as error:  # as many kinds as ways in which a file can be broken
+        raise UserError(f"{path}: not a readable weights file ({error})") from error
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a detector's state dict; a box predictor for other classes starts afresh.
+
+    A state dict saved with frozen BatchNorm freezes the model's.
+
+    Args:
+        source: names the state dict in messages.
+
+    Raises:
+        UserError: any other difference in names or shapes.
+    """
+    if not any(key.endswith(COUNTER) for key in state):
+        freeze_batch_norm(model)
+    own = model.state_dict()
+    state = dict(state)
+    if any(own[key].shape != state[key].shape for key in own if PREDICTOR in key and key in state):
+        log.warning("%s: made for other classes, the box predictor starts afresh", source)
+        state |= {key: value for key, value in own.items() if key.startswith(PREDICTOR)}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"{source}: does not fit this model ({first})") from error
+
+
+def classifier_weights(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], source: str
+) -> dict[str, Tensor]:
+    """The weights of an image classifier under the names of a network of the same architecture.
+
+    Names decide where they are equal. Otherwise the tensors are taken in order of appearance, if
+    each has the shape and the last part of the name ("weight", "running_var", ...) that the
+    network expects at its place. The classifying layer may be missing or for other classes.
+
+    Args:
+        state: the weights to use.
+        own: the network's state dict.
+        head: the names of the network's classifying layers, which keep their own weights.
+        source: names the weights in messages.
+
+    Returns:
+        A tensor for every entry of ``own`` but the counters of BatchNorm.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    given = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
+    kept = {key: wanted.pop(key) for key in list(wanted) if key.rpartition(".")[0] in head}
+    if len(given) - len(wanted) in (0, len(kept)):
+        if all(key in given and given[key].shape == wanted[key].shape for key in wanted):
+            return {key: given[key] for key in wanted} | kept
+        if not any(_misfits(given, wanted)):
+            log.warning(
+                "%s: has other names, but its %d tensors fit in order, shape by shape",
+                source,
+                len(wanted),
+            )
+            return dict(zip(wanted, given.values(), strict=False)) | kept
+    first = next(_misfits(given, wanted), f"{len(given)} tensors instead of {len(wanted)}")
+    raise UserError(f"{source}: does not fit the backbone ({first})")
+
+
+def _misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    """The tensors that differ in shape or kind from those at the same place, one text for each."""
+    for (name, value), (other, found) in zip(wanted.items(), given.items(), strict=False):
+        same_kind = name.rpartition(".")[2] == other.rpartition(".")[2]
+        if not same_kind or value.shape != found.shape:
+            yield f"{other} {list(found.shape)} in the place of {name} {list(value.shape)}"
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Replace every BatchNorm2d inside by a frozen one with the same numbers.
+
+    A module with a method ``freeze_batch_norm`` does it itself: the norm layers of some networks
+    do more than to normalize.
+    """
+    for name, child in module.named_children():
+        if own := getattr(child, "freeze_batch_norm", None):
+            own()
+        elif type(child) is nn.BatchNorm2d:
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            freeze_batch_norm(child)
