@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch import nn
 
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import (
+    against,
     data,
     evaluation,
     matching,
@@ -463,6 +465,81 @@ def test_bounds_of_a_call() -> None:
     at_rpn = {name: reached[f"`sampler/rpn={name}`"] for name in ("iou_balanced", "hard_negative")}
     assert at_rpn == {"iou_balanced": False, "hard_negative": True}
     assert reached["`sampler/rpn=ohem`"] is True
+
+
+def test_a_slower_checkout_has_a_ratio_above_one() -> None:
+    found = {
+        f"{where}, {sampler} fp32": [seconds] * 3
+        for where, seconds in {"here": 3.0, "there": 2.0}.items()
+        for sampler in ("random", "ohem")
+    }
+    rows = {row["step"]: row for row in against.rows(found, CPU)}
+    assert rows["random fp32"]["seconds here / there"]["median"] == 1.5
+    assert rows["ohem fp32"]["rounds"] == 3
+    assert rows["ohem bf16"] == {"step": "ohem bf16", report.WHY: setting.no_bf16(CPU)}
+
+
+def test_two_checkouts_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    answering = f"""
+import os, sys
+print(os.environ["PYTHONPATH"] + "/experiments/benchmark/setting.py", flush=True)
+for line in sys.stdin:
+    with open({str(log)!r}, "a") as log:
+        log.write(os.path.basename(os.getcwd()) + " " + line)
+    print("done", flush=True)
+"""
+    script = tmp_path / "worker.py"
+    script.write_text(answering)
+    for name in ("ours", "theirs"):
+        (tmp_path / name / "experiments/benchmark").mkdir(parents=True)
+    monkeypatch.setattr(against, "HERE", tmp_path / "ours")
+    monkeypatch.setattr(against.worker, "__file__", str(script))
+    monkeypatch.setattr(against, "steps", lambda _: [("random", "fp32"), ("ohem", "fp32")])
+    against.measure(tmp_path / "theirs", CPU, 0)
+    turn = [f"{who} {sampler} fp32" for sampler in ("random", "ohem") for who in ("ours", "theirs")]
+    assert log.read_text().splitlines() == [*turn, *turn, *turn[::-1], *turn]
+    with pytest.raises(SystemExit, match="no checkout"):
+        against.measure(tmp_path, CPU, 0)
+    script.write_text("import sys; sys.exit(3)")
+    with pytest.raises(SystemExit, match="ours: the process of this checkout failed"):
+        against.measure(tmp_path / "theirs", CPU, 0)
+    script.write_text("print('/elsewhere/setting.py')")
+    with pytest.raises(SystemExit, match="imported /elsewhere"):
+        against.measure(tmp_path / "theirs", CPU, 0)
+
+
+def test_the_command_takes_a_part_or_another_checkout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr(
+        against, "measure", lambda *given: measured.append(given) or {"tables": [TABLE]}
+    )
+    line = ["benchmark", "against=some/where", "--device", "cpu", "--minutes", "2"]
+    monkeypatch.setattr("sys.argv", line)
+    command.main()
+    assert measured == [(Path("some/where"), CPU, 120.0)]
+    assert SHOWN in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["benchmark", "steps"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "'steps' is none of step," in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_each_checkout_runs_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("conf", "experiments", "frcnn", "samplers"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.png", "*.csv")
+        shutil.copytree(against.HERE / package, tmp_path / package, ignore=ignored)
+    with (tmp_path / "experiments/benchmark/training.py").open("a") as file:
+        file.write("\n\nTraining.step = lambda *_: __import__('time').sleep(8)\n")
+    monkeypatch.setattr(against, "steps", lambda _: [("random", "fp32")])
+    (content,) = against.measure(tmp_path, CPU, 0, TINY)["tables"]
+    row = content["rows"][0]
+    assert (row["step"], row["rounds"]) == ("random fp32", 3)
+    assert row["seconds there"]["q1"] >= 8
+    assert 0 < row["seconds here / there"]["median"] < 1
 
 
 @pytest.mark.slow
