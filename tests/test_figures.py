@@ -27,6 +27,7 @@ from experiments.figures.losses import (
     values,
 )
 from experiments.figures.seen import Seen, look
+from experiments.sites import sites_of
 from experiments.style import png
 from frcnn.build import dataset
 from frcnn.evaluation.load import Trained
@@ -37,6 +38,7 @@ from frcnn.train import main as train
 from samplers import OHEM
 
 BUDGET = {"rpn": 16, "rcnn": 8}
+FRACTION = {"rpn": 0.5, "rcnn": 0.25}
 FIGURES = [
     "box_gradients",
     "candidates",
@@ -52,7 +54,7 @@ FIGURES = [
 def seen_by(detector: Detector, images: list[Tensor], targets: list) -> dict[str, Seen]:
     """What ``look`` finds in one batch."""
     trained = Trained(detector.eval(), {}, [], [], torch.device("cpu"), torch.float32)
-    return look(trained, [([(255 * image).byte() for image in images], targets)], BUDGET)
+    return look(trained, [([(255 * image).byte() for image in images], targets)], BUDGET, FRACTION)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def seen() -> dict[str, Seen]:
     thresholds = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
     detector = quick(rcnn_box_loss=SmoothL1(beta=0.5), **thresholds).eval()
     cpu = torch.device("cpu")
-    return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
+    return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET, FRACTION)
 
 
 def test_share_of_the_loss_hardest_first() -> None:
@@ -246,7 +248,7 @@ def test_prime_samples_are_as_large_as_their_weight() -> None:
     ious, loss = [0.125, 0.25, 0.5, 0.625, 0.875], [1.0, 2.0, 3.0, 4.0, 5.0]
     a, b, c, d, e = zip(ious, loss, strict=True)
     one = hand_made([0, 0, 1, 1, 2], picks, ious=ious, loss=loss)
-    random, hard, prime = sampling.prime_samples(one).axes
+    random, hard, prime = sampling.prime_samples({"rcnn": one}).axes
     assert (dots(random, "negatives"), dots(random, "positives")) == ({a: 8}, {d: 8})
     assert (dots(hard, "negatives"), dots(hard, "positives")) == ({}, {e: 8})
     assert (dots(prime, "negatives"), dots(prime, "positives")) == ({b: 8}, {c: 4, d: 20, e: 32})
@@ -310,15 +312,15 @@ def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
         png(figure(seen))
     png(sampling.negative_ious(seen))
     png(sampling.counts(seen, 2))
-    png(sampling.prime_samples(seen["rcnn"]))
+    png(sampling.prime_samples(seen))
 
 
 def test_a_look_leaves_the_detector_as_it_was() -> None:
     detector = quick()
     seen_by(detector, *batch(2))
     assert not any(module.training for module in detector.modules())
-    assert [site.observer for site in detector.sites] == [None, None]
-    assert not detector.rpn.head._forward_hooks
+    assert [site.observer for site in sites_of(detector).values()] == [None, None]
+    assert not any(module._forward_hooks for module in detector.modules())
 
 
 @pytest.mark.parametrize("site", ["rpn", "rcnn"])
@@ -345,7 +347,7 @@ def test_a_sigmoid_head_is_asked_for_each_class_by_itself() -> None:
     assert_close(sum_of_three[~positive], one.loss[~positive])  # without a box loss
     assert_close(values(focal(2.0), one.right.flatten()).sum(), sum_of_three.sum())
     here = losses.focal_loss({"rcnn": one}).axes[0]
-    assert here.get_title() == f"RCNN head, class by class: {int(positive.sum()):,} positives"
+    assert here.get_title() == f"rcnn, class by class: {int(positive.sum()):,} positives"
 
 
 def test_images_are_numbered_over_batches_and_picks_are_within_budget(

@@ -26,14 +26,14 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     images = chosen_data(trained, config, config["split"])
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])
-    seen = look(trained, loader, config["budget"])
+    seen = look(trained, loader, config["budget"], config["positive_fraction"])
     drawn = {
         "cumulative_loss": losses.focal_loss(seen),
         "gradients": losses.gradients(seen),
         "box_gradients": losses.box_gradients(seen),
         "loss_curves": losses.curves(),
         "negative_ious": sampling.negative_ious(seen),
-        "prime_samples": sampling.prime_samples(seen["rcnn"]),
+        "prime_samples": sampling.prime_samples(seen),
         "candidates": sampling.counts(seen, len(images)),
     }
     try:

@@ -15,7 +15,6 @@ from experiments.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, named, pane
 from frcnn.losses import ClassLoss, FocalSigmoid, FocalStar, Samples
 
 GAMMAS = {0.0: GREY, 0.5: BLUE, 1.0: GREEN, 2.0: VERMILLION}
-SITES = {"rpn": "RPN", "rcnn": "RCNN head"}
 NUM_BINS = 30
 MU = 0.02  # GHM's bend between squared and absolute box errors
 SMOOTH_L1_BETA = 1 / 9
@@ -32,7 +31,7 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
     Under a loss of C binary problems an example is a candidate with one class, the class its label
     or not, as GHM counts them too.
     """
-    figure, axes = panels(4, columns=2)
+    figure, axes = panels(2 * len(seen), columns=2)
     for row, (site, one) in enumerate(seen.items()):
         for column, (kind, chosen) in enumerate(
             {"positives": one.yes, "negatives": ~one.yes}.items()
@@ -50,8 +49,8 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
 
 
 def named_site(site: str, one: Seen) -> str:
-    """The site, and whether its examples are candidates or pairs of these with a class."""
-    return f"{SITES[site]}, class by class" if one.right.shape[1] > 1 else SITES[site]
+    """The site, and whether its examples are candidates or pairs of a candidate and a class."""
+    return f"{site}, class by class" if one.right.shape[1] > 1 else site
 
 
 def values(loss: ClassLoss, right: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ def box_gradients(seen: Mapping[str, Seen]) -> Figure:
             "GHM-R": centres * harmony(counts),
         }
         norm = "gradient norm of ASL1, |d| / √(d² + μ²)"
-        triple(axes[3 * row : 3 * row + 3], SITES[site], norm, counts, centres, slopes)
+        triple(axes[3 * row : 3 * row + 3], site, norm, counts, centres, slopes)
     return figure
 
 
@@ -138,7 +137,7 @@ def harmony(counts: Tensor) -> Tensor:
 
 def curves() -> Figure:
     """Focal loss, fig. 5 and 6: CE, FL and FL* of one positive, and their slopes."""
-    losses = {
+    losses: dict[str, tuple[ClassLoss, str]] = {
         "CE": (focal(0.0), GREY),
         "FL, γ = 2": (focal(2.0), BLUE),
         "FL*, γ = 2, β = 1": (FocalStar(2.0, 1.0, per=1.0), VERMILLION),
