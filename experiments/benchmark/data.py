@@ -168,7 +168,7 @@ def _load(file: Path) -> Row:
     loader = iter(make_loader(images, order, WORKERS))
     for _ in range(TOUCHED - 2 * WORKERS):  # some are loaded ahead: the workers are still there
         next(loader)
-    workers = [child.pid for child in multiprocessing.active_children()]
+    workers = [child.pid for child in multiprocessing.active_children() if child.pid]
     together = memory.shared_out([*family, *workers])
     return {
         "seconds": took,

@@ -63,7 +63,7 @@ def made_up() -> tuple[dict[str, list], list[dict[str, Any]]]:
     }  # fmt: skip
     detections = []
     for number in range(IMAGES):
-        found, objects = scenes.image("rcnn", DETECTIONS, OBJECTS, g)
+        found, objects = scenes.image(scenes.PROPOSALS, DETECTIONS, OBJECTS, g)
         labels = torch.randint(1, CLASSES + 1, (OBJECTS,), generator=g)
         objects[:, 2:] -= objects[:, :2]
         truth["annotations"] += [

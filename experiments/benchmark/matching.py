@@ -32,7 +32,7 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         largest |= {"peak memory above the baseline, MB": round(rise / memory.MB), "seconds": took}
     else:
         largest[WHY] = memory.NO_PROC
-    title = "Growth of matching at the RPN: exponent p of time, memory ~ size^p"
+    title = "Growth of matching anchors: exponent p of time, memory ~ size^p"
     return {"tables": [table("Matching the largest image", [largest]), table(title, rows)]}
 
 
@@ -62,12 +62,12 @@ def _growth(
 
 
 def matching(size: Size, device: torch.device) -> partial:
-    """The matching of one image's anchors at the RPN, ready to be called."""
+    """The matching of one image's anchors as an RPN has them, ready to be called."""
     objects, anchors = size
-    here, there = scenes.image("rpn", anchors, objects, torch.Generator().manual_seed(0))
+    here, there = scenes.image(scenes.ANCHORS, anchors, objects, torch.Generator().manual_seed(0))
     labels = torch.ones(objects, dtype=torch.int64, device=device)
     target = {"boxes": there.to(device)}
-    return partial(match_batch, scenes.MATCHERS["rpn"], [here.to(device)], [target], [labels])
+    return partial(match_batch, scenes.ANCHORS.matcher, [here.to(device)], [target], [labels])
 
 
 def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:

@@ -1,7 +1,9 @@
 """Made-up boxes, objects and predictions of any number.
 
-Shape letters: I images, N candidates an image, G objects an image, C foreground classes.
+Shape letters: I images, N candidates per image, G objects per image, C foreground classes.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,11 +12,28 @@ from frcnn.sites.assigners.max_iou import Matcher, match_batch
 from samplers import Candidates, Prediction
 
 WIDTH, HEIGHT = 1333, 800
-# Thresholds of torchvision's Faster R-CNN.
-MATCHERS = {"rpn": Matcher(0.7, 0.3, keep_best=True), "rcnn": Matcher(0.5, 0.5)}
-CLASSES = {"rpn": 1, "rcnn": 80}
-# Share of the candidates that lie about an object: anchors lie anywhere, proposals look for them.
-NEAR = {"rpn": 0.01, "rcnn": 0.25}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A kind of candidates.
+
+    Args:
+        matcher: with the thresholds of torchvision's Faster R-CNN.
+        classes: C.
+        near: the share of the candidates that lie about an object.
+        number: N of a large image.
+    """
+
+    matcher: Matcher
+    classes: int
+    near: float
+    number: int
+
+
+# Anchors lie anywhere, proposals lie near objects. 200,000 are the anchors of 1333x800 pixels.
+ANCHORS = Scene(Matcher(0.7, 0.3, keep_best=True), classes=1, near=0.01, number=200_000)
+PROPOSALS = Scene(Matcher(0.5, 0.5), classes=80, near=0.25, number=2_000)
 
 
 def boxes(count: int, generator: torch.Generator) -> Tensor:
@@ -32,24 +51,29 @@ def near(objects: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def image(
-    site: str, number: int, objects: int, generator: torch.Generator
+    scene: Scene, number: int, objects: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """[N, 4] candidates of a site and [G, 4] objects of one image."""
+    """[N, 4] candidates and [G, 4] objects of one image."""
     there = boxes(objects, generator)
-    close = int(NEAR[site] * number)
+    close = int(scene.near * number)
     return torch.cat([near(there, close, generator), boxes(number - close, generator)]), there
 
 
 def candidates(
-    site: str, images: int, number: int, objects: int, device: torch.device
+    scene: Scene, images: int, number: int, objects: int, device: torch.device
 ) -> Candidates:
-    """Matched candidates of a batch, whose ``predict`` is an index into numbers made before."""
-    g, classes = torch.Generator().manual_seed(0), CLASSES[site]
-    drawn = [image(site, number, objects, g) for _ in range(images)]
+    """Matched candidates of a batch; ``predict`` is an index into numbers made before.
+
+    Args:
+        number: N.
+        objects: G.
+    """
+    g, classes = torch.Generator().manual_seed(0), scene.classes
+    drawn = [image(scene, number, objects, g) for _ in range(images)]
     labels = [torch.randint(1, classes + 1, (objects,), generator=g) for _ in drawn]
     targets = [{"boxes": there.to(device)} for _, there in drawn]
     matched = match_batch(
-        MATCHERS[site],
+        scene.matcher,
         [here.to(device) for here, _ in drawn],
         targets,
         [label.to(device) for label in labels],

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -78,7 +78,13 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 def options(group: str) -> list[str]:
     """The names of a group's options, ``random`` and ``cross_entropy`` among them."""
-    return sorted(file.stem for file in Path(CONF, group).glob("*.yaml"))
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def site_names() -> list[str]:
+    """The sites of the network that a command line without options trains."""
+    return list(compose()["sampler"])
 
 
 def batch_of(config: dict[str, Any]) -> tuple[Batch, int]:
