@@ -102,7 +102,8 @@ def _evaluator(folder: Path) -> Any:
     """
     detections = load_detections(folder / DETECTIONS)
     config = OmegaConf.load(settings_file(folder))
-    data = OmegaConf.to_container(config["data"], resolve=True)  # data.seed=${seed}
+    # Resolved, since data.seed is ${seed}.
+    data = OmegaConf.to_container(OmegaConf.select(config, "data"), resolve=True)
     truth, names = _truth(json.dumps(data))
     return coco_evaluator(truth, detections, names)
 
