@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.conditions.map import Condition, Map, means, name
+from experiments.conditions.map import Condition, Map, name
 from experiments.report.runs import LOSS
 from experiments.report.statistics import ALPHA, Difference, Verdict
 from experiments.report.tables import ALONE, NONE, Table, figures_named, mean_of, ratios
@@ -14,7 +14,7 @@ def table(found: Map) -> Table:
     """Row by method, column by condition: the baseline's AP, then differences to it."""
     beside = [c for axis in found.axes for c in axis if c != found.centre]
     conditions = [found.centre, *beside]
-    own = list(means(found.studies)[found.baseline].values())
+    own = list(found.means[found.baseline].values())
     base = [own, *(found.values(c, found.baseline) for c in conditions)]
     rows = [[found.baseline, *map(mean_of, base)]]
     for method in found.methods:
