@@ -22,6 +22,8 @@ MADE = ("commit", "torch", "processor", "threads", "gpu")
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
 MEMORY = "peak_memory_mb"
 STEP = "seconds_per_step"
+# All other metrics train/NAME are loss terms.
+NO_TERMS = {"loss", "lr", "images_per_second", STEP, "data_wait"}
 
 # What files that were cut short, or written by something else, raise.
 UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError)
@@ -209,13 +211,13 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of each loss term the mean over the log lines."""
-    before = "train/loss_"
+    """The mean of each loss term over the log lines."""
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        for key in record:
-            if key.startswith(before):
-                values[LOSS + key.removeprefix(before)].append(record[key])
+        for key, value in record.items():
+            kind, _, name = key.partition("/")
+            if kind == "train" and name not in NO_TERMS:
+                values[LOSS + name.removeprefix("loss_")].append(value)
     return {name: math.fsum(found) / len(found) for name, found in values.items()}
 
 
