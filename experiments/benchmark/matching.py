@@ -1,4 +1,4 @@
-"""Time and memory of matching as objects and anchors grow."""
+"""How time and memory of matching grow with the numbers of objects and anchors."""
 
 import time
 from functools import partial
@@ -18,11 +18,11 @@ GROWTH: dict[str, list[Size]] = {
     "anchors": [(100, 15_625), (100, 62_500), (100, 250_000)],
 }
 LARGEST: Size = (1_000, 250_000)
-LEAST = 1e6  # bytes that a growth of memory can be told from
+LEAST = 1e6  # bytes; less cannot be measured
 
 
 def measure(device: torch.device, seconds: float) -> dict[str, Any]:
-    """Tables of growth, and of the largest image."""
+    """Tables of the largest image and of the growth."""
     rises = _rises(device)
     share = seconds / len(GROWTH)
     rows = [_growth(what, sizes, rises, device, share) for what, sizes in GROWTH.items()]
@@ -71,7 +71,7 @@ def matching(size: Size, device: torch.device) -> partial:
 
 
 def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:
-    """Peak memory above the baseline in bytes, and the seconds of that call, at every size."""
+    """By size the peak memory above the baseline in bytes, and the seconds of that call."""
     sizes = {size for sizes in GROWTH.values() for size in sizes} | {LARGEST}
     if device.type == "cuda":
         return {size: peak(size, str(device)) for size in sizes}
@@ -83,7 +83,7 @@ def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:
 def peak(size: Size, device_name: str) -> tuple[int, float]:
     """Bytes and seconds of one matching."""
     device = torch.device(device_name)
-    matching((2, 100), device)()  # loads the code, which is no memory of the matching's
+    matching((2, 100), device)()  # loads the code, whose memory must not count
     call, wait = matching(size, device), setting.waiter(device)
     rise = memory.cuda_rise if device.type == "cuda" else memory.rise
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What samplers take, and what there is to take.
+"""The candidates of each site, and what samplers take of them.
 
 Shape letters: N candidates of all images, C classes.
 """
@@ -62,7 +62,7 @@ def counts(seen: Mapping[str, Seen], images: int) -> Figure:
     """Positives and negatives by level and by image, at each site.
 
     Args:
-        images: how many were looked at; the last ones may have no candidates.
+        images: their number; the last ones may have no candidates.
     """
     figure, axes = panels(2 * len(seen), columns=2)
     for row, (site, one) in enumerate(seen.items()):
@@ -85,7 +85,7 @@ def counts(seen: Mapping[str, Seen], images: int) -> Figure:
 
 
 def total(numbers: Tensor) -> int:
-    """How many there are of what is numbered from 0; 0 where an RPN has proposed nothing."""
+    """How many numbers from 0 there are; 0 if an RPN has proposed nothing."""
     return int(numbers.max()) + 1 if len(numbers) else 0
 
 
