@@ -7,7 +7,9 @@ from torch import Tensor
 
 from frcnn.config.compose import build
 from frcnn.data import DetectionDataset, drop_misfits
+from frcnn.errors import ConfigError
 from frcnn.model import Detector, build_detector
+from frcnn.sites.assigners import MaxIoU
 
 # Said in the data's file, since they suit the data, and used by the model.
 VIEW = ("min_size", "max_size", "anchor_sizes")
@@ -32,13 +34,29 @@ def detector(config: dict[str, Any], num_classes: int) -> Detector:
     sizes = model["min_size"]
     # torchvision draws from a sequence but fails on a list.
     model["min_size"] = tuple(sizes) if isinstance(sizes, list) else sizes
-    sites = {
-        f"{site}_{part}": build(config[group][site])
-        for site in ("rpn", "rcnn")
-        for group, part in (("sampler", "sampler"), ("loss", "loss"), ("box_loss", "box_loss"))
+    high_low = {
+        s: (model.pop(f"{k}_fg_iou_thresh"), model.pop(f"{k}_bg_iou_thresh"))
+        for s, k in (("rpn", "rpn"), ("rcnn", "box"))
+    }
+    ioa = model.pop("ignore_ioa")
+    assigner = {s: MaxIoU(*hl, keep_best=s == "rpn", ignore_ioa=ioa) for s, hl in high_low.items()}
+    groups = {
+        group: {site: build(node) for site, node in config[group].items()}
+        for group in ("sampler", "loss", "box_loss")
         if group in config
     }
-    return build_detector(num_classes, **model, **sites)
+    w = config.get(
+        "loss_weight", dict.fromkeys(("objectness", "rpn_box_reg", "classifier", "box_reg"), 1)
+    )
+    weight = {
+        "rpn": {"class": w["objectness"], "box": w["rpn_box_reg"]},
+        "rcnn": {"class": w["classifier"], "box": w["box_reg"]},
+    }
+    for group, parts in groups.items():
+        if group != "sampler":
+            for site in [name for name in assigner if name not in parts]:
+                raise ConfigError(f"{group}: no part for the site {site}")
+    return build_detector(num_classes, **model, assigner=assigner, loss_weight=weight, **groups)
 
 
 def fill_from_data(losses: dict[str, dict[str, Any]], train_set: DetectionDataset) -> None:

@@ -17,7 +17,7 @@ from frcnn.losses import Samples
 from frcnn.losses.activation import softmax_scores
 from frcnn.model import Detector, build_detector
 from frcnn.model.detector import one_anchor_size_a_level
-from frcnn.sites.assigners.max_iou import Matched
+from frcnn.sites.assigners import Assigned
 from samplers import Candidates, Prediction
 
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
@@ -64,6 +64,7 @@ def samples(
     labels: Sequence[int],
     deltas: Tensor | None = None,
     scores: Callable[[Tensor], Tensor] = softmax_scores,
+    training: bool = False,
 ) -> Samples:
     """Kept samples of weight 1; positives' boxes are [0, 0, 10, 10] and so are their objects."""
     label = torch.tensor(labels, dtype=torch.int64)
@@ -81,6 +82,7 @@ def samples(
         boxes,
         lambda given: CODER.decode_single(given, boxes),
         scores,
+        training=training,
     )
 
 
@@ -138,9 +140,10 @@ def stacked(
     )
 
 
-def matched(candidates: Candidates) -> Matched:
-    """The same as a matcher hands them over."""
-    return Matched(**{field.name: getattr(candidates, field.name) for field in fields(Matched)})
+def assigned(candidates: Candidates) -> Assigned:
+    """The same as an assigner returns them."""
+    shared = {field.name for field in fields(Assigned)} & vars(candidates).keys()
+    return Assigned(**{name: getattr(candidates, name) for name in shared})
 
 
 def detector(
@@ -187,6 +190,17 @@ def stock(num_classes: int = 4, **options: Any) -> FasterRCNN:
     anchors = one_anchor_size_a_level(ANCHORS)
     options = OPTIONS | options
     return FasterRCNN(backbone, num_classes, rpn_anchor_generator=anchors, **options).train()
+
+
+def quick_stock(**options: Any) -> FasterRCNN:
+    """torchvision's own detector of the shape of ``quick``."""
+    return FasterRCNN(
+        Pyramid(),
+        rpn_anchor_generator=one_anchor_size_a_level(ANCHORS),
+        box_head=TwoMLPHead(16 * 49, 32),
+        box_predictor=FastRCNNPredictor(32, 4),
+        **(OPTIONS | options),
+    ).train()
 
 
 def batch(

@@ -36,7 +36,6 @@ from experiments.benchmark.limit import Layout, Recorder, recorded
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import markdown, page, store, table
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
-from experiments.sites import sites_of
 from frcnn.config.compose import CONF
 from frcnn.data import coco
 from frcnn.errors import ConfigError
@@ -213,13 +212,13 @@ def test_stock_and_ours_do_the_same(trainings: tuple[dict, tuple]) -> None:
 def test_a_variant_runs_its_own_sites_on_the_shared_network(trainings: tuple[dict, tuple]) -> None:
     training, batch = trainings[0]["ours"], trainings[1]
     usual = samplers.contents(training.model)
-    assert isinstance(sites_of(training.model)["rcnn"].sampler, Random)
+    assert isinstance(training.model.sites["rcnn"].sampler, Random)
     with small_network():
         sites = samplers.contents(samplers._detector(TINY, 4, "sampler=ohem"))
     mined = samplers._step(training, sites, batch, "fp32")
-    assert isinstance(sites_of(training.model)["rcnn"].sampler, OHEM)
+    assert isinstance(training.model.sites["rcnn"].sampler, OHEM)
     drawn = samplers._step(training, usual, batch, "fp32")
-    assert isinstance(sites_of(training.model)["rcnn"].sampler, Random)
+    assert isinstance(training.model.sites["rcnn"].sampler, Random)
     assert mined["loss_objectness"] == drawn["loss_objectness"]
     assert mined["loss_classifier"] > drawn["loss_classifier"]  # the hardest
 

@@ -45,6 +45,10 @@ QUICK = (
     "loss.rcnn.class_weights=batch loss.rcnn.keep_scale=true",
     "box_loss=carl",
     "box_loss=carl box_loss.rcnn.added=false",
+    # A sampler that previews, and a loss that takes a statistic over the batch.
+    "sampler=pisa loss.rcnn.class_weights=batch",
+    "sampler=ohem loss=ghm_c",
+    "sampler/rpn=hard_negative loss=ghm box_loss=carl",
     "trainer.accumulate=2",
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",
@@ -57,6 +61,17 @@ ALL = sorted(
     for group in ("sampler", "loss", "box_loss")
     for file in (Path(CONF) / group).glob("*.yaml")
 )
+# Every sampler that previews with every loss that takes a statistic over the batch.
+PAIRS = [
+    f"sampler/rpn={sampler} sampler/rcnn={sampler} {loss}"
+    for sampler in ("ohem", "ohem_quota", "hard_negative", "pisa")
+    for loss in (
+        "loss=ghm_c",
+        "loss.rpn.class_weights=batch loss.rcnn.class_weights=batch",
+        "box_loss=ghm_r",
+        "box_loss=carl box_loss.rcnn.added=false",
+    )
+]
 COMMON = ("trainer.workers=0", "trainer.epochs=1", "optimizer.lr=0.005")
 
 
@@ -79,10 +94,10 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(two: Path, one: Path) -> None:
-    """Weights, loss states, BatchNorm's statistics and every record but those of one share."""
+    """Weights, states of sites, BatchNorm's statistics and every record but those of one share."""
     first, second = (checkpoint.load(path / "checkpoints/last.pt") for path in (two, one))
     torch.testing.assert_close(first["model"], second["model"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(first["losses"], second["losses"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(first["sites"], second["sites"], rtol=1e-5, atol=1e-5)
     records = [
         [r for r in without_times(lines(path)) if not any("sampling" in key for key in r)]
         for path in (two, one)
@@ -115,7 +130,7 @@ def test_a_process_without_an_image_hangs_nobody(quick: Path) -> None:
 def test_two_processes_are_one_for_every_name(
     tmp_path: Path, half: int, record_property: Callable[[str, object], None]
 ) -> None:
-    cases = ALL[half::2]
+    cases = [*ALL, *PAIRS][half::2]
     run_in_two({slug(case): composed_for(case, 2) for case in cases}, tmp_path)
     for case in cases:
         with small_network():

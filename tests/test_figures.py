@@ -27,18 +27,17 @@ from experiments.figures.losses import (
     values,
 )
 from experiments.figures.seen import Seen, look
-from experiments.sites import sites_of
 from experiments.style import png
 from frcnn.build import dataset
 from frcnn.evaluation.load import Trained
 from frcnn.losses import FocalSigmoid, SmoothL1
 from frcnn.model import Detector, build_detector
 from frcnn.runfolder.checkpoint import load
+from frcnn.sites.assigners import MaxIoU
 from frcnn.train import main as train
 from samplers import OHEM
 
 BUDGET = {"rpn": 16, "rcnn": 8}
-FRACTION = {"rpn": 0.5, "rcnn": 0.25}
 FIGURES = [
     "box_gradients",
     "candidates",
@@ -54,7 +53,7 @@ FIGURES = [
 def seen_by(detector: Detector, images: list[Tensor], targets: list) -> dict[str, Seen]:
     """What ``look`` finds in one batch."""
     trained = Trained(detector.eval(), {}, [], [], torch.device("cpu"), torch.float32)
-    return look(trained, [([(255 * image).byte() for image in images], targets)], BUDGET, FRACTION)
+    return look(trained, [([(255 * image).byte() for image in images], targets)], BUDGET)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +63,10 @@ def seen() -> dict[str, Seen]:
         ([(255 * image).byte()], [target]) for image, target in zip(images, targets, strict=False)
     ]
     # So low that some of an untrained RPN's proposals are positive.
-    thresholds = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
-    detector = quick(rcnn_box_loss=SmoothL1(beta=0.5), **thresholds).eval()
+    assigner = {"rcnn": MaxIoU(0.2, 0.2)}
+    detector = quick(box_loss={"rcnn": SmoothL1(beta=0.5)}, assigner=assigner).eval()
     cpu = torch.device("cpu")
-    return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET, FRACTION)
+    return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
 
 
 def test_share_of_the_loss_hardest_first() -> None:
@@ -284,7 +283,9 @@ def mobile(**options: Any) -> Detector:
 def test_the_level_of_an_anchor_is_the_one_it_was_made_at(
     make: Callable[..., Detector], expected: list[int]
 ) -> None:
-    detector = make(rpn_bg_iou_thresh=0.7)  # nothing between the thresholds is ignored
+    detector = make(
+        assigner={"rpn": MaxIoU(0.7, 0.7, keep_best=True)}
+    )  # nothing between the thresholds is ignored
     one = seen_by(detector, *batch(2, 3))["rpn"]
     for image in (0, 1):
         level = one.level[one.image == image]
@@ -319,7 +320,7 @@ def test_a_look_leaves_the_detector_as_it_was() -> None:
     detector = quick()
     seen_by(detector, *batch(2))
     assert not any(module.training for module in detector.modules())
-    assert [site.observer for site in sites_of(detector).values()] == [None, None]
+    assert [site.observer for site in detector.sites.values()] == [None, None]
     assert not any(module._forward_hooks for module in detector.modules())
 
 
@@ -337,8 +338,8 @@ def test_errors_and_scores_are_those_of_the_loss(seen: dict[str, Seen], site: st
 
 def test_a_sigmoid_head_is_asked_for_each_class_by_itself() -> None:
     loss = FocalSigmoid(gamma=2.0, alpha=None)
-    options = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
-    one = seen_by(quick(rcnn_loss=loss, **options), *batch(2, 3))["rcnn"]
+    assigner = {"rcnn": MaxIoU(0.2, 0.2)}
+    one = seen_by(quick(loss={"rcnn": loss}, assigner=assigner), *batch(2, 3))["rcnn"]
     assert one.right.shape == one.yes.shape == (len(one.labels), 3)
     positive = one.labels > 0
     assert one.yes.sum(1).tolist() == positive.int().tolist() and positive.any()

@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.benchmark import memory, scenes, setting
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.timing import interleaved, slope, spread
-from frcnn.sites.assigners.max_iou import match_batch
+from frcnn.sites.assigners import Assigned
+from frcnn.sites.site import unassigned
 
 # (objects, anchors) of one image.
 Size = tuple[int, int]
@@ -67,7 +69,11 @@ def matching(size: Size, device: torch.device) -> partial:
     here, there = scenes.image(scenes.ANCHORS, anchors, objects, torch.Generator().manual_seed(0))
     labels = torch.ones(objects, dtype=torch.int64, device=device)
     target = {"boxes": there.to(device)}
-    return partial(match_batch, scenes.ANCHORS.matcher, [here.to(device)], [target], [labels])
+    return partial(_assign, here.to(device), target, labels)
+
+
+def _assign(boxes: Tensor, target: dict[str, Tensor], labels: Tensor) -> Assigned:
+    return scenes.ANCHORS.assigner(unassigned([boxes], [target], [labels]))
 
 
 def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:

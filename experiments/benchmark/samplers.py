@@ -14,7 +14,6 @@ from experiments.benchmark.scenes import Scene
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
 from experiments.benchmark.training import Training
-from experiments.sites import sites_of, takes_anchors
 from frcnn import build as assemble
 from frcnn.config.compose import KNOWN, build, one_line
 from frcnn.data import Batch
@@ -86,8 +85,8 @@ def variants() -> list[str]:
 def scenes_of(workload: Workload) -> dict[str, Scene]:
     """The kind of candidates of each site of a workload's network."""
     config = setting.compose(*workload.overrides())
-    sites = sites_of(assemble.detector(config, num_classes=2))
-    return {n: scenes.ANCHORS if takes_anchors(s) else scenes.PROPOSALS for n, s in sites.items()}
+    sites = assemble.detector(config, num_classes=2).sites
+    return {name: scenes.of_kind(site.kind) for name, site in sites.items()}
 
 
 def _precision(device: torch.device) -> str:
@@ -115,7 +114,7 @@ class Variants:
             one of ``KNOWN``: this network cannot have it.
         """
         detector = _detector(self.workload, self.classes, override).to(self.device)
-        self.clocks[override] = timed(sites_of(detector).values(), self.device)
+        self.clocks[override] = timed(detector.sites.values(), self.device)
         return partial(
             _step, self.training, contents(detector), self.batch, _precision(self.device)
         )
@@ -213,14 +212,14 @@ def _detector(workload: Workload, classes: int, override: str) -> Detector:
 
 def contents(detector: Detector) -> dict[str, dict[str, Any]]:
     """The attributes of each site of a detector, by the site's name."""
-    return {name: vars(site) for name, site in sites_of(detector).items()}
+    return {name: vars(site) for name, site in detector.sites.items()}
 
 
 def _step(
     training: Training, sites: Mapping[str, dict[str, Any]], batch: Batch, precision: str
 ) -> Any:
     """A step of the network with the sites of a variant, given as ``contents``."""
-    for name, site in sites_of(training.model).items():
+    for name, site in training.model.sites.items():
         site.__dict__ = sites[name]
     return training.step(batch, precision)
 

@@ -26,7 +26,7 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     images = chosen_data(trained, config, config["split"])
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])
-    seen = look(trained, loader, config["budget"], config["positive_fraction"])
+    seen = look(trained, loader, config["budget"])
     drawn = {
         "cumulative_loss": losses.focal_loss(seen),
         "gradients": losses.gradients(seen),

@@ -16,17 +16,15 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign
 
-from experiments.sites import background_below, sites_of
 from frcnn.build import prepare
 from frcnn.evaluation.load import Trained
 from frcnn.losses import ClassLoss
 from frcnn.losses.activation import SigmoidLoss
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
+from frcnn.sites.kinds import KINDS, Kind
 from frcnn.sites.site import Site
 from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
-
-BUDGET, FRACTION = 256, 0.5  # of a site that the command line does not name
 
 
 @dataclass
@@ -70,23 +68,17 @@ class Seen:
         return self.positive[:, None] if asked == 1 else is_class(self.labels, asked)
 
 
-def look(
-    trained: Trained,
-    loader: DataLoader,
-    budget: Mapping[str, int],
-    positive_fraction: Mapping[str, float],
-) -> dict[str, Seen]:
+def look(trained: Trained, loader: DataLoader, budget: Mapping[str, int]) -> dict[str, Seen]:
     """What each site sees of the images of a loader, with as many proposals as in training.
 
     Args:
-        budget: examples per image that the compared samplers draw, by site; a site that is not
-            named has ``BUDGET``.
-        positive_fraction: the most positives among them, a share; by default ``FRACTION``.
+        budget: examples per image that the compared samplers draw, by site; by default what is
+            usual at a site of this kind.
     """
     detector = trained.detector
     views = {
-        name: View(site, detector, budget.get(name, BUDGET), positive_fraction.get(name, FRACTION))
-        for name, site in sites_of(detector).items()
+        name: View(site, detector, budget.get(name, KINDS[site.kind].budget))
+        for name, site in detector.sites.items()
     }
     with watched(detector, views), torch.inference_mode():
         for images, targets in loader:
@@ -99,15 +91,13 @@ class View:
     """Collects the candidates of one site, batch by batch.
 
     Args:
-        budget, positive_fraction: of the samplers whose picks are compared.
+        budget: examples per image that the compared samplers draw.
     """
 
-    def __init__(
-        self, site: Site, detector: Detector, budget: int, positive_fraction: float
-    ) -> None:
+    def __init__(self, site: Site, detector: Detector, budget: int) -> None:
         self.site = site
         self.poolers = [m for m in detector.modules() if isinstance(m, MultiScaleRoIAlign)]
-        self.samplers = samplers(budget, positive_fraction, background_below(site))
+        self.samplers = samplers(budget, KINDS[site.kind])
         self.anchors: list[Tensor] = []  # of each image of the batch, [A, 4]
         self.per_level: list[int] = []  # how many of an image's anchors are of each level
         self.parts: list[Seen] = []
@@ -152,7 +142,6 @@ def watched(detector: Detector, views: Mapping[str, View]) -> Iterator[None]:
 
     Meanwhile an RPN of a detector in eval mode keeps as many proposals as in training.
     """
-    sites = sites_of(detector)
     networks = [m for m in detector.modules() if isinstance(m, RegionProposalNetwork)]
     generators = [m for m in detector.modules() if isinstance(m, AnchorGenerator)]
     modes = [rpn.training for rpn in networks]
@@ -160,25 +149,26 @@ def watched(detector: Detector, views: Mapping[str, View]) -> Iterator[None]:
     for rpn in networks:
         rpn.training = True  # of the module alone: all that it decides is how many are kept
     for name, view in views.items():
-        sites[name].observer = view.observe
+        detector.sites[name].observer = view.observe
     try:
         yield
     finally:
         for name in views:
-            sites[name].observer = None
+            detector.sites[name].observer = None
         for rpn, mode in zip(networks, modes, strict=True):
             rpn.training = mode
         for hook in hooks:
             hook.remove()
 
 
-def samplers(budget: int, positive_fraction: float, negative_iou: float) -> dict[str, Sampler]:
+def samplers(budget: int, kind: Kind) -> dict[str, Sampler]:
     """The samplers whose picks the papers' figures compare, with the papers' defaults."""
+    share = kind.positive_fraction
     return {
-        "random": Random(budget, positive_fraction),
+        "random": Random(budget, share),
         "ohem": OHEM(budget),
-        "iou_balanced": IoUBalanced(budget, positive_fraction, negative_iou=negative_iou),
-        "pisa": PISA(budget, positive_fraction),
+        "iou_balanced": IoUBalanced(budget, share, negative_iou=kind.low),
+        "pisa": PISA(budget, share),
     }
 
 

@@ -1,8 +1,6 @@
 """Validation of a detector on a data set: detections, metrics and losses."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from frcnn.model import Detector
 from frcnn.parallel.device import autocast
 from frcnn.parallel.group import Alone
 from frcnn.runfolder.files import replacing
-from samplers import Random
 
 Detections = list[dict[str, Any]]
 ARRAYS = ("boxes", "scores", "labels")
@@ -43,32 +40,33 @@ def detect(
     dtype: torch.dtype,
     processes: Alone | None = None,
 ) -> tuple[Detections, dict[str, float]]:
-    """Run a detector over a data set; of several processes, each over its share.
+    """Run a detector over a data set; each of several processes over its share.
 
     Returns:
-        A detection dict an image of this process ("image_id", "boxes" in pixels of the original
-        image, "scores", "labels"), on the CPU; and, of all processes, the loss terms with their sum
-        as "loss": means over batches, weighted by their images, so that another batch size gives
-        slightly other numbers.
+        A detection dict per image of this process ("image_id", "boxes" in pixels of the original
+        image, "scores", "labels"), on the CPU; and the terms of the validation loss over all
+        processes, with their sum as "loss". They are means over batches, weighted by the number of
+        images, so that another batch size gives slightly other numbers.
     """
     processes = processes or Alone()
     detector.eval()
+    for site in detector.sites.values():
+        site.processes, site.observer = processes, None
     detections: Detections = []
     sums: dict[str, float] = defaultdict(float)
     count = 0.0
-    with baseline_samplers(detector, processes):
-        for images, targets in loader:
-            shown, known = (images, targets) if images else empty_batch()
-            with autocast(device, dtype):
-                found, losses = detector(prepare(shown, device), known)
-            for target, boxes in zip(targets, found[: len(images)], strict=True):
-                moved = {key: value.cpu() for key, value in boxes.items()}
-                detections.append({"image_id": target["image_id"], **moved})
-            size = torch.tensor(float(len(images)), device=device)
-            number, *terms = processes.total(torch.stack([size, *losses.values()])).tolist()
-            count += number
-            for term, value in zip(losses, terms, strict=True):
-                sums[term] += value * number
+    for images, targets in loader:
+        own_images, own_targets = (images, targets) if images else empty_batch()
+        with autocast(device, dtype):
+            found, losses = detector(prepare(own_images, device), own_targets)
+        for target, boxes in zip(targets, found[: len(images)], strict=True):
+            moved = {key: value.cpu() for key, value in boxes.items()}
+            detections.append({"image_id": target["image_id"], **moved})
+        size = torch.tensor(float(len(images)), device=device)
+        number, *terms = processes.total(torch.stack([size, *losses.values()])).tolist()
+        count += number
+        for term, value in zip(losses, terms, strict=True):
+            sums[term] += value * number
     means = {term: total / max(1.0, count) for term, total in sums.items()}
     return detections, {"loss": sum(means.values()), **means}
 
@@ -102,22 +100,3 @@ def load_detections(path: Path) -> Detections:
         {"image_id": image, **dict(zip(ARRAYS, part, strict=True))}
         for image, *part in zip(ids, *parts, strict=True)
     ]
-
-
-@contextmanager
-def baseline_samplers(detector: Detector, processes: Alone | None = None) -> Iterator[None]:
-    """Random sampling of 256 anchors and 512 proposals, whatever the run trains with.
-
-    A loss on the examples that a method picks cannot be compared between methods: OHEM's is high
-    because it picks what is hard. The images' seeds make the draws the same at every validation.
-    """
-    samplers = [site.sampler for site in detector.sites]
-    baseline = (Random(256, 0.5), Random(512, 0.25))
-    for site, sampler in zip(detector.sites, baseline, strict=True):
-        site.sampler, site.observer = sampler, None
-        site.processes = processes or Alone()
-    try:
-        yield
-    finally:
-        for site, sampler in zip(detector.sites, samplers, strict=True):
-            site.sampler = sampler

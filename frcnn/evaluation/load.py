@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.models.detection._utils import overwrite_eps
 
 from frcnn import losses
@@ -57,7 +58,7 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
         model = detector(config, len(saved["class_names"]) + 1)
         _refuse_other_classes(saved, path)
         load_into(model, saved["model"], path)
-        model.load_loss_states(saved.get("losses", {}))
+        model.sites.load_state_dict(site_states(saved))
     _refuse_diverged(model, path)
     if base == "fasterrcnn_resnet50_fpn" and start in ("COCO_V1", "DEFAULT"):
         overwrite_eps(model, 0.0)  # these weights were trained so, and torchvision sets it so
@@ -69,6 +70,17 @@ def load_trained(path: str, device: str, precision: str) -> Trained:
         place,
         choose_precision(precision, place),
     )
+
+
+def site_states(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The sites' states of a checkpoint, also of one that stored the losses' states apart."""
+    if "sites" in saved:
+        return saved["sites"]
+    return {
+        f"{loss}.density.{name}": value
+        for loss, state in saved.get("losses", {}).items()
+        for name, value in state.items()
+    }
 
 
 def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
@@ -152,6 +164,6 @@ def _refuse_other_classes(saved: dict[str, Any], path: str) -> None:
 
 
 def _refuse_diverged(model: Detector, path: str) -> None:
-    for name, value in model.state_dict().items():
+    for name, value in (model.state_dict() | model.sites.state_dict()).items():
         if not value.isfinite().all():
             raise UserError(f"{path}: {name} is not finite, so it can detect nothing")

@@ -31,8 +31,9 @@ class BalancedL1(Divided):
     def __init__(
         self, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0, per: Per = "sample"
     ) -> None:
-        if not (alpha > 0 and gamma > 0 and beta > 0):
-            raise ValueError(f"alpha, gamma, beta must be above 0: {alpha}, {gamma}, {beta}")
+        for name, value in (("alpha", alpha), ("gamma", gamma), ("beta", beta)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
         check_per(per, BOX_PER)
         self.alpha = alpha
         self.gamma = gamma

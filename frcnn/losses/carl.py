@@ -3,10 +3,8 @@
 Shape letters: P positives.
 """
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, check_per, total_count
 
@@ -14,7 +12,7 @@ from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, check_
 SMALLEST = 1e-12
 
 
-class CARL(Divided):
+class CARL(Divided, nn.Module):
     """``c_i L_i`` with ``c = v / mean(v)`` and ``v = ((1 - b) p + b)^k``.
 
     p is the score of the object's class, with gradient: a badly placed box pushes its score down.
@@ -41,8 +39,11 @@ class CARL(Divided):
         added: bool = True,
         per: Per = "sample",
     ) -> None:
-        if not (k >= 0 and 0 <= bias <= 1):
-            raise ValueError(f"k must be at least 0 and bias in [0, 1]: {k}, {bias}")
+        super().__init__()
+        if not k >= 0:
+            raise ValueError(f"k must be at least 0, got {k}")
+        if not 0 <= bias <= 1:
+            raise ValueError(f"bias must be in [0, 1], got {bias}")
         check_per(per, BOX_PER)
         self.base = base
         self.k = k
@@ -50,7 +51,7 @@ class CARL(Divided):
         self.added = added
         self.per = per
 
-    def __call__(self, samples: Samples) -> Tensor:
+    def forward(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""
         loss = self.base(samples)
         weighted = self._weights(samples) * loss
@@ -58,15 +59,6 @@ class CARL(Divided):
             return loss + weighted
         sums = samples.total(torch.stack([loss.sum(), weighted.sum()]).detach())
         return sums[0] / sums[1].clamp(min=SMALLEST) * weighted
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base loss's, where it has one."""
-        return self.base.state_dict() if hasattr(self.base, "state_dict") else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        if state:
-            self.base.load_state_dict(state)  # type: ignore[attr-defined]
 
     def _weights(self, samples: Samples) -> Tensor:
         """[P] c, with gradient."""

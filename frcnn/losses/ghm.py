@@ -3,18 +3,15 @@
 Shape letters: K samples, P positives, C foreground classes, M bins.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, alone, check_per
+from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, check_per
 
 
-class GradientDensity:
+class GradientDensity(nn.Module):
     """Gradient norms -> ``beta_i = N / GD(g_i)`` in the paper's unit region form.
 
     With R_j of the N norms in bin j of M, GD = S_j M and S_j <- m S_j + (1 - m) R_j. Kept here are
@@ -34,63 +31,44 @@ class GradientDensity:
     """
 
     def __init__(self, num_bins: int, momentum: float, nonempty_bins: bool) -> None:
-        if num_bins < 1 or not 0 <= momentum < 1:
-            raise ValueError(
-                f"num_bins must be at least 1 and momentum in [0, 1): {num_bins}, {momentum}"
-            )
+        super().__init__()
+        if num_bins < 1:
+            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         self.num_bins = num_bins
         self.momentum = momentum
         self.nonempty_bins = nonempty_bins
-        self.shares = torch.zeros(num_bins)  # until there was a batch
+        self.shares: Tensor
+        self.register_buffer("shares", torch.zeros(num_bins))  # all 0 until the first batch
+        self.register_load_state_dict_post_hook(check_shares)
 
-    def __call__(
-        self,
-        norms: Tensor,
-        weights: Tensor,
-        total: Callable[[Tensor], Tensor] = alone,
-        *,
-        learn: bool,
-    ) -> Tensor:
+    def forward(self, norms: Tensor, weights: Tensor, samples: Samples) -> Tensor:
         """Norms in [0, 1] and how often each counts, of one shape -> beta of that shape.
 
-        Args:
-            total: see ``Samples``.
-            learn: let the moving shares move, unless gradients are off (a preview, validation).
+        The moving shares move where ``samples.training`` is True.
         """
         norms, weights = norms.detach(), weights.detach().to(norms.dtype)
         bins = (norms * self.num_bins).long().clamp(0, self.num_bins - 1)
         counts = norms.new_zeros(self.num_bins).index_add(0, bins.flatten(), weights.flatten())
-        counts = total(counts)
+        counts = samples.total(counts)
         now, before = counts / counts.sum(), self.shares.to(counts)
         moved = torch.where(before.sum() > 0, before.lerp(now, 1 - self.momentum), now)
         shares = torch.where(counts.sum() > 0, moved, before)
-        if learn and torch.is_grad_enabled():
+        if samples.training:
             self.shares = shares
         width = (now > 0).sum() if self.nonempty_bins else self.num_bins
         return (1 / (shares * width))[bins]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The moving shares."""
-        return {"shares": self.shares}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``.
-
-        Raises:
-            ValueError: anything but M finite shares of at least 0.
-        """
-        shares = state["shares"]
-        if not (
-            isinstance(shares, Tensor)
-            and (shares.shape, shares.layout) == (self.shares.shape, torch.strided)
-            and shares.is_floating_point()
-            and (shares.isfinite() & (shares >= 0)).all()
-        ):
-            raise ValueError(f"the densities' shares are not {self.num_bins} finite numbers >= 0")
-        self.shares = shares
+def check_shares(density: nn.Module, keys: object) -> None:
+    """Raise ValueError unless the loaded shares of a ``GradientDensity`` are finite and >= 0."""
+    shares = density.shares
+    if not (shares.isfinite() & (shares >= 0)).all():
+        raise ValueError(f"the densities' shares are not {len(shares)} finite numbers >= 0")
 
 
-class GHMC(SigmoidLoss):
+class GHMC(SigmoidLoss, nn.Module):
     """GHM-C: binary cross entropies weighted against the density of their gradient norms.
 
     ``g = |sigmoid(x) - y|`` for each sample and class. The loss of a sample is the mean over the
@@ -119,31 +97,24 @@ class GHMC(SigmoidLoss):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
+        super().__init__()
         check_per(per, CLASS_PER)
         self.density = GradientDensity(num_bins, momentum, nonempty_bins)
         self.per = per
         self.guided_scale = guided_scale
         self.prior = prior
 
-    def __call__(self, samples: Samples) -> Tensor:
-        """[K] losses before the samples' weights; the densities learn where there is a gradient."""
+    def forward(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights."""
         logits, targets = binary(samples)
         norms = (logits.sigmoid() - targets).abs()
         weights = samples.weights[:, None].expand_as(norms)
-        beta = self.density(norms, weights, samples.total, learn=logits.requires_grad)
+        beta = self.density(norms, weights, samples)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (beta * loss).mean(1)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The moving densities."""
-        return self.density.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        self.density.load_state_dict(state)
-
-
-class GHMR(Divided):
+class GHMR(Divided, nn.Module):
     """GHM-R: ``ASL1(d) = sqrt(d^2 + mu^2) - mu`` weighted against its gradients' density.
 
     The norm is ``|d| / sqrt(d^2 + mu^2)``, the examples are the 4 P deltas, and the loss of a
@@ -170,27 +141,21 @@ class GHMR(Divided):
         weight: float = 1.0,
         per: Per = "positive",
     ) -> None:
-        if not (mu > 0 and weight > 0):
-            raise ValueError(f"mu and weight must be above 0: {mu}, {weight}")
+        super().__init__()
+        if not mu > 0:
+            raise ValueError(f"mu must be above 0, got {mu}")
+        if not weight > 0:
+            raise ValueError(f"weight must be above 0, got {weight}")
         check_per(per, BOX_PER)
         self.mu = mu
         self.density = GradientDensity(num_bins, momentum, nonempty_bins)
         self.weight = weight
         self.per = per
 
-    def __call__(self, samples: Samples) -> Tensor:
-        """[P] losses of the positives; the densities learn where there is a gradient."""
+    def forward(self, samples: Samples) -> Tensor:
+        """[P] losses of the positives."""
         error = samples.deltas - samples.targets
         root = (error**2 + self.mu**2).sqrt()
         norms = error.abs() / root
-        ones, learn = torch.ones_like(norms), samples.deltas.requires_grad
-        beta = self.density(norms, ones, samples.total, learn=learn)
+        beta = self.density(norms, torch.ones_like(norms), samples)
         return self.weight * (beta * (root - self.mu)).mean(1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The moving densities."""
-        return self.density.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        self.density.load_state_dict(state)

@@ -1,6 +1,6 @@
 """What a loss is given: everything known about the samples that a sampler kept.
 
-Shape letters: K kept samples of the batch, P positives among them, C foreground classes.
+Shape letters: K kept samples of the batch, P positives among them, C object classes.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,64 @@ CLASS_PER = ("sample", "positive", "guided")
 BOX_PER = ("sample", "positive", "coordinate")
 
 
-def alone(value: Tensor) -> Tensor:
-    """What a sum over all processes is where there is one."""
+def single_total(value: Tensor) -> Tensor:
+    """``Samples.total`` in a single process."""
     return value
+
+
+def single_gather(rows: Tensor) -> tuple[Tensor, slice]:
+    """``Samples.gather`` in a single process."""
+    return rows, slice(0, len(rows))
+
+
+def no_sum() -> Tensor:
+    """A sum before the site knows it."""
+    return torch.zeros(())
+
+
+def no_normalizer(samples: "Samples") -> float:
+    """A normalizer before the site knows it."""
+    return 1.0
 
 
 @dataclass
 class Samples:
     """Kept samples, with gradient where the network made the value.
 
-    Losses compute in float32 at least: half precision handed in is widened here, once for all.
+    "The batch" is that of all processes: a statistic over it uses ``total`` or ``gather``. In
+    training it is over the kept samples; in a preview over the candidates that the sampler asks
+    for and that are not ignored. Every process calls ``total`` and ``gather`` equally often, also
+    without any sample.
+
+    Losses compute in float32 at least: half precision is widened here, once for all.
 
     Attributes:
         logits: [K, C+1] class logits, column 0 = background (at the RPN ``[0, x]``).
         labels: [K] int64, 0 background, 1..C.
-        weights: [K] > 0, from the sampler.
+        weights: [K] > 0, from the sampler; 1 in a preview.
         positive: [P] rows of the positives among the K.
         deltas: [P, 4] predicted box deltas of the labelled class.
-        targets: [P, 4] encoded deltas of the matched objects.
-        objects: [P, 4] the matched objects, xyxy in pixels of the resized image.
+        targets: [P, 4] encoded deltas of the assigned objects.
+        objects: [P, 4] the assigned objects, xyxy in pixels of the resized image.
         decode: [P, 4] deltas of the positives -> [P, 4] boxes xyxy in pixels, with gradient.
         scores: [K, C+1] logits -> [K, C+1] scores in [0, 1]: the class loss's activation.
-        class_sum: weighted sum of the class losses, detached; 0 until it is known.
-        box_term: normalized box term of the same samples, detached; 0 until it is known.
+        boxes: [K, 4] the candidates' own boxes (anchors, proposals), xyxy in pixels.
+        ious: [K] IoU of the candidate's own box with its object. (A site always fills in ``boxes``,
+            ``ious`` and ``image``; they are empty by default for losses that do not read them.)
+        image: [K] int64, the image of each sample within this process's batch.
+        num_images: images of this process's batch.
+        soft_targets: [K] in [0, 1] from an assigner that has them, else None.
+        assigner_weights: [K] >= 0 from an assigner that has them, else None.
+        training: True in the one pass of a step in which a state may move; False in previews and
+            in validation.
+        generator: for a loss that draws: the same stream in every process and in the preview and
+            the training pass of a step; None = torch's global generator.
         total: a sum over these samples -> the sum over those of all processes, with gradient.
-            What a loss takes over the batch, it takes over the batches of all.
+        gather: [M, ...] rows -> the rows of all processes, stacked, and the slice of the local
+            ones; without gradient.
+        class_sum, box_sum: weighted sums of the two losses of this process, detached; 0 in a
+            preview.
+        class_normalizer, box_normalizer: of the two losses; see ``class_term`` and ``box_term``.
     """
 
     logits: Tensor
@@ -51,9 +84,20 @@ class Samples:
     objects: Tensor
     decode: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor], Tensor]
-    class_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
-    box_term: Tensor = field(default_factory=lambda: torch.zeros(()))
-    total: Callable[[Tensor], Tensor] = alone
+    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    ious: Tensor = field(default_factory=lambda: torch.zeros(0))
+    image: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    num_images: int = 1
+    soft_targets: Tensor | None = None
+    assigner_weights: Tensor | None = None
+    training: bool = False
+    generator: torch.Generator | None = None
+    total: Callable[[Tensor], Tensor] = single_total
+    gather: Callable[[Tensor], tuple[Tensor, slice]] = single_gather
+    class_sum: Tensor = field(default_factory=no_sum)
+    box_sum: Tensor = field(default_factory=no_sum)
+    class_normalizer: Callable[["Samples"], float | Tensor] = no_normalizer
+    box_normalizer: Callable[["Samples"], float | Tensor] = no_normalizer
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -61,12 +105,21 @@ class Samples:
             if isinstance(value, Tensor):
                 setattr(self, entry.name, widened(value))
 
+    def class_term(self) -> Tensor:
+        """This process's share of the class term, detached; for the box loss's normalizer."""
+        return self.class_sum / self.class_normalizer(self)
+
+    def box_term(self) -> Tensor:
+        """This process's share of the box term, detached; for the class loss's normalizer."""
+        return self.box_sum / self.box_normalizer(self)
+
 
 class ClassLoss(Protocol):
     """A classification loss: unreduced values, normalizer, and the scores inference must use.
 
-    A loss that its definition forbids at a site says so in an attribute ``unfit``: site -> reason.
-    One with a state of its own has ``state_dict()`` and ``load_state_dict()``.
+    A loss that its definition forbids at a kind of site says so in an attribute ``unfit``: kind ->
+    reason. One with a state or with parameters is an ``nn.Module``; a state moves only where
+    ``samples.training`` is True.
     """
 
     def __call__(self, samples: Samples) -> Tensor:
@@ -87,10 +140,10 @@ class ClassLoss(Protocol):
 
 
 class BoxLoss(Protocol):
-    """A box regression loss over the positives; ``unfit`` and a state as for a class loss."""
+    """A box regression loss over the positives; ``unfit`` and states as for a class loss."""
 
     def __call__(self, samples: Samples) -> Tensor:
-        """[P] losses, one a box."""
+        """[P] losses, one per box."""
 
     def normalizer(self, samples: Samples) -> float | Tensor:
         """Scalar > 0 that the sum is divided by."""
@@ -152,7 +205,7 @@ def guided_divisor(samples: Samples, scale: float) -> Tensor:
     Returns:
         0-d tensor > 0, without gradient.
     """
-    wanted = scale * samples.total(samples.box_term)
+    wanted = scale * samples.total(samples.box_term())
     ratio = samples.total(samples.class_sum) / wanted
     mean = total_count(samples, len(samples.labels))
     return torch.where(ratio.isfinite() & (ratio > 0), ratio, mean)

@@ -1,7 +1,8 @@
-"""Builds a torchvision Faster R-CNN whose two sites run through samplers and losses."""
+"""Builds a torchvision Faster R-CNN whose RPN and RCNN head are sites."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +13,25 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from frcnn.errors import ConfigError
-from frcnn.losses import BoxLoss, ClassLoss, CrossEntropy, SmoothL1
+from frcnn.losses import BoxLoss, ClassLoss
 from frcnn.model.backbones import NAMES, STOCK, Width, build_base
 from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
-from frcnn.sites.assigners.max_iou import Matcher
+from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
+from frcnn.sites.assigners import Assigner
 from frcnn.sites.site import Site
-from samplers import Random, Sampler
+from frcnn.sites.weighers import Weigher
+from samplers import Sampler
 
 ROI_ALIGN = ("fast", "torchvision")
-# torchvision's names for what the samplers say here.
-BUDGETS = {
+SITES = {"rpn": "rpn", "rcnn": "rcnn"}  # name -> kind, in the order in which the network meets them
+NONE: Mapping[str, Any] = MappingProxyType({})
+# Arguments of torchvision's whose work samplers and assigners do.
+SITES_OPTIONS = {
     f"{site}_{part}"
     for site in ("rpn", "box")
-    for part in ("batch_size_per_image", "positive_fraction")
+    for part in ("batch_size_per_image", "positive_fraction", "fg_iou_thresh", "bg_iou_thresh")
 }
 RESNET_LEVELS = 5  # strides 4 to 64
 
@@ -34,47 +39,28 @@ RESNET_LEVELS = 5  # strides 4 to 64
 class Detector(FasterRCNN):
     """A torchvision Faster R-CNN with the same parameters, and a ``Site`` at RPN and RCNN head.
 
-    In training mode ``detector(images, targets)`` returns the four losses, as torchvision's does.
-    In eval mode ``detector(images)`` returns detections, and ``detector(images, targets)`` the
-    pair (detections, losses). A target has "boxes" [G, 4] xyxy pixels and "labels" [G] in 1..C,
-    and may have "ignore" [J, 4], areas where background is no example, and "seed", from which
-    the samplers draw for this image (without it they draw from torch's global generator).
+    In training mode ``detector(images, targets)`` returns the named loss terms, as torchvision's
+    does. In eval mode ``detector(images)`` returns detections, and ``detector(images, targets)``
+    the pair (detections, terms of the validation loss). A target has "boxes" [G, 4] xyxy pixels
+    and "labels" [G] in 1..C, and may have "ignore" [J, 4], areas where background is no example,
+    and "seed", from which the samplers draw for this image (without it they draw from torch's
+    global generator).
+
+    Attributes:
+        sites: by name, in the order in which the network meets them. Their parameters are the
+            detector's; their states are not in ``state_dict``, whose names are torchvision's.
     """
 
-    def __init__(self, base: FasterRCNN, rpn: Site, rcnn: Site) -> None:
-        # The modules stay torchvision's, with the numbers it gave them: only their class changes.
+    def __init__(self, base: FasterRCNN, sites: Mapping[str, Site], append_objects: bool) -> None:
+        # The modules stay torchvision's, with its options: only their class changes.
         base.rpn.__class__ = SamplingRPN
-        base.rpn.site = rpn
         base.roi_heads.__class__ = SamplingRoIHeads
-        base.roi_heads.site = rcnn
+        base.roi_heads.append_objects = append_objects
         base.transform.__class__ = Transform
         GeneralizedRCNN.__init__(self, base.backbone, base.rpn, base.roi_heads, base.transform)
-
-    @property
-    def sites(self) -> tuple[Site, Site]:
-        """The RPN's and the RCNN head's."""
-        return self.rpn.site, self.roi_heads.site
-
-    def loss_states(self) -> dict[str, dict[str, Any]]:
-        """The states of the losses that have one, by site and part.
-
-        They are no part of ``state_dict``, whose names are torchvision's.
-        """
-        return {
-            name: loss.state_dict()
-            for name, loss in self._losses().items()
-            if hasattr(loss, "state_dict")
-        }
-
-    def load_loss_states(self, states: Mapping[str, dict[str, Any]]) -> None:
-        """Go on from ``loss_states``."""
-        losses = self._losses()
-        for name, state in states.items():
-            losses[name].load_state_dict(state)
-
-    def _losses(self) -> dict[str, Any]:
-        parts = ("class_loss", "box_loss")
-        return {f"{site.name}.{part}": getattr(site, part) for site in self.sites for part in parts}
+        add_sites(self, sites)
+        refer_to_site(self.rpn, sites["rpn"])
+        refer_to_site(self.roi_heads, sites["rcnn"])
 
     def eager_outputs(self, losses: dict[str, Tensor], detections: list[dict[str, Tensor]]) -> Any:
         """What ``forward`` returns (torchvision's hook)."""
@@ -95,7 +81,7 @@ class Transform(GeneralizedRCNNTransform):
             return super().normalize(image)  # refuses it
         known = self.__dict__.get("_statistics")
         if known is None or known.device != image.device or known.dtype != image.dtype:
-            pair = torch.tensor([self.image_mean, self.image_std])
+            pair = torch.tensor([self.image_mean, self.image_std], dtype=torch.float64)
             self._statistics = pair.to(image)[:, :, None, None]
         mean, deviation = self._statistics
         return (image - mean) / deviation
@@ -126,21 +112,17 @@ def build_detector(
     representation_size: int = STOCK.representation_size,
     backbone_width: float = STOCK.backbone_width,
     anchor_sizes: Sequence[float] | None = None,
-    roi_align: str = "fast",
-    ignore_ioa: float = 0.5,
-    rpn_sampler: Sampler | None = None,
-    rcnn_sampler: Sampler | None = None,
-    rpn_loss: ClassLoss | None = None,
-    rcnn_loss: ClassLoss | None = None,
-    rpn_box_loss: BoxLoss | None = None,
-    rcnn_box_loss: BoxLoss | None = None,
-    rpn_fg_iou_thresh: float = 0.7,
-    rpn_bg_iou_thresh: float = 0.3,
-    box_fg_iou_thresh: float = 0.5,
-    box_bg_iou_thresh: float = 0.5,
+    roi_align: Literal["fast", "torchvision"] = "fast",
+    append_objects: bool = True,
+    assigner: Mapping[str, Assigner] = NONE,
+    sampler: Mapping[str, Sampler] = NONE,
+    loss: Mapping[str, ClassLoss] = NONE,
+    box_loss: Mapping[str, BoxLoss] = NONE,
+    weigher: Mapping[str, Weigher | None] = NONE,
+    loss_weight: Mapping[str, Mapping[str, float]] = NONE,
     **torchvision_options: Any,
 ) -> Detector:
-    """A detector from plain values. Without samplers and losses it is stock Faster R-CNN.
+    """A detector from plain values. Without further arguments it is stock Faster R-CNN.
 
     Args:
         num_classes: C + 1, background counted, as in torchvision.
@@ -158,29 +140,36 @@ def build_detector(
         anchor_sizes: side of the square anchor of each of the five levels of a ResNet-FPN in
             pixels; None = torchvision's.
         roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".
-        ignore_ioa: background that lies in an ignore area by more than this share is ignored.
+        append_objects: append each image's objects to its proposals, as torchvision does. They
+            count as positives with IoU 1: OHEM's pool and PISA's ranks include them.
+        assigner, sampler, loss, box_loss, weigher: by site name ("rpn", "rcnn"); a site that is
+            not named has torchvision's.
+        loss_weight: factors of the terms by site name: ``{"rcnn": {"class": 1.0, "box": 2.0}}``.
         torchvision_options: further arguments of torchvision's ``FasterRCNN``: min_size, max_size,
             rpn_pre_nms_top_n_train, box_score_thresh, ...
 
     Raises:
-        UserError: weights that are not there or do not fit; ConfigError: an unknown name, anchor
-            sizes that this network has no levels for, a sampler's budget, or a loss that cannot
-            serve at its site or holds numbers for other classes.
-        ValueError: thresholds out of order.
+        UserError: weights that are not there or do not fit; ConfigError: an unknown name or site,
+            anchor sizes that this network has no levels for, a sampler's budget or an assigner's
+            threshold, or a loss that cannot serve at its site or holds numbers for other classes.
     """
     if roi_align not in ROI_ALIGN:
         raise ConfigError(f"model.roi_align: {roi_align!r} is not one of {', '.join(ROI_ALIGN)}")
     if name not in NAMES:
         raise ConfigError(f"model.name: {name!r} is not one of {', '.join(NAMES)}")
-    if BUDGETS & torchvision_options.keys():
-        raise ConfigError(f"the samplers hold the budgets: {', '.join(sorted(BUDGETS))} do nothing")
+    refuse_sites_options(torchvision_options)
     if anchor_sizes is not None:
         check_anchor_sizes(name, anchor_sizes)
         torchvision_options["rpn_anchor_generator"] = one_anchor_size_a_level(anchor_sizes)
-    rpn_loss, rcnn_loss = rpn_loss or CrossEntropy(), rcnn_loss or CrossEntropy()
-    rpn_box_loss, rcnn_box_loss = rpn_box_loss or SmoothL1(), rcnn_box_loss or SmoothL1()
-    check_fit("rpn", rpn_loss, rpn_box_loss)
-    check_fit("rcnn", rcnn_loss, rcnn_box_loss)
+    parts = {
+        "assigner": assigner, "sampler": sampler, "loss": loss, "box_loss": box_loss,
+        "weigher": weigher, "loss_weight": loss_weight,
+    }  # fmt: skip
+    by_site = parts_by_site(SITES, parts)
+    biases = {
+        "rpn": initial_bias("rpn", by_site["rpn"]["loss"], 2),
+        "rcnn": initial_bias("rcnn", by_site["rcnn"]["loss"], num_classes),
+    }
     base = build_base(
         name,
         num_classes,
@@ -188,46 +177,21 @@ def build_detector(
         weights_backbone,
         trainable_backbone_layers,
         torchvision_options,
-        biases=(initial_bias("rpn", rpn_loss, 2), initial_bias("rcnn", rcnn_loss, num_classes)),
+        biases=(biases["rpn"], biases["rcnn"]),
         width=Width(fpn_channels, representation_size, backbone_width),
     )
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign
-    return Detector(
-        base,
-        Site(
-            "rpn",
-            Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, keep_best=True, ignore_ioa=ignore_ioa),
-            rpn_sampler or Random(256, 0.5),
-            rpn_loss,
-            rpn_box_loss,
-            base.rpn.box_coder,
-        ),
-        Site(
-            "rcnn",
-            Matcher(box_fg_iou_thresh, box_bg_iou_thresh, ignore_ioa=ignore_ioa),
-            rcnn_sampler or Random(512, 0.25),
-            rcnn_loss,
-            rcnn_box_loss,
-            base.roi_heads.box_coder,
-        ),
-    )
+    coders = {"rpn": base.rpn.box_coder, "rcnn": base.roi_heads.box_coder}
+    sites = {site: make_site(site, SITES[site], coders[site], by_site[site]) for site in SITES}
+    return Detector(base, sites, append_objects)
 
 
-def check_fit(site: str, *losses: ClassLoss | BoxLoss) -> None:
-    """Raise ConfigError if the definition of a loss forbids it at this site."""
-    for loss in losses:
-        reason = getattr(loss, "unfit", {}).get(site)
-        if reason is not None:
-            raise ConfigError(f"{type(loss).__name__} cannot serve at the {site}: {reason}")
-
-
-def initial_bias(site: str, loss: ClassLoss, columns: int) -> Tensor | None:
-    """The bias that a site's last layer starts with; ConfigError if the loss does not fit it."""
-    try:
-        return loss.initial_bias(columns)
-    except ValueError as error:
-        raise ConfigError(f"{type(loss).__name__} at the {site}: {error}") from error
+def refuse_sites_options(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for arguments of torchvision's whose work a site's parts do."""
+    useless = sorted(SITES_OPTIONS & options.keys())
+    if useless:
+        raise ConfigError(f"samplers and assigners decide: {', '.join(useless)} would do nothing")
 
 
 def check_anchor_sizes(name: str, sizes: Sequence[float]) -> None:

@@ -1,7 +1,6 @@
-"""The RCNN head, trained through candidates -> sampler -> losses.
+"""The RCNN head, whose proposals are the candidates of a site.
 
-Shape letters: N proposals of the batch (images stacked, their objects appended), K rows of them,
-C foreground classes.
+Shape letters: N proposals of the batch (images stacked), K rows of them, C object classes.
 """
 
 from collections.abc import Sequence
@@ -12,24 +11,24 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from frcnn.losses.samples import widened
 from frcnn.model.modes import eval_mode, no_graph
-from frcnn.sites.assigners.max_iou import Matched, match_batch
-from frcnn.sites.site import Site, site_generators
-from samplers import Prediction
-from samplers.quota import count
+from frcnn.sites.assigners import Unassigned
+from frcnn.sites.site import Site, unassigned
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
 
 
 class SamplingRoIHeads(RoIHeads):
-    """torchvision's box head, with the same parameters and a site of its own.
+    """torchvision's box head, with the same parameters and a site.
 
     The detections use the activation that the class loss asks for. Given targets it returns the
     losses also in eval mode, beside the detections.
     """
 
     site: Site
+    append_objects: bool = True  # objects are proposals too, in training and for val/loss
     preview_rows: int = 4096  # proposals that a preview pools at once; bounds its memory
 
     def forward(
@@ -53,17 +52,17 @@ class SamplingRoIHeads(RoIHeads):
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
-        boxes = self.add_gt_proposals(proposals, objects)
-        labels = [target["labels"] for target in targets]
-        matched = match_batch(self.site.matcher, boxes, targets, labels)
-        predict = partial(self._preview, matched, features, image_shapes)
-        generators = site_generators(targets, 1, matched.boxes.device)
-        rows, weights = self.site.draw(matched, predict, generators)
-        # Rows ascend, so the images' boxes come out of the head in the order of the rows.
-        logits, deltas = self._head(features, by_image(matched, rows, len(targets)), image_shapes)
-        class_term, box_term = self.site.losses(matched, rows, weights, logits, deltas)
-        return {"loss_classifier": class_term, "loss_box_reg": box_term}
+        if self.append_objects:
+            objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
+            proposals = self.add_gt_proposals(proposals, objects)
+        candidates = unassigned(proposals, targets, [target["labels"] for target in targets])
+
+        def head(rows: Tensor) -> tuple[Tensor, Tensor]:
+            # Rows ascend, so the head returns the images' boxes in the order of the rows.
+            return self._head(features, candidates.split(rows), image_shapes)
+
+        preview = partial(self._preview, candidates, features, image_shapes)
+        return self.site(candidates, preview, head, targets)
 
     def _head(
         self, features: Features, boxes: list[Tensor], image_shapes: Sizes
@@ -75,21 +74,20 @@ class SamplingRoIHeads(RoIHeads):
         self.box_roi_pool.scales = None
         pooled = self.box_roi_pool(features, boxes, image_shapes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+        return widened(logits), widened(deltas).unflatten(1, (-1, 4))
 
     def _preview(
-        self, matched: Matched, features: Features, image_shapes: Sizes, rows: Tensor
-    ) -> Prediction:
+        self, candidates: Unassigned, features: Features, image_shapes: Sizes, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What the head says now of some proposals; leaves no trace in the network."""
-        order = matched.image[rows].argsort(stable=True)
+        order = candidates.image[rows].argsort(stable=True)
         parts = []
         with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
             for chunk in rows[order].split(self.preview_rows):
-                boxes = by_image(matched, chunk, len(image_shapes))
-                parts.append(self._head(features, boxes, image_shapes))
+                parts.append(self._head(features, candidates.split(chunk), image_shapes))
         back = order.argsort()
         logits, deltas = (torch.cat(part)[back] for part in zip(*parts, strict=True))
-        return self.site.prediction(matched, rows, logits, deltas)
+        return logits, deltas
 
     def _detections(
         self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: Sizes
@@ -112,9 +110,3 @@ class SamplingRoIHeads(RoIHeads):
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
-
-
-def by_image(matched: Matched, rows: Tensor, images: int) -> list[Tensor]:
-    """The boxes of some rows, whose images ascend, a tensor an image."""
-    sizes = count(matched.image[rows], images).tolist()
-    return list(matched.boxes[rows].split(sizes))

@@ -1,4 +1,4 @@
-"""The region proposal network, trained through candidates -> sampler -> losses.
+"""The region proposal network, whose anchors are the candidates of a site.
 
 Shape letters: N anchors of the batch (images stacked, all levels).
 """
@@ -6,24 +6,24 @@ Shape letters: N anchors of the batch (images stacked, all levels).
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
+from frcnn.losses.samples import widened
 from frcnn.model.modes import no_graph
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
-from frcnn.sites.assigners.max_iou import Matched, match_batch
-from frcnn.sites.site import Site, site_generators
-from samplers import Prediction
+from frcnn.sites.site import Site, unassigned
 
 # Above this share of kept anchors one dense pass is cheaper than their neighbourhoods.
 SPARSE_SHARE = 0.15
 
 
 class SamplingRPN(RegionProposalNetwork):
-    """torchvision's RPN, with the same parameters and proposals, and a site of its own.
+    """torchvision's RPN, with the same parameters and proposals, and a site.
 
     Given targets it returns the losses also in eval mode, so that a validation loss needs no
     second code path.
@@ -48,40 +48,44 @@ class SamplingRPN(RegionProposalNetwork):
         if targets is None:
             return proposals, {}
         labels = [torch.ones_like(target["labels"]) for target in targets]
-        matched = match_batch(self.site.matcher, anchors, targets, labels)
-        predict = partial(self._preview, matched, logits.detach(), deltas.detach())
-        generators = site_generators(targets, 0, logits.device)
-        rows, weights = self.site.draw(matched, predict, generators)
-        kept_logits, kept_deltas = self._kept(levels, logits, deltas, rows)
-        class_term, box_term = self.site.losses(
-            matched, rows, weights, two_columns(kept_logits), kept_deltas[:, None]
-        )
-        return proposals, {"loss_objectness": class_term, "loss_rpn_box_reg": box_term}
+        candidates = unassigned(anchors, targets, labels, **self._levels(images, levels, sizes))
+        preview = partial(_at_rows, logits.detach(), deltas.detach())
+        head = partial(self._kept, levels, logits, deltas)
+        return proposals, self.site(candidates, preview, head, targets)
+
+    def _levels(
+        self, images: ImageList, levels: Sequence[Tensor], sizes: Sequence[int]
+    ) -> dict[str, Any]:
+        """The level of each anchor of an image, and the levels' strides in pixels."""
+        repeats = torch.tensor(sizes)
+        level = torch.arange(len(sizes)).repeat_interleave(repeats)
+        height = images.tensors.shape[-2]
+        strides = [height // features.shape[-2] for features in levels]
+        return {"level": level.to(levels[0].device, non_blocking=True), "strides": strides}
 
     def _dense(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-        """[N] logits and [N, 4] deltas, float32, and the anchors of an image at each level."""
+        """[N] logits and [N, 4] deltas, float32 at least, and the anchors of an image at each level."""
         objectness, deltas = self.head(levels)
         sizes = [level[0].numel() for level in objectness]
         logits, deltas = concat_box_prediction_layers(objectness, deltas)
-        return logits.flatten().float(), deltas.float(), sizes
+        return widened(logits.flatten()), widened(deltas), sizes
 
     def _kept(
         self, levels: Sequence[Tensor], logits: Tensor, deltas: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """[K] logits and [K, 4] deltas of the kept anchors, with gradient."""
-        # Without gradients wanted, the first pass is as good as another.
+        """[K, 2] logits and [K, 1, 4] deltas of the kept anchors, with gradient."""
+        # Without gradients, the dense pass already has the answer.
         if can_be_sparse(self.head) and torch.is_grad_enabled():
             if len(rows) < SPARSE_SHARE * len(logits):
                 logits, deltas = at_anchors(self.head, levels, rows)
-                return logits.float(), deltas.float()
+                return two_columns(widened(logits)), widened(deltas)[:, None]
             logits, deltas, _ = self._dense(levels)
-        return logits[rows], deltas[rows]
+        return _at_rows(logits, deltas, rows)
 
-    def _preview(
-        self, matched: Matched, logits: Tensor, deltas: Tensor, rows: Tensor
-    ) -> Prediction:
-        """The dense pass has the answer already."""
-        return self.site.prediction(matched, rows, two_columns(logits[rows]), deltas[rows][:, None])
+
+def _at_rows(logits: Tensor, deltas: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """[K, 2] logits and [K, 1, 4] deltas of some anchors, out of the dense [N] and [N, 4]."""
+    return two_columns(logits[rows]), deltas[rows][:, None]
 
 
 def two_columns(logits: Tensor) -> Tensor:

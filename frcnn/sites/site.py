@@ -1,54 +1,114 @@
-"""A site: one of the two places where a two-stage detector chooses what to learn from.
+"""A site: a place where a detector turns candidate boxes into training examples.
 
-Shape letters: N candidates of the batch, K rows of them, C foreground classes (1 at the RPN),
-D box predictions a candidate: C+1, or 1 where the boxes are class-agnostic (the RPN).
+Shape letters: N candidates of the batch, K rows of them, P positives among these, C object classes
+(1 at the RPN: "object"), D box predictions per candidate: C+1, or 1 where the boxes are
+class-agnostic (the RPN).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
-from frcnn.losses import BoxLoss, ClassLoss, Samples
+from frcnn.losses import BoxLoss, ClassLoss, Samples, SmoothL1
+from frcnn.losses.validation import ScoreCrossEntropy
 from frcnn.parallel.group import Alone
-from frcnn.sites.assigners.max_iou import Matched, Matcher
-from samplers import Candidates, Prediction, Sampler
+from frcnn.sites.assigners import Assigned, Assigner, Outputs, Unassigned
+from frcnn.sites.assigners.contract import no_outputs
+from frcnn.sites.kinds import KINDS, term_names
+from frcnn.sites.weighers import Weighed, Weigher
+from samplers import Candidates, Prediction, Random, Sampler
 
 Observer = Callable[[str, Candidates, Tensor], None]
+# Rows [K] of the candidates -> [K, C+1] logits and [K, D, 4] deltas, float32.
+Head = Callable[[Tensor], tuple[Tensor, Tensor]]
+SEED_STEP = 0x9E3779B97F4A7C15  # odd: pairs of sites beyond the first get other streams
 
 
-class Site:
-    """Matcher, sampler and losses of one site; the same code at the RPN and at the RCNN head.
+class Site(nn.Module):
+    """Assigner, sampler, losses and an optional weigher; the same code at every kind of site.
+
+    In training mode the terms are what the detector learns from. In eval mode they are the
+    validation loss, one definition for every run: randomly drawn samples with the kind's usual
+    budget, binary cross entropy of the scores, and smooth L1.
+
+    Args:
+        name: of the site within its detector, such as "rpn" or "rcnn2".
+        kind: "rpn", "rcnn" or "dense".
+        weigher: None = both losses as they are.
+        class_factor, box_factor: factors of the two terms.
 
     Attributes:
-        name: "rpn" or "rcnn".
-        observer: called with (name, candidates, weights) after each draw; None for nobody.
-        processes: who shares the batch in training; validation and previews are each one's own.
+        index: place of the site among those of its detector.
+        observer: called with (name, candidates, weights) after each draw; None = no observer.
+        processes: the processes that share the batch.
+        seed: of ``Samples.generator``, the same in all processes; None = torch's global generator.
     """
 
     def __init__(
         self,
         name: str,
-        matcher: Matcher,
+        assigner: Assigner,
         sampler: Sampler,
         class_loss: ClassLoss,
         box_loss: BoxLoss,
         box_coder: BoxCoder,
+        *,
+        kind: str | None = None,
+        weigher: Weigher | None = None,
+        class_factor: float = 1.0,
+        box_factor: float = 1.0,
     ) -> None:
+        super().__init__()
         self.name = name
-        self.matcher = matcher
+        self.kind = kind or name
+        self.assigner = assigner
         self.sampler = sampler
         self.class_loss = class_loss
         self.box_loss = box_loss
+        self.weigher = weigher
         self.box_coder = box_coder
+        self.class_factor, self.box_factor = class_factor, box_factor
+        self.term_names = term_names(name, self.kind)
+        self.index = 0
         self.observer: Observer | None = None
-        self.processes = Alone()
+        self.processes: Alone = Alone()
+        self.seed: int | None = None
+
+    def forward(
+        self,
+        candidates: Unassigned,
+        preview: Head,
+        head: Head,
+        targets: Sequence[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Boxes to assigned labels to sampled rows to named terms.
+
+        Args:
+            preview: what the network says now, without gradient.
+            head: the same with gradient where gradients are on; called once, with the kept rows in
+                ascending order.
+            targets: of each image; "seed" gives the image its own random generator.
+        """
+        candidates.predict = partial(self._outputs, candidates.stacked, preview)
+        with torch.no_grad():
+            assigned = self.assigner(candidates)
+        candidates.predict = no_outputs  # the preview refers to the candidates: break the cycle
+        generators = site_generators(targets, self.index, assigned.boxes.device)
+
+        def predict(rows: Tensor) -> Prediction:
+            return self.prediction(assigned, rows, *preview(rows))
+
+        rows, weights = self.draw(assigned, predict, generators)
+        return self.losses(assigned, rows, weights, *head(rows))
 
     @torch.no_grad()
     def draw(
         self,
-        matched: Matched,
+        assigned: Assigned,
         predict: Callable[[Tensor], Prediction],
         generators: Sequence[torch.Generator] | None,
     ) -> tuple[Tensor, Tensor]:
@@ -56,15 +116,29 @@ class Site:
 
         Returns:
             [K] rows of weight above 0, ascending, and their [K] weights.
+
+        Raises:
+            ValueError: a weight is negative or NaN; FloatingPointError: a loss that the sampler
+                ranks by is not finite.
         """
         candidates = Candidates(
-            **vars(matched), predict=predict, generators=generators, gather=self.processes.gather
+            boxes=assigned.boxes,
+            labels=assigned.labels,
+            ious=assigned.ious,
+            gt=assigned.gt,
+            gt_boxes=assigned.gt_boxes,
+            image=assigned.image,
+            predict=predict,
+            generators=generators,
+            sizes=assigned.sizes,
+            gather=self.processes.gather,
         )
-        weights = self.sampler(candidates)
-        if not ((weights >= 0).all() & candidates.finite):  # one look for both
+        sampler = self.sampler if self.training else self._validation_sampler()
+        weights = sampler(candidates)
+        if not ((weights >= 0).all() & candidates.finite):  # one wait for a GPU serves both checks
             candidates.check_finite()
             raise ValueError(
-                f"{type(self.sampler).__name__} at {self.name}: a weight is negative or NaN"
+                f"{type(sampler).__name__} at {self.name}: a weight is negative or NaN"
             )
         if self.observer is not None:
             self.observer(self.name, candidates, weights)
@@ -72,55 +146,130 @@ class Site:
         return rows, weights[rows]
 
     def losses(
-        self, matched: Matched, rows: Tensor, weights: Tensor, logits: Tensor, deltas: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Class and box term of the kept rows, attached to the graph even where there is none.
+        self, assigned: Assigned, rows: Tensor, weights: Tensor, logits: Tensor, deltas: Tensor
+    ) -> dict[str, Tensor]:
+        """Named terms of the kept rows, attached to the graph even where there is no row.
 
         This is the one place where losses are weighted, summed and normalized:
-        ``sum(w * l) / normalizer`` over the kept, ``sum / normalizer`` over their positives. With
-        several processes these are the terms' shares: their sum over the processes is the term.
+        ``sum(w * l) / normalizer`` over the kept rows for the class term, ``sum / normalizer`` over
+        their positives for the box term. With several processes these are the terms' shares: their
+        sum over the processes is the term.
         """
-        samples = self._samples(matched, rows, weights, logits, deltas)
-        samples.total = self.processes.total
-        box_term = self.box_loss(samples).sum() / self.box_loss.normalizer(samples)
-        class_sum = (weights * self.class_loss(samples)).sum()
-        # A class loss may be normalized by how large both are.
-        samples.class_sum, samples.box_term = class_sum.detach(), box_term.detach()
-        return class_sum / self.class_loss.normalizer(samples), box_term
+        samples = self._samples(assigned, rows, weights, logits, deltas)
+        samples.training = self.training
+        class_loss, box_loss, weigher = self._learning() if self.training else self._validating()
+        class_values, box_values = class_loss(samples), box_loss(samples)
+        weighed = Weighed(class_values, box_values)
+        if weigher is not None:
+            weighed = weigher(samples, class_values, box_values)
+        class_term, box_term = self._normalized(samples, weighed, class_loss, box_loss)
+        class_name, box_name = self.term_names
+        terms = {class_name: self.class_factor * class_term, box_name: self.box_factor * box_term}
+        terms |= {f"loss_{self.name}_{name}": value for name, value in weighed.terms.items()}
+        return self._with_all_parameters(terms)
 
     def prediction(
-        self, matched: Matched, rows: Tensor, logits: Tensor, deltas: Tensor
+        self, assigned: Assigned, rows: Tensor, logits: Tensor, deltas: Tensor
     ) -> Prediction:
-        """What a sampler sees of [K, C+1] logits and [K, D, 4] deltas of some rows."""
-        samples = self._samples(matched, rows, logits.new_ones(len(rows)), logits, deltas)
-        class_loss = self.class_loss(samples)
-        box_loss = torch.zeros_like(class_loss)
-        box_loss[samples.positive] = self.box_loss(samples)
+        """What a sampler sees of [K, C+1] logits and [K, D, 4] deltas of some rows.
+
+        Losses are computed over the rows that are not ignored, so that an ignored candidate
+        changes nothing; its own losses are 0.
+        """
+        labels = assigned.labels[rows]
+        counted = torch.where(labels >= 0)[0]
+        class_values, values = logits.new_zeros(2, len(rows))
+        samples = self._samples(assigned, rows[counted], None, logits[counted], deltas[counted])
+        class_values[counted] = self.class_loss(samples).to(class_values)
+        values[counted[samples.positive]] = self.box_loss(samples).to(values)
         activation = self.class_loss.scores
-        shown = samples.labels
+        shown = labels
         if deltas.shape[1] > 1:
-            shown = torch.where(shown > 0, shown, activation(logits)[:, 1:].argmax(1) + 1)
-        boxes = self.box_coder.decode_single(of_class(deltas, shown), matched.boxes[rows])
-        return Prediction(logits, boxes, class_loss + box_loss, class_loss, activation)
+            shown = torch.where(labels > 0, labels, activation(logits)[:, 1:].argmax(1) + 1)
+        boxes = self.box_coder.decode_single(of_class(deltas, shown), assigned.boxes[rows])
+        return Prediction(logits, boxes, class_values + values, class_values, activation)
+
+    def _learning(self) -> tuple[ClassLoss, BoxLoss, Weigher | None]:
+        return self.class_loss, self.box_loss, self.weigher
+
+    def _validating(self) -> tuple[ClassLoss, BoxLoss, Weigher | None]:
+        return ScoreCrossEntropy(self.class_loss.scores), SmoothL1(), None
+
+    def _validation_sampler(self) -> Sampler:
+        kind = KINDS[self.kind]
+        return Random(kind.budget, kind.positive_fraction)
+
+    def _normalized(
+        self, samples: Samples, weighed: Weighed, class_loss: ClassLoss, box_loss: BoxLoss
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms; the normalizer of each may ask for the other, not both of them."""
+        class_sum = (samples.weights * weighed.class_values).sum()
+        box_sum = weighed.box_values.sum()
+        samples.class_sum, samples.box_sum = class_sum.detach(), box_sum.detach()
+        samples.class_normalizer = class_loss.normalizer
+        samples.box_normalizer = box_loss.normalizer
+        return class_sum / class_loss.normalizer(samples), box_sum / box_loss.normalizer(samples)
+
+    def _with_all_parameters(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Attach parameters that a batch without positives leaves unused.
+
+        ``DistributedDataParallel`` waits for the gradient of each parameter in every process.
+        """
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if parameters:
+            first = next(iter(terms))
+            terms[first] = terms[first] + 0.0 * sum(p.sum() for p in parameters)
+        return terms
+
+    def _outputs(self, boxes: Tensor, preview: Head, rows: Tensor) -> Outputs:
+        """What an assigner sees of some rows: scores, and the decoded boxes of all columns."""
+        logits, deltas = preview(rows)
+        repeated = boxes[rows].repeat_interleave(deltas.shape[1], 0)
+        decoded = self.box_coder.decode_single(deltas.flatten(0, 1), repeated)
+        return Outputs(self.class_loss.scores(logits), decoded.unflatten(0, deltas.shape[:2]))
 
     def _samples(
-        self, matched: Matched, rows: Tensor, weights: Tensor, logits: Tensor, deltas: Tensor
+        self,
+        assigned: Assigned,
+        rows: Tensor,
+        weights: Tensor | None,
+        logits: Tensor,
+        deltas: Tensor,
     ) -> Samples:
-        labels = matched.labels[rows].clamp(min=0)  # a preview may ask for ignored rows
+        labels = assigned.labels[rows]
         positive = torch.where(labels > 0)[0]
-        candidates = rows[positive]
-        boxes, objects = matched.boxes[candidates], matched.gt_boxes[matched.gt[candidates]]
+        positive_rows = rows[positive]
+        boxes = assigned.boxes[positive_rows]
+        objects = assigned.gt_boxes[assigned.gt[positive_rows]]
         return Samples(
             logits=logits,
             labels=labels,
-            weights=weights,
+            weights=logits.new_ones(len(rows)) if weights is None else weights,
             positive=positive,
             deltas=of_class(deltas[positive], labels[positive]),
             targets=self.box_coder.encode_single(objects, boxes),
             objects=objects,
             decode=lambda given: self.box_coder.decode_single(given, boxes),
             scores=self.class_loss.scores,
+            boxes=assigned.boxes[rows],
+            ious=assigned.ious[rows],
+            image=assigned.image[rows],
+            num_images=len(assigned.sizes),
+            soft_targets=_at(assigned.soft_targets, rows),
+            assigner_weights=_at(assigned.weights, rows),
+            generator=self._generator(logits.device),
+            total=self.processes.total,
+            gather=self.processes.gather,
         )
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        if self.seed is None:
+            return None
+        return torch.Generator(device).manual_seed(self.seed)
+
+
+def _at(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if values is None else values[rows]
 
 
 def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
@@ -129,14 +278,40 @@ def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     return deltas[torch.arange(len(deltas), device=deltas.device), column]
 
 
+def unassigned(
+    boxes: Sequence[Tensor],
+    targets: Sequence[dict[str, Tensor]],
+    labels: Sequence[Tensor],
+    **levels: Any,
+) -> Unassigned:
+    """The candidates of a batch and its objects, on the candidates' device.
+
+    Args:
+        boxes: [N_i, 4] for each image.
+        targets: of each image: "boxes" [G_i, 4] and, where it has any, "ignore" areas [J_i, 4].
+        labels: [G_i] the label of each object at this site, above 0.
+        levels: ``level`` and ``strides`` of ``Unassigned``.
+    """
+    objects = [target["boxes"].to(boxes[0], non_blocking=True) for target in targets]
+    ignore = [
+        target.get("ignore", own[:0]).to(own, non_blocking=True)
+        for target, own in zip(targets, boxes, strict=True)
+    ]
+    labels = [label.to(boxes[0].device, non_blocking=True) for label in labels]
+    return Unassigned(boxes, objects, labels, ignore, **levels)
+
+
 def site_generators(
     targets: Sequence[dict[str, Tensor]], site: int, device: torch.device
 ) -> list[torch.Generator] | None:
     """A random generator for every image, from its target's seed and the site; None without seeds.
 
-    An image's draws at a site then depend on nothing else in the batch.
+    An image's draws at a site then depend on nothing else in the batch, and draws at one site do
+    not shift the draws at another.
     """
     if not all("seed" in target for target in targets):
         return None
-    # Two streams an image: a draw at the RPN must not shift the draws at the head.
-    return [torch.Generator(device).manual_seed(2 * int(t["seed"]) + site) for t in targets]
+    pair, within = divmod(site, 2)
+    offset = within + pair * SEED_STEP
+    seeds = [(2 * int(target["seed"]) + offset) % 2**63 for target in targets]
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,13 @@ from samplers import Candidates
 log = logging.getLogger(__name__)
 
 Schedule = Callable[[int, int], float]
+NO_OPTIMIZERS: Mapping[str, torch.optim.Optimizer] = MappingProxyType({})
+SITE_STREAM = 1 << 31  # above every rank: sites draw from other streams than processes
 
 
 @dataclass
 class Options:
-    """What the configuration says of the loop.
-
-    Args:
-        loss_weight: factors of loss terms, by the detector's names of them; 1 where it has none.
-    """
+    """What the configuration says of the loop."""
 
     seed: int
     accumulate: int
@@ -48,7 +47,6 @@ class Options:
     device: torch.device
     dtype: torch.dtype
     processes: Alone = field(default_factory=Alone)
-    loss_weight: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -68,12 +66,15 @@ class Engine:
         tracker: Tracker,
         folder: Path,
         options: Options,
+        own_optimizers: Mapping[str, torch.optim.Optimizer] = NO_OPTIMIZERS,
     ) -> None:
         self.detector = detector
         self.processes = options.processes
         self.model = self.processes.shared(detector)
         self.optimizer = optimizer
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.own_optimizers = dict(own_optimizers)
+        self.optimizers = [optimizer, *self.own_optimizers.values()]
+        self.base_rates = [[g["lr"] for g in each.param_groups] for each in self.optimizers]
         self.schedule = schedule
         self.total_steps = total_steps
         self.tracker = tracker
@@ -89,6 +90,7 @@ class Engine:
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
+            "own_optimizers": {name: o.state_dict() for name, o in self.own_optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "window": self.window.terms,
         }
@@ -97,6 +99,8 @@ class Engine:
         """Go on from ``state_dict``."""
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.own_optimizers.items():
+            optimizer.load_state_dict(state["own_optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])
         self.window = Window(state["window"])
 
@@ -143,20 +147,33 @@ class Engine:
         """
         # Dropout and multi-scale draw from the global generator.
         torch.manual_seed(step_seed(self.options.seed, self.step, self.processes.rank))
-        rate = self.schedule(self.step, self.total_steps)
-        for base, parameters in zip(self.base_rates, self.optimizer.param_groups, strict=True):
-            parameters["lr"] = base * rate
-        look = self.processes.first and self.step % self.options.sampling_every == 0
-        for site in self.detector.sites:
-            site.observer = self._observe if look else None
-            site.processes = self.processes
+        self._set_rates()
         terms: list[dict[str, float]] = []
         for number, batch in enumerate(group, start=1):
+            self._prepare_sites(number)
             with self.processes.last_backward(self.model, number == len(group)):
                 terms.append(self._backward(batch, len(group)))
         self._update(group[-1])
         self.step += 1
         return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
+
+    def _set_rates(self) -> None:
+        """The schedule scales the learning rates of all optimizers."""
+        factor = self.schedule(self.step, self.total_steps)
+        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
+            for base, parameters in zip(rates, optimizer.param_groups, strict=True):
+                parameters["lr"] = base * factor
+
+    def _prepare_sites(self, number: int) -> None:
+        """Tell each site who shares the batch, who observes it, and the seed of its draws.
+
+        All processes observe: an observer's preview takes statistics over all of them.
+        """
+        observed = self.step % self.options.sampling_every == 0
+        for site in self.detector.sites.values():
+            site.observer = self._observe if observed else None
+            site.processes = self.processes
+            site.seed = step_seed(self.options.seed, self.step, SITE_STREAM, site.index, number)
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
         images, targets = batch if batch[0] else empty_batch()
@@ -165,8 +182,7 @@ class Engine:
                 losses = self.model(prepare(images, self.options.device), targets)
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
-        weight = self.options.loss_weight
-        terms = torch.stack([weight.get(name, 1.0) * loss for name, loss in losses.items()])
+        terms = torch.stack(list(losses.values()))
         values = dict(zip(losses, terms.tolist(), strict=True))
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
@@ -179,15 +195,18 @@ class Engine:
 
     def _update(self, batch: Batch) -> None:
         if self.options.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
             parameters = self.detector.parameters()
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
             # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
             if not self.scaler.is_enabled() and not norm.isfinite():
                 raise self._not_finite(batch, f"gradient norm {norm.item()}")
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
 
     def _not_finite(self, batch: Batch, what: str) -> UserError:
         path = self.folder / "bad_batch.pt"
@@ -284,6 +303,6 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of a step's global draws."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+def step_seed(seed: int, step: int, *stream: int) -> int:
+    """A seed for a step's draws of one stream, such as a process's rank."""
+    return int(np.random.SeedSequence((seed, step, *stream)).generate_state(1)[0])

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from frcnn.evaluation.inference import (
     save_detections,
     validation_loader,
 )
+from frcnn.model import Detector
 from frcnn.parallel.device import (
     choose_device,
     choose_precision,
@@ -144,7 +146,8 @@ class Run:
 
     def _engine(self, tracker: Tracker, batches: AspectGroupedBatches) -> Engine:
         trainer = self.config["trainer"]
-        trained = [p for p in self.detector.parameters() if p.requires_grad]
+        own_optimizers = methods_optimizers(self.detector)
+        trained = parameters_for(self.detector, own_optimizers.values())
         self.steps_per_epoch = -(-len(batches) // trainer["accumulate"])
         total = self.steps_per_epoch * trainer["epochs"]
         options = Options(
@@ -156,7 +159,6 @@ class Run:
             device=self.device,
             dtype=self.dtype,
             processes=self.processes,
-            loss_weight={f"loss_{name}": w for name, w in self.config["loss_weight"].items()},
         )
         return Engine(
             self.detector,
@@ -166,6 +168,7 @@ class Run:
             tracker,
             self.folder,
             options,
+            own_optimizers,
         )
 
     def _train(self, engine: Engine, batches: AspectGroupedBatches, tracker: Tracker) -> None:
@@ -330,7 +333,7 @@ class Run:
         """The detector and what it takes to use it."""
         return {
             "model": self.detector.state_dict(),
-            "losses": self.detector.loss_states(),
+            "sites": self.detector.sites.state_dict(),
             "config": self.config,
             "choices": self.choices,
             "class_names": list(self.val_set.class_names),
@@ -344,7 +347,7 @@ class Run:
     def _restore(self, engine: Engine, resumed: Resumed) -> None:
         saved = resumed.saved
         self.detector.load_state_dict(saved["model"])
-        self.detector.load_loss_states(saved["losses"])
+        self.detector.sites.load_state_dict(saved["sites"])
         engine.load_state_dict(saved)
         self.seconds, self.validated = saved["seconds"], saved["validated"]
         self.peak_mb = float(saved.get("peak_memory_mb", 0.0))  # earlier versions had none
@@ -375,6 +378,23 @@ class Run:
             str(self.dtype).removeprefix("torch."),
             self.folder,
         )
+
+
+def methods_optimizers(detector: Detector) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers that methods name for their own parameters, by the method's place."""
+    return {
+        name: module.own_optimizer()
+        for name, module in detector.sites.named_modules()
+        if hasattr(module, "own_optimizer")
+    }
+
+
+def parameters_for(
+    detector: Detector, others: Iterable[torch.optim.Optimizer]
+) -> list[torch.nn.Parameter]:
+    """The trained parameters that no other optimizer has."""
+    taken = {id(p) for other in others for group in other.param_groups for p in group["params"]}
+    return [p for p in detector.parameters() if p.requires_grad and id(p) not in taken]
 
 
 def _short(metrics: dict[str, Any]) -> str:

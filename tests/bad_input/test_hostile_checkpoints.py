@@ -45,7 +45,8 @@ def whole() -> Content:
     torch.manual_seed(0)
     model = detector(config, data.num_classes)
     return {
-        "version": checkpoint.VERSION, "model": model.state_dict(), "losses": model.loss_states(),
+        "version": checkpoint.VERSION, "model": model.state_dict(),
+        "sites": model.sites.state_dict(), "own_optimizers": {},
         "config": config, "choices": choices, "class_names": data.class_names,
         "category_ids": data.category_ids, "step": 3, "optimizer": {}, "scaler": {},
         "window": [{"loss": 1.0}], "best": {"AP": 0.5, "step": 3}, "since_best": 0, "validated": 3,
@@ -320,18 +321,18 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "size-text": (with_config("model", "min_size", value="small"), "model.min_size: expected an"),
     "size-huge": (with_config("model", "max_size", value=10**30), "model.max_size: 1"),
     "score-nan": (with_config("model", "box_score_thresh", value=float("nan")), "between 0 and 1"),
-    "no-loss": (with_config("loss", value={}), UNFIT),
+    "no-loss": (with_config("loss", value={}), "no part for the site rpn"),
     "loss-text": (with_config("loss", "rpn", value="ce"), UNFIT),
     "loss-unknown-option": (with_config("loss", "rpn", "x", value=1), "losses.CrossEntropy: "),
     "loss-is-data": (with_config("loss", "rpn", "_target_", value="frcnn.data.shapes"), ""),
     "loss-partial": (with_config("loss", "rpn", "_partial_", value=True), UNFIT),
-    "states-unknown": (changed(losses={"x": {}}), UNFIT),
-    "states-list": (changed(losses=[1]), UNFIT),
-    "states-foreign": (changed(losses={"rcnn.box_loss": {"x": 1}}), UNFIT),
-    "states-text": (changed(losses={"rcnn.box_loss": {"shares": "x"}}), UNFIT),
-    "states-shape": (changed(losses={"rcnn.box_loss": {"shares": torch.ones(3)}}), UNFIT),
+    "states-unknown": (changed(sites={"x": {}}), UNFIT),
+    "states-list": (changed(sites=[1]), UNFIT),
+    "states-foreign": (changed(sites={"rcnn.box_loss.x": 1}), UNFIT),
+    "states-text": (changed(sites={"rcnn.box_loss.density.shares": "x"}), UNFIT),
+    "states-shape": (changed(sites={"rcnn.box_loss.density.shares": torch.ones(3)}), UNFIT),
     "states-nan": (
-        changed(losses={"rcnn.box_loss": {"shares": torch.full((10,), torch.nan)}}), UNFIT
+        changed(sites={"rcnn.box_loss.density.shares": torch.full((10,), torch.nan)}), UNFIT
     ),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import CODER, matched, part, stacked
+from small import CODER, assigned, part, stacked
 from torch import Tensor
 
 from frcnn.build import fill_from_data
@@ -18,8 +18,8 @@ from frcnn.config.compose import CONF, build
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses import CrossEntropy, SmoothL1
-from frcnn.model.detector import check_fit, initial_bias
-from frcnn.sites.assigners.max_iou import Matched, Matcher
+from frcnn.model.sites import check_fit, initial_bias
+from frcnn.sites.assigners import Assigned, MaxIoU
 from frcnn.sites.site import Site
 from samplers import All
 
@@ -110,7 +110,7 @@ def made(group: str, site: str, name: str, values: str = "", **more: Any) -> Any
 
 def site_with(name: str, **losses: Any) -> Site:
     losses = {"class_loss": CrossEntropy(), "box_loss": SmoothL1()} | losses
-    return Site(name, Matcher(0.5, 0.5), All(), box_coder=CODER, **losses)
+    return Site(name, MaxIoU(0.5, 0.5), All(), box_coder=CODER, **losses)
 
 
 def site_of(group: str, site: str, loss: Any) -> Site:
@@ -120,12 +120,12 @@ def site_of(group: str, site: str, loss: Any) -> Site:
 
 def kept(
     site: str, case: str, dtype: torch.dtype = torch.float32, agnostic: bool = False
-) -> tuple[Matched, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Assigned, Tensor, Tensor, Tensor, Tensor]:
     """Arguments of ``Site.losses``: what was matched, rows, weights, logits, deltas."""
     most = COLUMNS[site] - 1
     labels = [[min(label, most) for label in image] for image in CASES[case]]
     parts = [part(image, most, seed) for seed, image in enumerate(labels, 3)]
-    found = matched(stacked(parts))
+    found = assigned(stacked(parts))
     rows = torch.where(found.labels >= 0)[0]
     g = torch.Generator().manual_seed(1)
     weights = torch.rand(len(rows), generator=g) + 0.5
@@ -145,7 +145,7 @@ def test_terms_and_gradients_are_finite(
     here = site_of(group, site, made(group, site, name, values))
     for case in CASES:
         arguments = kept(site, case, agnostic=agnostic)
-        terms = torch.stack(here.losses(*arguments))
+        terms = torch.stack(list(here.losses(*arguments).values()))
         assert terms.isfinite().all() and (terms >= 0).all(), case
         terms.sum().backward()
         assert all(tensor.grad.isfinite().all() for tensor in arguments[3:]), case
@@ -162,9 +162,9 @@ def test_half_precision_is_computed_in_float32(
     half = kept(site, "two images", dtype)
     wide = *half[:3], *(tensor.detach().float().requires_grad_() for tensor in half[3:])
     first, second = (site_of(group, site, made(group, site, name, values)) for _ in range(2))
-    expected = torch.stack(first.losses(*wide))
+    expected = torch.stack(list(first.losses(*wide).values()))
     with torch.autocast("cpu", dtype):
-        terms = torch.stack(second.losses(*half))
+        terms = torch.stack(list(second.losses(*half).values()))
     assert terms.dtype == torch.float32
     assert terms.equal(expected)
     terms.sum().backward()
@@ -181,7 +181,7 @@ def test_what_is_not_a_number_shows(group: str, site: str, name: str, values: st
     term = ("loss", "box_loss").index(group)
     with torch.no_grad():
         arguments[3 + term][positive] = float("nan")  # its logits or its deltas
-    assert site_of(group, site, loss).losses(*arguments)[term].isnan()
+    assert list(site_of(group, site, loss).losses(*arguments).values())[term].isnan()
     state = loss.state_dict().values() if hasattr(loss, "state_dict") else ()
     assert all(tensor.isfinite().all() for tensor in state)
 
@@ -254,7 +254,7 @@ def test_every_class_loss_can_be_guided_by_the_box_loss(
     group: str, site: str, name: str, values: str, per: str
 ) -> None:
     loss = made(group, site, name, values, per=per, guided_scale=3.0)
-    class_term, box_term = site_of(group, site, loss).losses(*kept(site, "two images"))
+    class_term, box_term = site_of(group, site, loss).losses(*kept(site, "two images")).values()
     guided = class_term.item() == pytest.approx(3 * box_term.item(), rel=1e-5)
     assert guided == (per == "guided")
 
@@ -265,8 +265,8 @@ def test_a_loss_at_a_site_it_cannot_serve_is_refused_with_the_reason(
 ) -> None:
     loss = build(nodes()[group, site, name])
     with pytest.raises(ConfigError, match="Equalization cannot serve at the rpn: .*one class"):
-        check_fit(site, CrossEntropy(), loss)
-    check_fit("rcnn", loss)
+        check_fit(site, site, CrossEntropy(), loss)
+    check_fit("rcnn", "rcnn", loss)
 
 
 def test_options_were_found() -> None:

@@ -13,9 +13,9 @@ from frcnn.losses import GHMC, GHMR, CrossEntropy, Equalization, FocalSigmoid, S
 from frcnn.model.backbones import freeze_stages
 
 
-@pytest.mark.parametrize("name", ["rpn_batch_size_per_image", "box_positive_fraction"])
-def test_a_budget_belongs_to_the_sampler(name: str) -> None:
-    with pytest.raises(ConfigError, match="samplers hold the budgets"):
+@pytest.mark.parametrize("name", ["rpn_batch_size_per_image", "box_fg_iou_thresh"])
+def test_a_budget_belongs_to_the_sampler_and_a_threshold_to_the_assigner(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"samplers and assigners decide: {name} "):
         detector(**{name: 7})
 
 
@@ -37,7 +37,7 @@ def test_a_samplers_bad_weight_is_named() -> None:
         def __call__(self, candidates: object) -> torch.Tensor:
             return torch.full((len(candidates.labels),), float("nan"))
 
-    model = detector(rcnn_sampler=Broken())
+    model = detector(sampler={"rcnn": Broken()})
     with pytest.raises(ValueError, match="Broken at rcnn"):
         model(*batch(2))
 
@@ -56,7 +56,7 @@ def test_frozen_stages(trainable: int, stages: set[str]) -> None:
 def test_the_last_layers_start_at_the_prior_of_their_loss() -> None:
     plain = detector()
     assert plain.rpn.head.cls_logits.bias.abs().max() == 0
-    model = detector(rpn_loss=FocalSigmoid(prior=0.01), rcnn_loss=CrossEntropy(prior=0.1))
+    model = detector(loss={"rpn": FocalSigmoid(prior=0.01), "rcnn": CrossEntropy(prior=0.1)})
     expected = pytest.approx([-math.log(99)] * 3)
     assert model.rpn.head.cls_logits.bias.tolist() == expected
     # Of four columns three are objects: softmax of [ln 27, 0, 0, 0] is 0.9 and 1/30 each.
@@ -74,7 +74,7 @@ def test_loaded_weights_keep_their_bias_and_a_fresh_predictor_gets_the_prior(
     torch.nn.init.constant_(source.roi_heads.box_predictor.cls_score.bias, 0.25)
     file = str(tmp_path / "weights.pt")
     torch.save(source.state_dict(), file)
-    losses = {"rpn_loss": FocalSigmoid(), "rcnn_loss": FocalSigmoid(prior=0.5)}
+    losses = {"loss": {"rpn": FocalSigmoid(), "rcnn": FocalSigmoid(prior=0.5)}}
     same = detector(num_classes=4, weights=file, **losses)
     assert set(same.rpn.head.cls_logits.bias.tolist()) == {0.5}
     assert set(same.roi_heads.box_predictor.cls_score.bias.tolist()) == {0.25}
@@ -86,29 +86,32 @@ def test_loaded_weights_keep_their_bias_and_a_fresh_predictor_gets_the_prior(
 def test_a_loss_that_does_not_fit_is_refused_in_one_line() -> None:
     rare = Equalization([0.1, 0.2, 0.3])
     with pytest.raises(ConfigError, match="^Equalization cannot serve at the rpn: .*one class$"):
-        detector(rpn_loss=rare)
+        detector(loss={"rpn": rare})
     with pytest.raises(ConfigError, match="^CrossEntropy at the rcnn: .* 2 weights, but 4 classes"):
-        detector(rcnn_loss=CrossEntropy(class_weights=[1.0, 2.0]))
-    detector(rcnn_loss=rare)
+        detector(loss={"rcnn": CrossEntropy(class_weights=[1.0, 2.0])})
+    detector(loss={"rcnn": rare})
 
 
 def test_states_of_losses_travel_beside_the_weights() -> None:
     def fresh():
-        return quick(rpn_loss=GHMC(), rcnn_box_loss=GHMR(), rpn_box_loss=SmoothL1())
+        return quick(loss={"rpn": GHMC()}, box_loss={"rcnn": GHMR(), "rpn": SmoothL1()})
 
     model = fresh()
     model(*batch(3, 2))
-    states = model.loss_states()
-    assert states.keys() == {"rpn.class_loss", "rcnn.box_loss"}
+    states = model.sites.state_dict()
+    assert states.keys() == {"rpn.class_loss.density.shares", "rcnn.box_loss.density.shares"}
     assert not any("shares" in key for key in model.state_dict())
+    # The network's own names load strictly, and so do a checkpoint's, which has no site.
     other = fresh()
-    other.load_loss_states(states)
-    shares = [m.sites[0].class_loss.state_dict()["shares"] for m in (model, other)]
+    assert str(other.load_state_dict(model.state_dict())) == "<All keys matched successfully>"
+    other = fresh()
+    other.sites.load_state_dict(states)
+    shares = [m.sites["rpn"].class_loss.density.shares for m in (model, other)]
     assert torch.equal(*shares) and shares[0].sum().item() == pytest.approx(1)
     before = shares[0].clone()
     with torch.inference_mode():
         model.eval()(*batch(3, 2))
-    assert torch.equal(model.sites[0].class_loss.state_dict()["shares"], before)
+    assert torch.equal(model.sites["rpn"].class_loss.density.shares, before)
 
 
 def test_a_batch_is_pooled_alike_whatever_came_before_it() -> None:

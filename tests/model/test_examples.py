@@ -12,7 +12,7 @@ from samplers import OHEM, All, Candidates, Random
 def draws(model: Detector, images: list, targets: list) -> dict[str, tuple[Candidates, Tensor]]:
     """Candidates and weights of both sites in a training step."""
     seen = {}
-    for site in model.sites:
+    for site in model.sites.values():
         site.observer = lambda name, candidates, weights: seen.update({name: (candidates, weights)})
     model(images, targets)
     return seen
@@ -23,7 +23,7 @@ def draws(model: Detector, images: list, targets: list) -> dict[str, tuple[Candi
 )
 @pytest.mark.parametrize("objects", [(0, 3), (0,), (0, 0)], ids=str)
 def test_images_without_objects_train(sampler, objects: tuple[int, ...]) -> None:
-    model = quick(rpn_sampler=sampler, rcnn_sampler=sampler)
+    model = quick(sampler={"rpn": sampler, "rcnn": sampler})
     losses = model(*batch(*objects))
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
@@ -39,7 +39,7 @@ def test_images_without_objects_train(sampler, objects: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("sampler", [Random(16, 0.5), OHEM(16)], ids=["random", "ohem"])
 def test_a_batch_without_proposals_trains(sampler) -> None:
-    model = quick(rpn_score_thresh=1.0, rcnn_sampler=sampler)
+    model = quick(rpn_score_thresh=1.0, sampler={"rcnn": sampler})
     losses = model(*batch(0, 0))
     sum(losses.values()).backward()
     assert losses["loss_classifier"] == 0
@@ -49,7 +49,7 @@ def test_a_batch_without_proposals_trains(sampler) -> None:
 
 @pytest.mark.parametrize("sampler", [OHEM(64), All()], ids=["ohem", "all"])
 def test_ignored_candidates_are_never_sampled(sampler) -> None:
-    model = quick(rpn_sampler=sampler, rcnn_sampler=sampler)
+    model = quick(sampler={"rpn": sampler, "rcnn": sampler})
     images, targets = batch(2, 2)
     boxes = [target["boxes"].clone() for target in targets]
     # The left half of the second image, whose 72x64 pixels become 72x64: resized by 1.
@@ -80,8 +80,8 @@ def test_ignore_areas_are_resized_with_the_image() -> None:
 
 
 def test_an_image_draws_the_same_in_any_batch() -> None:
-    samplers = {"rpn_sampler": Random(16, 0.5), "rcnn_sampler": Random(16, 0.25)}
-    model = quick(**samplers).eval()  # BatchNorm would mix the images
+    samplers = {"sampler": {"rpn": Random(16, 0.5), "rcnn": Random(16, 0.25)}}
+    model = quick(**samplers)  # it has no BatchNorm, which would mix the images
     images, targets = batch(3, 2, sizes=[(64, 64)] * 3)
     for seed, target in zip((11, 12), targets, strict=True):
         target["seed"] = seed

@@ -43,10 +43,10 @@ def step(
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_a_step_with_ohem_is_a_step_with_its_picks(precision: torch.dtype | None) -> None:
-    mined = with_a_restless_head(rcnn_sampler=OHEM(12))
-    told = with_a_restless_head(rcnn_sampler=lambda candidates: picked[-1])
+    mined = with_a_restless_head(sampler={"rcnn": OHEM(12)})
+    told = with_a_restless_head(sampler={"rcnn": lambda candidates: picked[-1]})
     picked: list[Tensor] = []
-    mined.sites[1].observer = lambda name, candidates, weights: picked.append(weights)
+    mined.sites["rcnn"].observer = lambda name, candidates, weights: picked.append(weights)
     losses, gradient, state = step(mined, precision)
     expected, expected_gradient, expected_state = step(told, precision)
     assert picked[0].sum() == 24
@@ -63,7 +63,7 @@ def test_a_step_with_ohem_is_a_step_with_its_picks(precision: torch.dtype | None
 def candidates_of(model: Detector) -> Candidates:
     """The head's candidates in a training step."""
     seen: list[Candidates] = []
-    model.sites[1].observer = lambda name, candidates, weights: seen.append(candidates)
+    model.sites["rcnn"].observer = lambda name, candidates, weights: seen.append(candidates)
     torch.manual_seed(7)
     model(*batch(4, 2))
     return seen[0]
@@ -126,7 +126,7 @@ def test_the_rpn_shows_what_it_has_computed() -> None:
     model = quick()
     seen: dict[str, Candidates] = {}
     dense: list[Tensor] = []
-    model.sites[0].observer = lambda name, candidates, weights: seen.update({name: candidates})
+    model.sites["rpn"].observer = lambda name, candidates, weights: seen.update({name: candidates})
     model.rpn.head.register_forward_hook(lambda m, i, out: dense.extend(out[0]))
     model(*batch(4, 2))
     # [I, A, H, W] a level -> images stacked, each with its levels, places, anchors.
@@ -159,12 +159,12 @@ def test_autocast_stays_as_it_was(enabled: bool) -> None:
 
 
 def test_a_step_frees_its_features_without_the_garbage_collector() -> None:
-    model = quick(rpn_sampler=OHEM(8), rcnn_sampler=OHEM(8))
+    model = quick(sampler={"rpn": OHEM(8), "rcnn": OHEM(8)})
     alive: list[weakref.ref] = []
     model.backbone.register_forward_hook(
         lambda m, i, out: alive.extend(weakref.ref(level) for level in out.values())
     )
-    for site in model.sites:
+    for site in model.sites.values():
         site.observer = lambda name, candidates, weights: alive.append(weakref.ref(candidates))
     gc.collect()
     gc.disable()

@@ -58,7 +58,7 @@ def test_a_training_step_is_the_same_sparse_and_dense(monkeypatch) -> None:
     results = []
     for share in (1.0, 0.0):
         monkeypatch.setattr(rpn, "SPARSE_SHARE", share)
-        model = quick(rpn_sampler=Random(16, 0.5))
+        model = quick(sampler={"rpn": Random(16, 0.5)})
         torch.manual_seed(0)
         losses = model(*batch(4, 2))
         sum(losses.values()).backward()

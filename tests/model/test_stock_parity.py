@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import batch, detector, gradients, quick, stock
+from small import batch, detector, gradients, quick, quick_stock, stock
 from torch import Tensor, nn
 from torchvision.models import detection
 
@@ -23,7 +23,7 @@ BUDGETS = {
 def pair(**options: Any) -> tuple[nn.Module, nn.Module]:
     """torchvision's detector and ours with the same weights."""
     theirs = stock(**BUDGETS, **options)
-    samplers = {"rpn_sampler": Random(8, 0.5), "rcnn_sampler": Random(8, 0.25)}
+    samplers = {"sampler": {"rpn": Random(8, 0.5), "rcnn": Random(8, 0.25)}}
     ours = detector(roi_align="torchvision", **samplers, **options)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -57,7 +57,7 @@ def test_a_training_step(objects: tuple[int, ...], seed: int) -> None:
     def observe(name: str, candidates: Candidates, weights: Tensor) -> None:
         seen[name] = (candidates, weights > 0)
 
-    for site in ours.sites:
+    for site in ours.sites.values():
         site.observer = observe
     images, targets = batch(*objects, seed=seed)
     results = []
@@ -157,3 +157,32 @@ def test_parameter_names_are_torchvisions(name: str) -> None:
     assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
     ours.load_state_dict(theirs.state_dict(), strict=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)
+
+
+def train(model: nn.Module, steps: int) -> list[Tensor]:
+    """Plain SGD with momentum in float64; the loss of each step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    losses = []
+    for step in range(steps):
+        images, targets = batch(3, 2, seed=step)
+        torch.manual_seed(step)
+        doubles = [dict(t, boxes=t["boxes"].double()) for t in targets]
+        terms = model([image.double() for image in images], doubles)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        losses.append(sum(terms.values()).detach())
+    return losses
+
+
+def test_thirty_steps_in_float64_are_those_of_torchvision() -> None:
+    samplers = {"rpn": Random(8, 0.5), "rcnn": Random(8, 0.25)}
+    ours = quick(roi_align="torchvision", sampler=samplers).double()
+    theirs = quick_stock(**BUDGETS).double()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    expected, found = train(theirs, 30), train(ours, 30)
+    assert expected[-1] < expected[0]
+    # torchvision's objectness term is a float32 value, with a float64 gradient.
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=0)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], rtol=1e-9, atol=1e-9)

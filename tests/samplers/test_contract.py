@@ -9,13 +9,13 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import CODER, batch, matched, part, quick, stacked
+from small import CODER, assigned, batch, part, quick, stacked
 from torch import Tensor, nn
 
 from frcnn.config.checks import check_value
 from frcnn.config.compose import CONF, build
 from frcnn.losses import CrossEntropy, SmoothL1
-from frcnn.sites.assigners.max_iou import Matcher
+from frcnn.sites.assigners import MaxIoU
 from frcnn.sites.site import Site
 from samplers import All, Candidates, Prediction, Sampler
 
@@ -193,8 +193,8 @@ def at_a_site(
         columns: how often that box stands there, as the one for all classes or for each.
     """
     candidates = stacked(parts, range(len(parts)))
-    found = matched(candidates)
-    here = Site(site, Matcher(0.5, 0.5), All(), CrossEntropy(), SmoothL1(), CODER)
+    found = assigned(candidates)
+    here = Site(site, MaxIoU(0.5, 0.5), All(), CrossEntropy(), SmoothL1(), CODER)
     logits = torch.cat([image["logits"] for image in parts]).to(dtype).float()
     g = torch.Generator().manual_seed(1)
     deltas = torch.randn(len(logits), 1, 4, generator=g).to(dtype).float()

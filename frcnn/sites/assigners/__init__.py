@@ -1,1 +1,21 @@
-"""Assigners: candidate boxes and objects -> labels."""
+"""Assigners: candidate boxes and objects -> labels. One paper per file."""
+
+from frcnn.sites.assigners.contract import (
+    Assigned,
+    Assigner,
+    Outputs,
+    Unassigned,
+    assemble,
+    ignore_background_inside,
+)
+from frcnn.sites.assigners.max_iou import MaxIoU
+
+__all__ = [
+    "Assigned",
+    "Assigner",
+    "MaxIoU",
+    "Outputs",
+    "Unassigned",
+    "assemble",
+    "ignore_background_inside",
+]

@@ -8,11 +8,19 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher as StockMatcher
 from torchvision.ops import box_iou
 
-from frcnn.sites.assigners.max_iou import Matcher, match_batch, share_inside
+from frcnn.sites.assigners import Assigned, MaxIoU
+from frcnn.sites.assigners.contract import share_inside
+from frcnn.sites.site import unassigned
 
-RPN = Matcher(0.7, 0.3, keep_best=True)
-HEAD = Matcher(0.5, 0.5)
+RPN = MaxIoU(0.7, 0.3, keep_best=True)
+HEAD = MaxIoU(0.5, 0.5)
 NOTHING = torch.zeros(0, 4)
+
+
+def assign(assigner: MaxIoU, boxes: list, targets: list, labels: list) -> Assigned:
+    return assigner(unassigned(boxes, targets, labels))
+
+
 # Object 0 (class 2), object 1 (class 1), object 2 (class 3), which nothing overlaps.
 OBJECTS = torch.tensor([[0.0, 0, 10, 10], [100, 0, 110, 10], [500, 500, 510, 510]])
 CLASSES = torch.tensor([2, 1, 3])
@@ -29,7 +37,7 @@ BOXES = torch.tensor(
 
 
 def test_rpn_rules_by_hand() -> None:
-    labels, ious, gt = RPN(BOXES, OBJECTS, CLASSES, NOTHING)
+    labels, ious, gt = RPN.label(BOXES, OBJECTS, CLASSES, NOTHING)
     # The band of 0.3..0.7 is ignored; both best ones of object 1 are positive below any threshold;
     # object 2, that nothing overlaps, makes nothing positive.
     assert labels.tolist() == [2, -1, 0, 1, 1, 0]
@@ -39,22 +47,22 @@ def test_rpn_rules_by_hand() -> None:
 
 def test_head_rules_by_hand() -> None:
     # From the threshold on, and no favour for the best.
-    assert HEAD(BOXES, OBJECTS, CLASSES, NOTHING)[0].tolist() == [2, 2, 0, 0, 0, 0]
+    assert HEAD.label(BOXES, OBJECTS, CLASSES, NOTHING)[0].tolist() == [2, 2, 0, 0, 0, 0]
 
 
 def test_background_is_strictly_below() -> None:
-    matcher = Matcher(0.7, 0.5)
-    assert matcher(BOXES, OBJECTS, CLASSES, NOTHING)[0].tolist() == [2, -1, 0, 0, 0, 0]
+    assigner = MaxIoU(0.7, 0.5)
+    assert assigner.label(BOXES, OBJECTS, CLASSES, NOTHING)[0].tolist() == [2, -1, 0, 0, 0, 0]
 
 
 def test_ignore_areas_turn_background_only() -> None:
     # Over all of object 0's boxes, and over half of the last box.
     areas = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 55]])
-    labels, ious, gt = HEAD(BOXES, OBJECTS, CLASSES, areas)
+    labels, ious, gt = HEAD.label(BOXES, OBJECTS, CLASSES, areas)
     assert labels.tolist() == [2, 2, -1, 0, 0, 0]
-    assert ious.tolist() == HEAD(BOXES, OBJECTS, CLASSES, NOTHING)[1].tolist()
+    assert ious.tolist() == HEAD.label(BOXES, OBJECTS, CLASSES, NOTHING)[1].tolist()
     # Half is not more than half; with a lower threshold it is.
-    assert replace(HEAD, ignore_ioa=0.4)(BOXES, OBJECTS, CLASSES, areas)[0].tolist()[5] == -1
+    assert replace(HEAD, ignore_ioa=0.4).label(BOXES, OBJECTS, CLASSES, areas)[0].tolist()[5] == -1
 
 
 def test_share_is_of_the_box_not_of_the_union() -> None:
@@ -64,32 +72,32 @@ def test_share_is_of_the_box_not_of_the_union() -> None:
 
 
 def test_without_objects_all_is_background() -> None:
-    labels, ious, gt = RPN(BOXES, NOTHING, CLASSES[:0], NOTHING)
+    labels, ious, gt = RPN.label(BOXES, NOTHING, CLASSES[:0], NOTHING)
     assert (labels.tolist(), ious.tolist(), gt.tolist()) == ([0] * 6, [0.0] * 6, [-1] * 6)
     assert labels.dtype == gt.dtype == torch.int64
     everywhere = torch.tensor([[-1.0, -1, 999, 999]])
-    assert RPN(BOXES, NOTHING, CLASSES[:0], everywhere)[0].tolist() == [-1] * 6
+    assert RPN.label(BOXES, NOTHING, CLASSES[:0], everywhere)[0].tolist() == [-1] * 6
 
 
 def test_objects_are_numbered_over_the_batch() -> None:
     targets = [{"boxes": OBJECTS[:2]}, {"boxes": NOTHING}, {"boxes": OBJECTS[:1].double()}]
     labels = [CLASSES[:2], CLASSES[:0], CLASSES[:1]]
     boxes = [BOXES[[0, 3]], BOXES[:1], BOXES[[0, 5, 1]]]
-    matched = match_batch(HEAD, boxes, targets, labels)
-    assert matched.gt.tolist()[:2] == [0, 1]
-    assert matched.gt.tolist()[2:4] == [-1, 2]
-    assert matched.gt.tolist()[5] == 2
-    assert matched.gt_boxes.tolist() == OBJECTS[[0, 1, 0]].tolist()
-    assert matched.gt_boxes.dtype == torch.float32
-    assert matched.image.tolist() == [0, 0, 1, 2, 2, 2]
-    assert matched.labels.tolist() == [2, 0, 0, 2, 0, 2]
-    assert matched.boxes.tolist() == torch.cat(boxes).tolist()
+    assigned = assign(HEAD, boxes, targets, labels)
+    assert assigned.gt.tolist()[:2] == [0, 1]
+    assert assigned.gt.tolist()[2:4] == [-1, 2]
+    assert assigned.gt.tolist()[5] == 2
+    assert assigned.gt_boxes.tolist() == OBJECTS[[0, 1, 0]].tolist()
+    assert assigned.gt_boxes.dtype == torch.float32
+    assert assigned.image.tolist() == [0, 0, 1, 2, 2, 2]
+    assert assigned.labels.tolist() == [2, 0, 0, 2, 0, 2]
+    assert assigned.boxes.tolist() == torch.cat(boxes).tolist()
 
 
 def test_an_image_without_boxes_and_its_ignore_area() -> None:
     targets = [{"boxes": NOTHING, "ignore": OBJECTS}, {"boxes": OBJECTS[:1]}]
-    matched = match_batch(HEAD, [NOTHING, BOXES[:1]], targets, [CLASSES[:0], CLASSES[:1]])
-    assert (matched.image.tolist(), matched.gt.tolist()) == ([1], [0])
+    assigned = assign(HEAD, [NOTHING, BOXES[:1]], targets, [CLASSES[:0], CLASSES[:1]])
+    assert (assigned.image.tolist(), assigned.gt.tolist()) == ([1], [0])
 
 
 def boxes_on_a_grid(n: int, generator: torch.Generator) -> Tensor:
@@ -99,25 +107,25 @@ def boxes_on_a_grid(n: int, generator: torch.Generator) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("matcher", [RPN, HEAD])
-def test_equal_to_torchvisions(seed: int, matcher: Matcher) -> None:
+@pytest.mark.parametrize("assigner", [RPN, HEAD])
+def test_equal_to_torchvisions(seed: int, assigner: MaxIoU) -> None:
     g = torch.Generator().manual_seed(seed)
     boxes, objects = boxes_on_a_grid(80, g), boxes_on_a_grid(6, g)
     # torchvision makes every box positive that has no overlap with an object that none overlaps.
     objects = objects[box_iou(objects, boxes).amax(1) > 0]
     classes = torch.randint(1, 5, (len(objects),), generator=g)
     quality = box_iou(objects, boxes)
-    index = StockMatcher(matcher.high, matcher.low, matcher.keep_best)(quality)
+    index = StockMatcher(assigner.high, assigner.low, assigner.keep_best)(quality)
     expected = torch.where(index >= 0, classes[index.clamp(min=0)], -1)
     expected[index == StockMatcher.BELOW_LOW_THRESHOLD] = 0
-    labels, ious, gt = matcher(boxes, objects, classes, NOTHING)
+    labels, ious, gt = assigner.label(boxes, objects, classes, NOTHING)
     assert labels.tolist() == expected.tolist()
     assert gt[labels > 0].tolist() == index[labels > 0].tolist()
     assert ious.tolist() == quality.amax(0).tolist()
 
 
-@pytest.mark.parametrize("matcher", [RPN, HEAD])
-def test_chunks_change_nothing(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("assigner", [RPN, HEAD])
+def test_chunks_change_nothing(assigner: MaxIoU, monkeypatch: pytest.MonkeyPatch) -> None:
     g = torch.Generator().manual_seed(0)
     boxes = [boxes_on_a_grid(n, g) for n in (80, 1, 33)]
     targets = [
@@ -125,14 +133,16 @@ def test_chunks_change_nothing(matcher: Matcher, monkeypatch: pytest.MonkeyPatch
         for n, j in ((6, 2), (1, 0), (0, 3))
     ]
     labels = [torch.ones(len(target["boxes"]), dtype=torch.int64) for target in targets]
-    whole = match_batch(matcher, boxes, targets, labels)
+    whole = assign(assigner, boxes, targets, labels)
     monkeypatch.setattr("frcnn.sites.assigners.max_iou.PAIRS", 100)
-    pieces = match_batch(matcher, boxes, targets, labels)
+    pieces = assign(assigner, boxes, targets, labels)
     for name in ("labels", "ious", "gt"):
         assert getattr(pieces, name).tolist() == getattr(whole, name).tolist()
 
 
-@pytest.mark.parametrize(("high", "low"), [(0.3, 0.5), (1.2, 0.5), (0.5, -0.1)])
-def test_thresholds_out_of_order_are_refused(high: float, low: float) -> None:
-    with pytest.raises(ValueError, match="low <= high"):
-        Matcher(high, low)
+@pytest.mark.parametrize(
+    ("high", "low", "name"), [(0.3, 0.5, "low"), (1.2, 0.5, "high"), (0.5, -0.1, "low")]
+)
+def test_thresholds_out_of_order_are_refused(high: float, low: float, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be in"):
+        MaxIoU(high, low)

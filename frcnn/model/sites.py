@@ -1,0 +1,115 @@
+"""How a network gets its sites: built by name, registered once, their states kept apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+
+from frcnn.errors import ConfigError
+from frcnn.losses import BoxLoss, ClassLoss, CrossEntropy, SmoothL1
+from frcnn.sites.assigners import MaxIoU
+from frcnn.sites.kinds import KINDS
+from frcnn.sites.site import Site
+from samplers import Random
+
+PREFIX = "sites."
+
+
+def parts_by_site(
+    sites: Mapping[str, str], parts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Parts by group and site -> parts by site and group, with the kind's usual part by default.
+
+    Args:
+        sites: name -> kind.
+        parts: group ("assigner", "sampler", "loss", ...) -> site name -> the part.
+
+    Raises:
+        ConfigError: a part for a site that the network does not have, or a loss whose definition
+            forbids it at this kind of site.
+    """
+    for group, by_site in parts.items():
+        for name in by_site:
+            if name not in sites:
+                raise ConfigError(f"{group}: no site {name}; the network has {', '.join(sites)}")
+    found = {
+        name: usual_parts(kind) | {group: p[name] for group, p in parts.items() if name in p}
+        for name, kind in sites.items()
+    }
+    for name, kind in sites.items():
+        check_fit(name, kind, found[name]["loss"], found[name]["box_loss"])
+    return found
+
+
+def usual_parts(kind: str) -> dict[str, Any]:
+    """torchvision's parts of a site of this kind."""
+    usual = KINDS[kind]
+    return {
+        "assigner": MaxIoU(usual.high, usual.low, usual.keep_best),
+        "sampler": Random(usual.budget, usual.positive_fraction),
+        "loss": CrossEntropy(),
+        "box_loss": SmoothL1(),
+        "weigher": None,
+        "loss_weight": {},
+    }
+
+
+def make_site(name: str, kind: str, box_coder: BoxCoder, parts: Mapping[str, Any]) -> Site:
+    """A site out of its parts by group."""
+    factors = {"class": 1.0, "box": 1.0} | dict(parts["loss_weight"])
+    return Site(
+        name,
+        parts["assigner"],
+        parts["sampler"],
+        parts["loss"],
+        parts["box_loss"],
+        box_coder,
+        kind=kind,
+        weigher=parts["weigher"],
+        class_factor=factors["class"],
+        box_factor=factors["box"],
+    )
+
+
+def check_fit(name: str, kind: str, *losses: ClassLoss | BoxLoss) -> None:
+    """Raise ConfigError if the definition of a loss forbids it at this kind of site."""
+    for loss in losses:
+        reason = getattr(loss, "unfit", {}).get(kind)
+        if reason is not None:
+            raise ConfigError(f"{type(loss).__name__} cannot serve at the {name}: {reason}")
+
+
+def initial_bias(name: str, loss: ClassLoss, columns: int) -> Tensor | None:
+    """The bias that a site's last layer starts with; ConfigError if the loss does not fit it."""
+    try:
+        return loss.initial_bias(columns)
+    except ValueError as error:
+        raise ConfigError(f"{type(loss).__name__} at the {name}: {error}") from error
+
+
+def add_sites(network: nn.Module, sites: Mapping[str, Site]) -> None:
+    """Register sites by name as ``network.sites``.
+
+    Parameters, devices and modes include them. ``state_dict`` and ``load_state_dict`` do not: the
+    names there stay the network's own. ``network.sites.state_dict()`` has the sites' states.
+    """
+    for index, site in enumerate(sites.values()):
+        site.index = index
+    network.sites = nn.ModuleDict(dict(sites))
+    network.register_state_dict_post_hook(_drop_sites)
+    network.register_load_state_dict_post_hook(_do_not_miss_sites)
+
+
+def refer_to_site(part: nn.Module, site: Site) -> None:
+    """Let a part of the network use a site that ``add_sites`` registers; no second registration."""
+    part.__dict__["site"] = site
+
+
+def _drop_sites(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if key.startswith(prefix + PREFIX)]:
+        del state[key]
+
+
+def _do_not_miss_sites(module: nn.Module, keys: Any) -> None:
+    keys.missing_keys[:] = [key for key in keys.missing_keys if f".{PREFIX}" not in f".{key}"]

@@ -1,0 +1,8 @@
+"""Weighers: both losses of the samples, with gradient -> weighted losses and terms of their own.
+
+One paper per file.
+"""
+
+from frcnn.sites.weighers.contract import Weighed, Weigher
+
+__all__ = ["Weighed", "Weigher"]

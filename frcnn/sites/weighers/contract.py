@@ -1,0 +1,39 @@
+"""What a weigher is given and what it returns.
+
+Shape letters: K kept samples of the batch, P positives among them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from frcnn.losses import Samples
+
+
+@dataclass
+class Weighed:
+    """What a weigher makes of the two losses.
+
+    Attributes:
+        class_values: [K] weighted class losses, with gradient.
+        box_values: [P] weighted box losses, with gradient.
+        terms: further scalar terms by name, such as a regularizer, already normalized. A term is
+            this process's share: the sum over the processes is the term.
+    """
+
+    class_values: Tensor
+    box_values: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Weigher(Protocol):
+    """Weighs the two losses of each sample after both are computed, before they are summed.
+
+    It gets the losses with gradient, so that it decides what to detach. One with parameters is an
+    ``nn.Module``; it may have ``own_optimizer() -> torch.optim.Optimizer`` of these parameters.
+    The sampler's weights multiply the class losses after the weigher.
+    """
+
+    def __call__(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:
+        """[K] and [P] losses -> weighted ones."""
