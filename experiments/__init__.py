@@ -1,1 +1,1 @@
-"""The evidence: a folder a study, and the tools that make them."""
+"""The evidence: one folder per study, and the tools that make them."""

@@ -1,5 +1,4 @@
-"""One look for all figures. Colours are Okabe and Ito's (2008): they differ for colour-blind
-readers too."""
+"""One look for all figures. The colours, Okabe and Ito's (2008), suit colour-blind readers too."""
 
 import io
 from typing import Any
@@ -13,7 +12,7 @@ DPI = 150
 
 
 def panels(number: int, columns: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of so many equal axes without frames."""
+    """A figure with ``number`` equal axes without frames."""
     columns = min(columns, number)
     rows = -(-number // columns)
     figure = Figure(figsize=(0.6 + 3.4 * columns, 0.4 + 2.7 * rows), layout="constrained")
@@ -26,13 +25,13 @@ def panels(number: int, columns: int = 3, **options: Any) -> tuple[Figure, list[
 
 
 def plain(axes: Axes) -> None:
-    """No frame on the two sides where nothing is read."""
+    """Remove the frame at the top and at the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
 
 def named(axes: Axes, title: str, x: str, y: str = "") -> None:
-    """Title and names of both axes, and a legend if a line has a name."""
+    """Set the title, the names of both axes, and a legend if a line has a name."""
     axes.set_title(title, **STYLE)
     axes.set_xlabel(x, **STYLE)
     axes.set_ylabel(y, **STYLE)
@@ -41,7 +40,7 @@ def named(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The same figure gives the same bytes."""
+    """The figure as PNG; the same figure gives the same bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()

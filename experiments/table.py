@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIGURES = ("AP", "AP50", "AP75")
-# Where and under which name a run was kept says nothing about what was run.
+# Names and folders of a run are no part of what was run.
 PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
 NONE = "–"
 
@@ -69,7 +69,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """The rows as a CSV; runs on other data have other classes, whose cells stay empty."""
+    """Write the rows as a CSV; a cell is empty where a run has no such class."""
     columns = dict.fromkeys(name for cells in rows for name in cells)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch import nn
 
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import (
+    against,
     data,
     evaluation,
     matching,
@@ -165,23 +167,19 @@ def test_a_layout_keeps_its_strides() -> None:
         assert made.std() > 0
 
 
-def test_every_option_is_compared_with_random(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_option_is_compared_with_random() -> None:
     found = samplers.variants()
-    for group, usual in (
-        ("sampler", "random"),
-        ("sampler/rpn", "random"),
-        ("loss", "cross_entropy"),
-    ):
+    for group, usual in (("sampler", "random"), ("loss", "cross_entropy")):
         options = {f"{group}={file.stem}" for file in Path(CONF, group).glob("*.yaml")}
         assert options - set(found) == {f"{group}={usual}"}
-    assert {"sampler=ohem", "sampler/rpn=ohem"} <= set(found)
-    for name in ("sampler/random", "sampler/new", "sampler/rpn/other", "loss/third"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"{name}.yaml").touch()
-    monkeypatch.setattr(setting, "CONF", str(tmp_path))
-    assert samplers.variants() == ["sampler=new", "sampler/rpn=other", "loss=third"]
+    # At each site every sampler is compared once: alone, or by the preset that is the same.
+    chosen = {text: setting.compose(text)["sampler"] for text in found if "sampler" in text}
+    assert {"sampler=ohem", "sampler/rpn=ohem"} <= set(found) and "sampler/rcnn=ohem" not in found
+    for site in setting.site_names():
+        for name in set(setting.options(f"sampler/{site}")) - {"random"}:
+            node = setting.compose(f"sampler/{site}={name}")["sampler"]
+            same = [text for text, other in chosen.items() if other == node]
+            assert same == [f"sampler/{site}={name}"] or same[0] == f"sampler={name}"
 
 
 TINY = setting.Workload("fasterrcnn_resnet18_fpn", 128, 96, 2, (8, 16, 32, 64, 128))
@@ -213,14 +211,14 @@ def test_stock_and_ours_do_the_same(trainings: tuple[dict, tuple]) -> None:
 
 def test_a_variant_runs_its_own_sites_on_the_shared_network(trainings: tuple[dict, tuple]) -> None:
     training, batch = trainings[0]["ours"], trainings[1]
-    usual = training.model.sites
-    assert isinstance(usual[1].sampler, Random)
+    usual = samplers.contents(training.model)
+    assert isinstance(training.model.sites["rcnn"].sampler, Random)
     with small_network():
-        sites = samplers._sites(TINY, 4, "sampler=ohem")
+        sites = samplers.contents(samplers._detector(TINY, 4, "sampler=ohem"))
     mined = samplers._step(training, sites, batch, "fp32")
-    assert isinstance(training.model.roi_heads.site.sampler, OHEM)
+    assert isinstance(training.model.sites["rcnn"].sampler, OHEM)
     drawn = samplers._step(training, usual, batch, "fp32")
-    assert training.model.roi_heads.site is usual[1]
+    assert isinstance(training.model.sites["rcnn"].sampler, Random)
     assert mined["loss_objectness"] == drawn["loss_objectness"]
     assert mined["loss_classifier"] > drawn["loss_classifier"]  # the hardest
 
@@ -234,13 +232,19 @@ def test_steps_that_the_hardware_cannot_take_say_so(monkeypatch: pytest.MonkeyPa
     assert {row["not measured"] for row in rows[2:]} == {"this CPU does not compute in bf16"}
 
 
-@pytest.mark.parametrize("site", ["rpn", "rcnn"])
-def test_made_up_candidates_are_those_of_a_site(site: str) -> None:
-    made = scenes.candidates(site, 3, 2_000, 5, CPU)
+def test_every_site_has_a_scene() -> None:
+    with small_network():
+        found = samplers.scenes_of(TINY)
+    assert found == {"rpn": scenes.ANCHORS, "rcnn": scenes.PROPOSALS}
+
+
+@pytest.mark.parametrize("scene", [scenes.ANCHORS, scenes.PROPOSALS])
+def test_made_up_candidates_are_those_of_a_site(scene: scenes.Scene) -> None:
+    made = scenes.candidates(scene, 3, 2_000, 5, CPU)
     assert (made.num_images, len(made.boxes), len(made.gt_boxes)) == (3, 6_000, 15)
     for image in range(3):
         here = made.labels[made.image == image]
-        assert (here > 0).any() and (here == 0).any() and here.max() <= scenes.CLASSES[site]
+        assert (here > 0).any() and (here == 0).any() and here.max() <= scene.classes
     rows = torch.tensor([5, 1, 5_999])
     shown, truth = made.predict(rows), made.labels[rows].clamp(min=0)
     assert torch.equal(shown.class_loss, F.cross_entropy(shown.logits, truth, reduction="none"))
@@ -371,7 +375,10 @@ def test_an_option_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch
         raise ConfigError("loss: not at this site")
 
     monkeypatch.setattr(samplers, "variants", lambda: ["loss=odd"])
-    monkeypatch.setattr(samplers, "_sites", refuse)
+    detector = samplers._detector
+    monkeypatch.setattr(
+        samplers, "_detector", lambda *a: refuse() if a[2] == "loss=odd" else detector(*a)
+    )
     monkeypatch.setattr(setting, "resnet_fpn_backbone", small_backbone)
     with small_network():
         rows, _, profiles = samplers._steps(TINY, CPU, 0)
@@ -433,13 +440,15 @@ def judged(calls: list[dict]) -> dict[str, object]:
 
 
 def test_every_call_that_is_measured_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = scenes.candidates  # smaller here than the titles say
-    monkeypatch.setattr(scenes, "candidates", lambda site, *_: scene(site, 2, 300, 3, CPU))
+    made = scenes.candidates  # smaller here than the titles say
+    monkeypatch.setattr(scenes, "candidates", lambda scene, *_: made(scene, 2, 300, 3, CPU))
+    sites = {"rpn": scenes.ANCHORS, "rcnn": scenes.PROPOSALS}
     found = {
         site: {name: Random(8, 0.25) for name in ("random", *setting.options(f"sampler/{site}"))}
-        for site in samplers.NUMBER
+        for site in sites
     }
-    reached = judged([samplers._alone(site, own, CPU, 0) for site, own in found.items()])
+    calls = [samplers._alone(site, scene, found[site], CPU, 0) for site, scene in sites.items()]
+    reached = judged(calls)
     dear = ("iou_balanced", "instance_balanced", "hard_negative", "ohem")
     named = [f"`sampler/rcnn={name}`" for name in found["rcnn"]]
     assert reached.keys() == {*named, *(f"`sampler/rpn={name}`" for name in dear)}
@@ -463,6 +472,81 @@ def test_bounds_of_a_call() -> None:
     at_rpn = {name: reached[f"`sampler/rpn={name}`"] for name in ("iou_balanced", "hard_negative")}
     assert at_rpn == {"iou_balanced": False, "hard_negative": True}
     assert reached["`sampler/rpn=ohem`"] is True
+
+
+def test_a_slower_checkout_has_a_ratio_above_one() -> None:
+    found = {
+        f"{where}, {sampler} fp32": [seconds] * 3
+        for where, seconds in {"here": 3.0, "there": 2.0}.items()
+        for sampler in ("random", "ohem")
+    }
+    rows = {row["step"]: row for row in against.rows(found, CPU)}
+    assert rows["random fp32"]["seconds here / there"]["median"] == 1.5
+    assert rows["ohem fp32"]["rounds"] == 3
+    assert rows["ohem bf16"] == {"step": "ohem bf16", report.WHY: setting.no_bf16(CPU)}
+
+
+def test_two_checkouts_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    answering = f"""
+import os, sys
+print(os.environ["PYTHONPATH"] + "/experiments/benchmark/setting.py", flush=True)
+for line in sys.stdin:
+    with open({str(log)!r}, "a") as log:
+        log.write(os.path.basename(os.getcwd()) + " " + line)
+    print("done", flush=True)
+"""
+    script = tmp_path / "worker.py"
+    script.write_text(answering)
+    for name in ("ours", "theirs"):
+        (tmp_path / name / "experiments/benchmark").mkdir(parents=True)
+    monkeypatch.setattr(against, "HERE", tmp_path / "ours")
+    monkeypatch.setattr(against.worker, "__file__", str(script))
+    monkeypatch.setattr(against, "steps", lambda _: [("random", "fp32"), ("ohem", "fp32")])
+    against.measure(tmp_path / "theirs", CPU, 0)
+    turn = [f"{who} {sampler} fp32" for sampler in ("random", "ohem") for who in ("ours", "theirs")]
+    assert log.read_text().splitlines() == [*turn, *turn, *turn[::-1], *turn]
+    with pytest.raises(SystemExit, match="no checkout"):
+        against.measure(tmp_path, CPU, 0)
+    script.write_text("import sys; sys.exit(3)")
+    with pytest.raises(SystemExit, match="ours: the process of this checkout failed"):
+        against.measure(tmp_path / "theirs", CPU, 0)
+    script.write_text("print('/elsewhere/setting.py')")
+    with pytest.raises(SystemExit, match="imported /elsewhere"):
+        against.measure(tmp_path / "theirs", CPU, 0)
+
+
+def test_the_command_takes_a_part_or_another_checkout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr(
+        against, "measure", lambda *given: measured.append(given) or {"tables": [TABLE]}
+    )
+    line = ["benchmark", "against=some/where", "--device", "cpu", "--minutes", "2"]
+    monkeypatch.setattr("sys.argv", line)
+    command.main()
+    assert measured == [(Path("some/where"), CPU, 120.0)]
+    assert SHOWN in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["benchmark", "steps"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "'steps' is none of step," in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_each_checkout_runs_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("conf", "experiments", "frcnn", "samplers"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.png", "*.csv")
+        shutil.copytree(against.HERE / package, tmp_path / package, ignore=ignored)
+    with (tmp_path / "experiments/benchmark/training.py").open("a") as file:
+        file.write("\n\nTraining.step = lambda *_: __import__('time').sleep(8)\n")
+    monkeypatch.setattr(against, "steps", lambda _: [("random", "fp32")])
+    (content,) = against.measure(tmp_path, CPU, 0, TINY)["tables"]
+    row = content["rows"][0]
+    assert (row["step"], row["rounds"]) == ("random fp32", 3)
+    assert row["seconds there"]["q1"] >= 8
+    assert 0 < row["seconds here / there"]["median"] < 1
 
 
 @pytest.mark.slow

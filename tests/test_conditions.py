@@ -57,14 +57,14 @@ def test_a_known_gain_is_found_where_it_is_and_nowhere_else(tmp_path: Path) -> N
         ["0", "6", "16"],
         ["1", "10", "100"],
     ]
-    told = {key for key, verdict in found.verdicts.items() if verdict.told_apart}
+    told = {key for key, verdict in found.verdicts.items() if verdict.differs}
     assert told == {(("16", "10"), "sampler=ohem"), (("6", "100"), "sampler=pisa")}
     ends = ("data.clutter=16", "data.imbalance=100")
     of_methods, of_axes, of_all = sentences(found)[:2], sentences(found)[2:-1], sentences(found)[-1]
     assert of_all.startswith("The methods' differences do depend on the condition (analysis of")
     for said, how, where in zip(of_methods, ("better", "worse"), ends, strict=True):
-        assert f"is {how} over all conditions (" in said
-        assert said.endswith(f"; {how} at {where}, not told apart at 4 of 5 conditions.")
+        assert f": {how} over all conditions (" in said
+        assert said.endswith(f"; {how} at {where}, no difference shown at 4 of 5 conditions.")
     assert [said.partition(":")[0] for said in of_axes] == [
         "`sampler=ohem` gains more at data.clutter=16 than at 0",
         "`sampler=pisa` gains less at data.imbalance=100 than at 1",
@@ -73,12 +73,12 @@ def test_a_known_gain_is_found_where_it_is_and_nowhere_else(tmp_path: Path) -> N
     assert [round(float(cell.strip("*"))) for cell in bold] == [2, 8, -2, -8]
 
 
-def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
+def test_equal_methods_show_no_difference(tmp_path: Path) -> None:
     found = make(read(fabricated_map(tmp_path, {})), KEYS)
-    assert not any(verdict.told_apart for verdict in found.verdicts.values())
-    assert not any(verdict.told_apart for verdict in found.overall.values())
-    assert not any(verdict.told_apart for verdict in found.changes.values())
-    none = "No method's difference is told apart between the ends of an axis."
+    assert not any(verdict.differs for verdict in found.verdicts.values())
+    assert not any(verdict.differs for verdict in found.overall.values())
+    assert not any(verdict.differs for verdict in found.changes.values())
+    none = "No method's difference is shown to change between the ends of an axis."
     assert sentences(found)[2] == none
     assert sentences(found)[3].startswith("The methods' differences are not shown to depend on the")
 
@@ -99,9 +99,9 @@ def test_over_all_conditions_a_small_gain_is_found(tmp_path: Path) -> None:
     gains = {("ohem", condition): 0.9 for condition in CONDITIONS}
     runs = read(fabricated_map(tmp_path, gains))
     found = make(runs, KEYS)
-    assert not any(found.verdicts[c, "sampler=ohem"].told_apart for c in CONDITIONS)
-    assert found.overall["sampler=ohem"].told_apart
-    assert not found.overall["sampler=pisa"].told_apart
+    assert not any(found.verdicts[c, "sampler=ohem"].differs for c in CONDITIONS)
+    assert found.overall["sampler=ohem"].differs
+    assert not found.overall["sampler=pisa"].differs
     ap = {(r.method["sampler"], r.name[-1], r.name): 100 * r.figures["AP"] for r in runs}
     by_seed = {
         (sampler, seed): fmean(v for (s, n, _), v in ap.items() if (s, n) == (sampler, seed))
@@ -151,7 +151,7 @@ def test_the_csv_makes_the_same_map(tmp_path: Path) -> None:
     assert table(again) == table(make(runs, KEYS))
 
 
-def test_the_figure_has_a_panel_an_axis_and_boxes_what_is_told_apart(tmp_path: Path) -> None:
+def test_the_figure_has_a_panel_per_axis_and_boxes_differences(tmp_path: Path) -> None:
     gains = {("ohem", ("16", "10")): 8.0}
     panels = figure(make(read(fabricated_map(tmp_path, gains)), KEYS)).axes
     assert [axes.get_xlabel() for axes in panels] == ["conditions", *KEYS]
@@ -261,9 +261,9 @@ def test_an_unsteady_condition_neither_misleads_elsewhere_nor_hides_a_gain() -> 
     rng, false, found, depend = np.random.default_rng(0), 0, 0, 0
     for _ in range(40):
         same = make(drawn(rng, 0), KEYS[:1])
-        false += any(verdict.told_apart for verdict in same.verdicts.values())
+        false += any(verdict.differs for verdict in same.verdicts.values())
         depend += (same.depends or 0) <= ALPHA
-        found += make(drawn(rng, 4), KEYS[:1]).verdicts[("6",), "sampler=7"].told_apart
+        found += make(drawn(rng, 4), KEYS[:1]).verdicts[("6",), "sampler=7"].differs
     assert false <= 5 and found >= 38 and depend <= 6
 
 
@@ -320,7 +320,7 @@ def test_an_unsteady_baseline_is_what_the_analysis_lacks() -> None:
         for run in drawn(rng, 0)
     ]
     found = make(runs, KEYS[:1])
-    assert "`sampler=random` not among them" in sentences(found)[-1]
+    assert "without `sampler=random`" in sentences(found)[-1]
     assert not found.overall["sampler=7"].difference.common
 
 

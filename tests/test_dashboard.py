@@ -14,12 +14,15 @@ from PIL import Image
 from tiny import SMALL, call, command_line, composed, records, small_network
 from wandb_server import OWNER, wandb_server
 
-from experiments.dashboard.panels import AXES, METHOD, SECTIONS
+from experiments.dashboard.panels import AXES, METHOD, sections
 from experiments.report.runs import is_ignored, read
 from experiments.report.study import study
 from frcnn import train
 from frcnn.tracking import tracker as tracking
 
+SECTIONS = sections(
+    ["rcnn", "rpn"], ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
+)
 KEY = "0123456789abcdef0123456789abcdef01234567"
 HOSTILE = "it's a=b <\"\\x3d\"> and\nMetric('State')"
 
@@ -174,6 +177,15 @@ def test_the_report_has_a_heading_and_a_reading_for_each_grid(
         at = told.index(("heading", section.title))
         assert told[at + 1] == ("paragraph", section.reading)
         assert told[at + 2][0] == "panel-grid"
+
+
+def test_the_sites_and_terms_of_the_runs_are_shown(
+    dashboard: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = printed(dashboard, capsys, "--sites", "dense", "--terms", "classification", "box")
+    shown = {name for some in found(spec["workspace"], "metrics") for name in some or []}
+    assert {"sampling/dense/hard_fraction", "train/classification", "train/box"} <= shown
+    assert not any("rpn" in name or "rcnn" in name for name in shown)
 
 
 @pytest.mark.parametrize("group", ["compared", HOSTILE])

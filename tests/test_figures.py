@@ -33,6 +33,7 @@ from frcnn.evaluation.load import Trained
 from frcnn.losses import FocalSigmoid, SmoothL1
 from frcnn.model import Detector, build_detector
 from frcnn.runfolder.checkpoint import load
+from frcnn.sites.assigners import MaxIoU
 from frcnn.train import main as train
 from samplers import OHEM
 
@@ -62,8 +63,8 @@ def seen() -> dict[str, Seen]:
         ([(255 * image).byte()], [target]) for image, target in zip(images, targets, strict=False)
     ]
     # So low that some of an untrained RPN's proposals are positive.
-    thresholds = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
-    detector = quick(box_loss={"rcnn": SmoothL1(beta=0.5)}, **thresholds).eval()
+    assigner = {"rcnn": MaxIoU(0.2, 0.2)}
+    detector = quick(box_loss={"rcnn": SmoothL1(beta=0.5)}, assigner=assigner).eval()
     cpu = torch.device("cpu")
     return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
 
@@ -246,7 +247,7 @@ def test_prime_samples_are_as_large_as_their_weight() -> None:
     ious, loss = [0.125, 0.25, 0.5, 0.625, 0.875], [1.0, 2.0, 3.0, 4.0, 5.0]
     a, b, c, d, e = zip(ious, loss, strict=True)
     one = hand_made([0, 0, 1, 1, 2], picks, ious=ious, loss=loss)
-    random, hard, prime = sampling.prime_samples(one).axes
+    random, hard, prime = sampling.prime_samples({"rcnn": one}).axes
     assert (dots(random, "negatives"), dots(random, "positives")) == ({a: 8}, {d: 8})
     assert (dots(hard, "negatives"), dots(hard, "positives")) == ({}, {e: 8})
     assert (dots(prime, "negatives"), dots(prime, "positives")) == ({b: 8}, {c: 4, d: 20, e: 32})
@@ -282,7 +283,9 @@ def mobile(**options: Any) -> Detector:
 def test_the_level_of_an_anchor_is_the_one_it_was_made_at(
     make: Callable[..., Detector], expected: list[int]
 ) -> None:
-    detector = make(rpn_bg_iou_thresh=0.7)  # nothing between the thresholds is ignored
+    detector = make(
+        assigner={"rpn": MaxIoU(0.7, 0.7, keep_best=True)}
+    )  # nothing between the thresholds is ignored
     one = seen_by(detector, *batch(2, 3))["rpn"]
     for image in (0, 1):
         level = one.level[one.image == image]
@@ -310,7 +313,7 @@ def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
         png(figure(seen))
     png(sampling.negative_ious(seen))
     png(sampling.counts(seen, 2))
-    png(sampling.prime_samples(seen["rcnn"]))
+    png(sampling.prime_samples(seen))
 
 
 def test_a_look_leaves_the_detector_as_it_was() -> None:
@@ -318,7 +321,7 @@ def test_a_look_leaves_the_detector_as_it_was() -> None:
     seen_by(detector, *batch(2))
     assert not any(module.training for module in detector.modules())
     assert [site.observer for site in detector.sites.values()] == [None, None]
-    assert not detector.rpn.head._forward_hooks
+    assert not any(module._forward_hooks for module in detector.modules())
 
 
 @pytest.mark.parametrize("site", ["rpn", "rcnn"])
@@ -335,8 +338,8 @@ def test_errors_and_scores_are_those_of_the_loss(seen: dict[str, Seen], site: st
 
 def test_a_sigmoid_head_is_asked_for_each_class_by_itself() -> None:
     loss = FocalSigmoid(gamma=2.0, alpha=None)
-    options = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
-    one = seen_by(quick(loss={"rcnn": loss}, **options), *batch(2, 3))["rcnn"]
+    assigner = {"rcnn": MaxIoU(0.2, 0.2)}
+    one = seen_by(quick(loss={"rcnn": loss}, assigner=assigner), *batch(2, 3))["rcnn"]
     assert one.right.shape == one.yes.shape == (len(one.labels), 3)
     positive = one.labels > 0
     assert one.yes.sum(1).tolist() == positive.int().tolist() and positive.any()
@@ -345,7 +348,7 @@ def test_a_sigmoid_head_is_asked_for_each_class_by_itself() -> None:
     assert_close(sum_of_three[~positive], one.loss[~positive])  # without a box loss
     assert_close(values(focal(2.0), one.right.flatten()).sum(), sum_of_three.sum())
     here = losses.focal_loss({"rcnn": one}).axes[0]
-    assert here.get_title() == f"RCNN head, class by class: {int(positive.sum()):,} positives"
+    assert here.get_title() == f"rcnn, class by class: {int(positive.sum()):,} positives"
 
 
 def test_images_are_numbered_over_batches_and_picks_are_within_budget(

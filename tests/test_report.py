@@ -149,9 +149,9 @@ def test_a_known_difference_is_found_and_none_in_equal_runs(tmp_path: Path) -> N
     assert [text.partition(" AP,")[0] for text in [*told, none]] == [
         "`sampler=libra` is worse than the baseline with 3 seeds: -1.97",
         "`sampler=ohem` is better than the baseline with 3 seeds: +2.03",
-        "`sampler=all` is not told apart from the baseline with 3 seeds: +0.00",
+        "`sampler=all` shows no difference to the baseline with 3 seeds: +0.00",
     ]
-    assert "takes 3 seeds to tell a difference of 0.5 AP" in needed
+    assert "needs 3 seeds to show a difference of 0.5 AP" in needed
 
 
 def test_a_difference_smaller_than_the_seeds_is_none(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_a_difference_smaller_than_the_seeds_is_none(tmp_path: Path) -> None:
     (_, said, needed) = sentences(of(tmp_path))
     # Differences 3, -2, 2: mean 1, std sqrt(7), half an interval 4.30265 sqrt(7 / 3) = 6.57.
     assert said.endswith("with 3 seeds: +1.00 AP, 95 % interval -5.57 to +7.57.")
-    tell = "takes 222 seeds to tell a difference of 0.5 AP."
-    assert needed == f"At the common spread (2.65) a pair alone {tell}"
+    tell = "needs 222 seeds to show a difference of 0.5 AP."
+    assert needed == f"At the common standard deviation (2.65) one pair alone {tell}"
 
 
 def with_seeds(folder: Path, **values: tuple[float, ...]) -> Path:
@@ -183,30 +183,30 @@ def test_the_seeds_needed_are_said_once_and_for_a_spread_of_its_own(tmp_path: Pa
     verdicts = compare(found)
     std = verdicts["sampler=ohem"].difference.spread.std or 0.0
     seeds = (seeds_needed(0.5, std), seeds_needed(0.5, std, 3, 2))
-    tell = "seeds to tell a difference of 0.5 AP, among 3 methods"
-    said = f"({std:.2f}) a pair alone takes {seeds[0]} {tell} that share it {seeds[1]}."
+    tell = "seeds to show a difference of 0.5 AP; with 3 methods"
+    said = f"({std:.2f}) one pair alone needs {seeds[0]} {tell} that share it: {seeds[1]}."
     assert common.endswith(said)
     std = verdicts["sampler=all"].difference.spread.std or 0.0
     seeds = (seeds_needed(0.5, std), seeds_needed(0.5, std, 3))
-    said = f"At the spread of `sampler=all` (5.50) a pair alone takes {seeds[0]} {tell} {seeds[1]}."
-    assert own == said
+    said = f"one pair alone needs {seeds[0]} {tell}: {seeds[1]}."
+    assert own == f"At the standard deviation of `sampler=all` (5.50) {said}"
     assert ": here `sampler=all`." in tables(found)[0].notes[0]
 
 
 def test_a_method_that_did_not_learn_is_said_to(tmp_path: Path) -> None:
     found = of(with_seeds(tmp_path, **STEADY, all=(20, 35, 28), pisa=(20, 21, 20.4, 1), c=(2,)))
     said = sentences(found)
-    where = "where the baseline has 54.5."
+    where = "the baseline has 54.5."
     assert (
-        f"`sampler=all` did not learn with these settings: an AP of 27.7 over 3 seed(s), {where}"
+        f"`sampler=all` did not learn with these settings: an AP of 27.7 over 3 seed(s); {where}"
         in said
     )
     assert (
-        f"`sampler=c` did not learn with these settings: an AP of 2.0 over 1 seed(s), {where}"
+        f"`sampler=c` did not learn with these settings: an AP of 2.0 over 1 seed(s); {where}"
         in said
     )
-    (worse,) = (text for text in said if "sampler=pisa" in text)  # also told apart, in one sentence
-    assert f"an AP of 15.6 over 4 seed(s), {where} `sampler=pisa` is worse than" in worse
+    (worse,) = (text for text in said if "sampler=pisa" in text)  # with its difference
+    assert f"an AP of 15.6 over 4 seed(s); {where} `sampler=pisa` is worse than" in worse
 
 
 def test_what_the_common_spread_tells_apart_stands_beside_each_pair_s_own_test(
@@ -236,18 +236,21 @@ def test_a_family_is_corrected_for_itself(tmp_path: Path, monkeypatch: pytest.Mo
     assert b == "sampler=b" and together[b].p == pytest.approx(4 * one[b])
     assert apart[b].p == pytest.approx(one[b])
     assert min(apart[m].p for m in family) == pytest.approx(min(1, 3 * min(one[m] for m in family)))
-    assert "for the 1 without `matched=` and the 3 with it apart" in tables(alone)[0].notes[0]
+    assert (
+        "separately for the methods with `matched=` (3) and without it (1)"
+        in tables(alone)[0].notes[0]
+    )
     assert "apart;" not in tables(found)[0].notes[0]
     std = apart[b].difference.spread.std
-    needed = f"among 3 methods that share it {seeds_needed(0.5, std, 3, 4)}."
+    needed = f"with 3 methods that share it: {seeds_needed(0.5, std, 3, 4)}."
     assert sentences(alone)[-1].endswith(needed)
-    with pytest.raises(SystemExit, match="--family mached: no method that is compared was told"):
+    with pytest.raises(SystemExit, match="--family mached: no compared method has"):
         called(monkeypatch, tmp_path, "--family", "mached")
 
 
 def test_one_seed_says_nothing(tmp_path: Path) -> None:
     found = of(sweep(tmp_path, seeds=1, ohem=9.0))
-    assert "nothing can be said" in sentences(found)[1]
+    assert "no comparison" in sentences(found)[1]
     assert cells(found, "Difference")["sampler=ohem"] == ["+9.00", *["–"] * 4, "1"]
     assert cells(found, "Figures")["sampler=ohem"][:2] == ["1", "59.0"]
 
@@ -375,7 +378,7 @@ def test_a_repeated_run_counts_once(tmp_path: Path) -> None:
     (run / "environment.json").write_text(json.dumps([start | {"threads": 7}]))
     (problem,) = of(tmp_path).problems
     assert problem == (
-        "Run `z` (`sampler=ohem`, seed 0) repeats run `ohem_0`, which counts: left out."
+        "Run `z` (`sampler=ohem`, seed 0) repeats run `ohem_0`, which is kept: left out."
     )
 
 
@@ -442,7 +445,7 @@ def test_a_missing_baseline_is_named_and_another_can_be_chosen(tmp_path: Path) -
     assert found.baseline is None and "There is no baseline" in found.problems[0]
     assert sentences(found) == [] and list(found.methods) == ["sampler=libra", "sampler=ohem"]
     assert of(tmp_path, "sampler=libra").baseline == "sampler=libra"
-    with pytest.raises(LookupError, match="0 methods are that; there are sampler=libra, sampler="):
+    with pytest.raises(LookupError, match="0 methods match; there are sampler=libra, sampler="):
         of(tmp_path, "sampler=pisa")
 
 

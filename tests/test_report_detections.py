@@ -164,7 +164,7 @@ def test_the_interval_is_of_the_first_seed_that_both_have(seen: Path, tmp_path: 
     (folder / "ohem_0/detections.npz").unlink()
     found = of(folder)
     assert found.problems == [
-        "Run `ohem_0` has no detections.npz, which earlier versions did not leave: precision by "
+        "Run `ohem_0` has no detections.npz, which earlier versions did not write: precision by "
         "recall, errors and what depends on the images are not known."
     ]
     own = intervals(found, folder)["sampler=ohem"]
@@ -191,8 +191,8 @@ def test_one_seed_has_the_images_interval_in_its_sentence(
     page = (tmp_path / "report/report.md").read_text()
     shown = f"{100 * own.low:+.2f} to {100 * own.high:+.2f}"
     assert (
-        f"With other images than the 12 of the validation set these two runs would differ by "
-        f"{shown} (95 % interval); that is of the images, not of the training" in page
+        f"On other images than the 12 of the validation set these two runs would differ by "
+        f"{shown} (95 % interval). This is about the images alone" in page
     )
     assert f"| {shown} (seed 0) |" in page
 
@@ -268,7 +268,7 @@ def test_detections_of_other_data_than_the_summarys_are_named(tmp_path: Path) ->
     run = with_detections(fabricate(tmp_path / "a", "sampler=random"), 1.0, 0)
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"AP": summary["AP"] + 0.01}))
-    said = f"an AP of {summary['AP'] + 0.01:.4f}, where the validation data as they are now give "
+    said = f"an AP of {summary['AP'] + 0.01:.4f}, while today's validation data give "
     assert only(tmp_path).lacks == f"{said}{summary['AP']:.4f}"
 
 

@@ -81,10 +81,10 @@ def test_only_common_seeds_are_paired() -> None:
         paired({0: 1.0}, {1: 1.0})
 
 
-def test_identical_runs_are_not_told_apart() -> None:
+def test_identical_runs_show_no_difference() -> None:
     same = by_seed(50.1, 51.7, 49.9)
     verdict = verdicts({"same": paired(same, same)})["same"]
-    assert (verdict.p, verdict.interval, verdict.told_apart) == (1.0, (0.0, 0.0), False)
+    assert (verdict.p, verdict.interval, verdict.differs) == (1.0, (0.0, 0.0), False)
 
 
 def test_one_seed_says_nothing() -> None:
@@ -93,7 +93,7 @@ def test_one_seed_says_nothing() -> None:
     with pytest.raises(ValueError, match="one seed"):
         difference.interval(0.95)
     verdict = verdicts({"one": difference})["one"]
-    assert (verdict.p, verdict.interval, verdict.told_apart) == (None, None, False)
+    assert (verdict.p, verdict.interval, verdict.differs) == (None, None, False)
 
 
 def test_a_known_difference_is_found_among_methods_without_one() -> None:
@@ -107,7 +107,7 @@ def test_a_known_difference_is_found_among_methods_without_one() -> None:
     baseline = runs(50.0)
     methods = {"better": runs(52.0), "worse": runs(48.0), **{f"same{i}": runs(50) for i in "abc"}}
     found = verdicts({name: paired(values, baseline) for name, values in methods.items()})
-    assert {name for name, verdict in found.items() if verdict.told_apart} == {"better", "worse"}
+    assert {name for name, verdict in found.items() if verdict.differs} == {"better", "worse"}
     assert found["better"].interval[0] > 0 > found["worse"].interval[1]
 
 
@@ -117,7 +117,7 @@ def test_holm_by_hand() -> None:
     found = verdicts({name: with_p(p) for name, p in values.items()})
     expected = {"a": 4 * 0.010, "b": 3 * 0.015, "c": 2 * 0.030, "d": 2 * 0.030}
     assert {name: verdict.p for name, verdict in found.items()} == pytest.approx(expected)
-    assert {name for name, verdict in found.items() if verdict.told_apart} == {"a", "b"}
+    assert {name for name, verdict in found.items() if verdict.differs} == {"a", "b"}
     levels = {"a": 1 - 0.05 / 4, "b": 1 - 0.05 / 3, "c": 1 - 0.05 / 2, "d": 1 - 0.05 / 2}
     assert {name: verdict.level for name, verdict in found.items()} == pytest.approx(levels)
 
@@ -126,7 +126,7 @@ def test_a_method_with_one_seed_takes_nothing_from_the_others() -> None:
     untested = Difference(Spread(1.0, None, 1), None, 0)
     alone = verdicts({"a": with_p(0.04)})["a"]
     assert verdicts({"a": with_p(0.04), "one": untested})["a"] == alone
-    assert alone.told_apart and alone.level == 0.95
+    assert alone.differs and alone.level == 0.95
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=8))
@@ -134,7 +134,7 @@ def test_intervals_leave_zero_out_exactly_where_the_sentence_does(values: list[f
     for verdict in verdicts({str(i): with_p(p) for i, p in enumerate(values)}).values():
         assert verdict.p is not None and verdict.interval is not None
         if abs(verdict.p - ALPHA) > 1e-9:
-            assert (verdict.interval[0] > 0) == verdict.told_apart
+            assert (verdict.interval[0] > 0) == verdict.differs
 
 
 def test_power_and_seeds_by_published_tables() -> None:
@@ -322,7 +322,7 @@ def test_equally_steady_methods_are_seldom_taken_for_unsteady() -> None:
     assert 1 <= taken <= 9
 
 
-def test_equal_methods_are_told_apart_as_rarely_as_promised() -> None:
+def test_equal_methods_show_a_difference_as_rarely_as_promised() -> None:
     # 300 studies of 10 methods and 3 seeds: at 5 % about 15 say something false. Differences share
     # the baseline's errors, for which Holm's correction leaves a margin.
     rng, false = random.Random(0), 0
@@ -330,7 +330,7 @@ def test_equal_methods_are_told_apart_as_rarely_as_promised() -> None:
         shared = [rng.gauss(0, 3) for _ in range(3)]
         values = {str(m): by_seed(*(s + rng.gauss(0, 0.5) for s in shared)) for m in range(10)}
         found = verdicts(in_blocks(values, "0"))
-        false += any(verdict.told_apart for verdict in found.values())
+        false += any(verdict.differs for verdict in found.values())
     assert 3 <= false <= 20
 
 
@@ -343,8 +343,8 @@ def test_a_baseline_twice_as_unsteady_misleads_as_much_as_the_page_warns() -> No
             str(m): by_seed(*(rng.gauss(0, 2 if m == 0 else 1) for _ in "123")) for m in range(9)
         }
         own = {m: paired(v, values["0"]) for m, v in values.items() if m != "0"}
-        common += any(v.told_apart for v in verdicts(in_blocks(values, "0")).values())
-        alone += any(v.told_apart for v in verdicts(own).values())
+        common += any(v.differs for v in verdicts(in_blocks(values, "0")).values())
+        alone += any(v.differs for v in verdicts(own).values())
     assert alone <= 15 and 15 < common <= 50
 
 
@@ -400,5 +400,5 @@ def test_many_methods_tell_apart_what_a_pair_alone_would_not() -> None:
     values["9"] = {seed: value + 3 for seed, value in values["9"].items()}
     alone = verdicts({m: paired(own, values["0"]) for m, own in values.items() if m != "0"})
     together = verdicts(in_blocks(values, "0"))
-    assert not any(verdict.told_apart for verdict in alone.values())
-    assert [key for key, verdict in together.items() if verdict.told_apart] == ["9"]
+    assert not any(verdict.differs for verdict in alone.values())
+    assert [key for key, verdict in together.items() if verdict.differs] == ["9"]

@@ -46,7 +46,7 @@ def test_what_the_map_says_of_its_spread_holds(monkeypatch: pytest.MonkeyPatch) 
     found = make(read_csv(ROOT / "experiments/imbalance_map/conditions.csv"), AXES, "method=random")
 
     def told(verdicts: Mapping[str, Verdict]) -> set[str]:
-        return {method.removeprefix("method=") for method, v in verdicts.items() if v.told_apart}
+        return {method.removeprefix("method=") for method, v in verdicts.items() if v.differs}
 
     common = {"ohem", "pisa", "hard_negative", "class_weights", "focal"}
     assert told(found.overall) == common and told(found.alone) == {"pisa", "focal"}
@@ -72,13 +72,13 @@ def test_what_the_bccd_study_answers_holds() -> None:
     found = replace(found, family="matched")
     verdicts = compare(found)
     means = {m: v.difference.spread.mean for m, v in verdicts.items()}
-    assert {m for m, v in verdicts.items() if v.told_apart and means[m] > 0} == {CONTROL}
+    assert {m for m, v in verdicts.items() if v.differs and means[m] > 0} == {CONTROL}
     presets = {m: v for m, v in verdicts.items() if not found.in_family(m)}
-    assert {m for m, v in presets.items() if v.told_apart} == {"sampler=ohem_quota"}
+    assert {m for m, v in presets.items() if v.differs} == {"sampler=ohem_quota"}
     assert len(presets) == 20 and len(verdicts) == 31
     ohem, matched = (f"{more}sampler=ohem" for more in ("", "matched=ohem "))
     assert not_learnt(found) == {"box_loss=ghm_r", "box_loss=ghm_r matched=ghm_r"}
-    assert not by_themselves(found)[CONTROL].told_apart
+    assert not by_themselves(found)[CONTROL].differs
     control, base = found.values(CONTROL, "AP"), found.values(found.baseline or "", "AP")
     own = {seed: ap for seed, ap in found.values(ohem, "AP").items() if seed in control}
     gains = [sum(values[s] - base[s] for s in control) for values in (own, control)]
@@ -92,4 +92,4 @@ def test_what_the_bccd_study_answers_holds() -> None:
     assert compare(replace(found, family=None))[CONTROL].p > ALPHA
     quota = [method for method in found.methods if "ohem_quota" in method]
     steadier = {m: runs for m, runs in found.methods.items() if m not in quota}
-    assert compare(replace(found, methods=steadier))[ohem].told_apart
+    assert compare(replace(found, methods=steadier))[ohem].differs

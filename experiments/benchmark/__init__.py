@@ -1,1 +1,1 @@
-"""How fast the project is, on whatever device is there, beside what it could be compared with."""
+"""How fast the project is on this machine, compared with torchvision and with its own limits."""

@@ -1,7 +1,9 @@
-"""``python -m experiments.benchmark [step|samplers|matching|evaluation|data|all]``.
+"""``python -m experiments.benchmark [step|samplers|matching|evaluation|data|all|against=DIR]``.
 
 Writes DIR/<device>.json, and DIR/<device>.md from it. ``--page`` puts the few figures of a CPU for
 the README into a page, between a comment that names the JSON and ``<!-- end -->``.
+``against=DIR`` compares the training step of this checkout with that of the checkout in DIR, and
+only prints.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark import data, evaluation, matching, samplers, step
+from experiments.benchmark import against, data, evaluation, matching, samplers, step
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import headlines, markdown, store
 from experiments.benchmark.targets import compared
@@ -31,18 +33,38 @@ PARTS = {
 }
 
 
+NAMES = ",".join([*PARTS, "all", "against=DIR"])
+
+
+def part(text: str) -> str | Path:
+    """The name of a part, or the folder of ``against=DIR``.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+    """
+    if text.startswith("against="):
+        return Path(text.removeprefix("against="))
+    if text not in (*PARTS, "all"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {NAMES}")
+    return text
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
-    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
+    parser.add_argument("part", nargs="?", default="all", type=part, metavar=f"{{{NAMES}}}")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--minutes", type=float, default=5, help="what `all` may take")
+    parser.add_argument("--minutes", type=float, default=5, help="budget of `all` and `against`")
     parser.add_argument("--data-root", type=Path, help="BCCD's folder, else data/bccd or shapes")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks"), metavar="DIR")
     parser.add_argument("--page", type=Path, metavar="FILE", help="as README.md; of a CPU only")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     device = choose_device(options.device)
+    if isinstance(options.part, Path):
+        found = against.measure(options.part, device, 60 * options.minutes)
+        print("\n\n".join(markdown(content) for content in found["tables"]))
+        return
     file = options.out / f"{label(device)}.json"
     for name in PARTS if options.part == "all" else [options.part]:
         store(file, machine(device), {name: run(name, device, options)})

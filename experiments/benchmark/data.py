@@ -22,16 +22,16 @@ from frcnn.data import AspectGroupedBatches, Batch, coco, make_loader
 from frcnn.parallel.device import keep_freed_memory
 from frcnn.training.loop import Window
 
-# As many as COCO's train2017 has, and the seconds from which on a budget is enough for them.
+# The numbers of COCO's train2017, and the seconds that they need.
 IMAGES, BOXES, ENOUGH = 118_000, 860_000, 45
 CLASSES, SIZE, POLYGONS = 80, (640, 480), 50
 TRAINING, LOADING = 0.3, 0.1  # shares of the time
 WORKERS = 2
-TOUCHED = 500  # batches that workers read before their memory is looked at
+TOUCHED = 500  # batches that workers read before their memory is measured
 
 
 def measure(device: torch.device, seconds: float, root: Path | None = None) -> dict[str, Any]:
-    """Tables of waiting and of loading. ``root`` is BCCD's; without it, embedded images."""
+    """Tables of waiting and of loading. ``root``: BCCD's folder; None: embedded images."""
     rows = [_waiting(device, seconds, root)]
     share = min(1.0, seconds / ENOUGH)
     return {
@@ -43,7 +43,7 @@ def measure(device: torch.device, seconds: float, root: Path | None = None) -> d
 
 
 def _config(root: Path | None) -> tuple[str, dict[str, Any]]:
-    """What is loaded, and its configuration."""
+    """The name of the data, and a configuration that loads them."""
     if root is None:
         config = setting.compose(*setting.ON_CPU.overrides(), "data.train_images=200")
         return "shapes at 256x192", config
@@ -51,7 +51,7 @@ def _config(root: Path | None) -> tuple[str, dict[str, Any]]:
 
 
 def default_root() -> Path | None:
-    """Where conf/data/bccd.yaml looks, if there is anything."""
+    """The folder that conf/data/bccd.yaml names, if it exists."""
     root = Path(setting.compose("experiment=bccd")["data"]["root"])
     return root if root.is_dir() else None
 
@@ -88,7 +88,7 @@ def _endless(loader: torch.utils.data.DataLoader, batches: AspectGroupedBatches)
 
 
 def _trained(training: Training, stream: Iterator[Batch], precision: str, seconds: float) -> Window:
-    """The engine's own account of waiting, over steps that follow a first one."""
+    """The engine's own measurement of waiting, over the steps after the first."""
     training.step(next(stream), precision)
     window, end = Window([]), time.perf_counter() + seconds
     while not window.terms or time.perf_counter() < end:
@@ -99,7 +99,7 @@ def _trained(training: Training, stream: Iterator[Batch], precision: str, second
 
 
 def _rate(stream: Iterator[Batch], seconds: float) -> float:
-    """Images a second when nothing else is done; what was loaded ahead is not counted."""
+    """Images per second without training; batches that were loaded ahead do not count."""
     for _ in range(8):
         next(stream)
     images, began = 0, time.perf_counter()
@@ -122,7 +122,7 @@ def _annotations(share: float) -> Row:
 
 
 def write_coco(file: Path, folder: Path, images: int, boxes: int) -> None:
-    """A COCO file of random boxes, and an empty file for every image: loading opens none."""
+    """Write a COCO file of random boxes, and an empty file per image: loading opens none."""
     rng = np.random.default_rng(0)
     for number in range(images):
         (folder / f"{number:012d}.jpg").touch()
@@ -154,7 +154,7 @@ def _polygon(rng: np.random.Generator) -> str:
 
 def _load(file: Path) -> Row:
     """Load in this process, then let two workers read; sums of PSS count shared pages once."""
-    # The parent shares pages with this process: what is counted must not shift between the two.
+    # The parent shares pages with this process, so both are counted.
     family = [os.getppid(), os.getpid()]
     base = memory.shared_out(family)
     found: list[Any] = []
@@ -166,9 +166,9 @@ def _load(file: Path) -> Row:
     order = np.random.default_rng(0).integers(len(images), size=(TOUCHED, 8)).tolist()
     alone = memory.shared_out(family)
     loader = iter(make_loader(images, order, WORKERS))
-    for _ in range(TOUCHED - 2 * WORKERS):  # some are loaded ahead: the workers are still there
+    for _ in range(TOUCHED - 2 * WORKERS):  # the workers load ahead, and are still running
         next(loader)
-    workers = [child.pid for child in multiprocessing.active_children()]
+    workers = [child.pid for child in multiprocessing.active_children() if child.pid]
     together = memory.shared_out([*family, *workers])
     return {
         "seconds": took,
@@ -179,7 +179,7 @@ def _load(file: Path) -> Row:
 
 
 class _Blank:
-    """index -> an image of the stated size and one value, which costs no memory."""
+    """index -> an image of the stated size that costs no memory: one value, expanded."""
 
     def __init__(self, widths: np.ndarray, heights: np.ndarray) -> None:
         self.widths, self.heights = widths, heights

@@ -1,4 +1,4 @@
-"""COCO's metrics by both back ends, on made-up detections."""
+"""The time of COCO's metrics with both back ends, on made-up detections."""
 
 import math
 from functools import partial
@@ -13,7 +13,7 @@ from frcnn.errors import UserError
 from frcnn.evaluation.coco import BACKENDS, OVERALL, evaluate
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 150, 20, 7, 100
-SAME = 1e-9  # largest difference of a figure between back ends
+SAME = 1e-9  # largest difference between the back ends
 
 
 def measure(device: torch.device, seconds: float) -> dict[str, Any]:
@@ -46,14 +46,14 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
 
 
 def refuse_different(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Raise ValueError unless all twelve figures are the same."""
+    """Raise ValueError unless all twelve metrics are equal."""
     for key in OVERALL:
         if not math.isclose(one[key], other[key], abs_tol=SAME):
             raise ValueError(f"the back ends disagree: {key} {one[key]} and {other[key]}")
 
 
 def made_up() -> tuple[dict[str, list], list[dict[str, Any]]]:
-    """Ground truth, and detections about its objects and elsewhere, of random scores."""
+    """Ground truth, and detections near its objects and elsewhere, with random scores."""
     g = torch.Generator().manual_seed(0)
     truth: dict[str, list] = {
         "images": [{"id": i, "width": scenes.WIDTH, "height": scenes.HEIGHT}
@@ -63,7 +63,7 @@ def made_up() -> tuple[dict[str, list], list[dict[str, Any]]]:
     }  # fmt: skip
     detections = []
     for number in range(IMAGES):
-        found, objects = scenes.image("rcnn", DETECTIONS, OBJECTS, g)
+        found, objects = scenes.image(scenes.PROPOSALS, DETECTIONS, OBJECTS, g)
         labels = torch.randint(1, CLASSES + 1, (OBJECTS,), generator=g)
         objects[:, 2:] -= objects[:, :2]
         truth["annotations"] += [

@@ -1,9 +1,8 @@
-"""The machine's limit: a step's convolutions and matrix products, and nothing else.
+"""The machine's limit: a step's convolutions and matrix products alone.
 
-What a step must compute on any machine is in its convolutions and matrix products, whose kernels
-are as good as the vendor made them. They are recorded while a step runs, forward and backward, and
-repeated alone on random numbers of the same shape, layout and type. A step can come near that
-time; what it takes beyond is what there is left to gain.
+They are the work that a step must do on any machine, with the vendor's kernels. They are recorded
+while a step runs, forward and backward, and repeated alone on random numbers of the same shape,
+layout and type. The time of the step beyond that is what can still be gained.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ PRODUCTS = {
 
 
 class Layout(NamedTuple):
-    """All of a tensor but its numbers; hashable, so that equal ones share their memory."""
+    """A tensor without its numbers; hashable, so that equal layouts share one memory."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -36,17 +35,17 @@ class Layout(NamedTuple):
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
     def random(self) -> Tensor:
-        """A tensor of normal numbers laid out so, also where elements share memory (stride 0)."""
+        """A tensor of normal numbers with this layout; elements may share memory (stride 0)."""
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         memory = torch.randn(last + 1, device=self.device).to(self.dtype)
         return memory.as_strided(self.shape, self.stride)
 
 
 class Recorder(TorchDispatchMode):
-    """Within it, every convolution and matrix product is kept: (operator, arguments).
+    """A context that records every convolution and matrix product: (operator, arguments).
 
-    Tensors among the arguments are kept as their ``Layout``; what else there is (stride, padding,
-    which gradients are wanted) stays as it is.
+    Tensors among the arguments are recorded as their ``Layout``, all others (stride, padding, the
+    wanted gradients) as they are.
     """
 
     def __init__(self) -> None:
@@ -63,10 +62,10 @@ class Recorder(TorchDispatchMode):
 
 
 class Replay:
-    """The recorded calls, ready to be repeated on random numbers, in their order."""
+    """Repeats the recorded calls in their order, on random numbers."""
 
     def __init__(self, recorder: Recorder) -> None:
-        # Layout is a tuple itself, so pytrees would look into it.
+        # Not by pytree: it would look into a Layout, which is a tuple.
         self.memory: dict[Layout, Tensor] = {}
         self.calls = [
             (func, [self._filled(a) for a in args], {k: self._filled(v) for k, v in kwargs.items()})
@@ -81,7 +80,7 @@ class Replay:
         return self.memory[value]
 
     def __call__(self) -> None:
-        """Repeat them all; results are dropped at once."""
+        """Repeat all calls; results are dropped at once."""
         with torch.no_grad():
             for func, args, kwargs in self.calls:
                 func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What the figures were measured on; no names of hosts or people, no paths."""
+"""The machine and code that were measured, without names of hosts or people, and paths."""
 
 import datetime
 import os
@@ -29,8 +29,8 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def now() -> dict[str, str | None]:
-    """Date and commit; "+" after a commit says that files differed from it."""
-    # The results of the parts before this one lie in the tree already.
+    """Date and commit; "+" after the commit: files differed from it."""
+    # Results of earlier parts are in the tree already, and do not count as changes.
     state = commit("experiments/benchmarks")
     short = state["commit"] and state["commit"][:7] + ("+" if state["dirty"] else "")
     return {"commit": short, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}

@@ -1,15 +1,17 @@
-"""Time and memory of matching as objects and anchors grow."""
+"""How time and memory of matching grow with the numbers of objects and anchors."""
 
 import time
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.benchmark import memory, scenes, setting
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.timing import interleaved, slope, spread
-from frcnn.sites.assigners.max_iou import match_batch
+from frcnn.sites.assigners import Assigned
+from frcnn.sites.site import unassigned
 
 # (objects, anchors) of one image.
 Size = tuple[int, int]
@@ -18,11 +20,11 @@ GROWTH: dict[str, list[Size]] = {
     "anchors": [(100, 15_625), (100, 62_500), (100, 250_000)],
 }
 LARGEST: Size = (1_000, 250_000)
-LEAST = 1e6  # bytes that a growth of memory can be told from
+LEAST = 1e6  # bytes; less cannot be measured
 
 
 def measure(device: torch.device, seconds: float) -> dict[str, Any]:
-    """Tables of growth, and of the largest image."""
+    """Tables of the largest image and of the growth."""
     rises = _rises(device)
     share = seconds / len(GROWTH)
     rows = [_growth(what, sizes, rises, device, share) for what, sizes in GROWTH.items()]
@@ -32,7 +34,7 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         largest |= {"peak memory above the baseline, MB": round(rise / memory.MB), "seconds": took}
     else:
         largest[WHY] = memory.NO_PROC
-    title = "Growth of matching at the RPN: exponent p of time, memory ~ size^p"
+    title = "Growth of matching anchors: exponent p of time, memory ~ size^p"
     return {"tables": [table("Matching the largest image", [largest]), table(title, rows)]}
 
 
@@ -62,16 +64,20 @@ def _growth(
 
 
 def matching(size: Size, device: torch.device) -> partial:
-    """The matching of one image's anchors at the RPN, ready to be called."""
+    """The matching of one image's anchors as an RPN has them, ready to be called."""
     objects, anchors = size
-    here, there = scenes.image("rpn", anchors, objects, torch.Generator().manual_seed(0))
+    here, there = scenes.image(scenes.ANCHORS, anchors, objects, torch.Generator().manual_seed(0))
     labels = torch.ones(objects, dtype=torch.int64, device=device)
     target = {"boxes": there.to(device)}
-    return partial(match_batch, scenes.MATCHERS["rpn"], [here.to(device)], [target], [labels])
+    return partial(_assign, here.to(device), target, labels)
+
+
+def _assign(boxes: Tensor, target: dict[str, Tensor], labels: Tensor) -> Assigned:
+    return scenes.ANCHORS.assigner(unassigned([boxes], [target], [labels]))
 
 
 def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:
-    """Peak memory above the baseline in bytes, and the seconds of that call, at every size."""
+    """By size the peak memory above the baseline in bytes, and the seconds of that call."""
     sizes = {size for sizes in GROWTH.values() for size in sizes} | {LARGEST}
     if device.type == "cuda":
         return {size: peak(size, str(device)) for size in sizes}
@@ -83,7 +89,7 @@ def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:
 def peak(size: Size, device_name: str) -> tuple[int, float]:
     """Bytes and seconds of one matching."""
     device = torch.device(device_name)
-    matching((2, 100), device)()  # loads the code, which is no memory of the matching's
+    matching((2, 100), device)()  # loads the code, whose memory must not count
     call, wait = matching(size, device), setting.waiter(device)
     rise = memory.cuda_rise if device.type == "cuda" else memory.rise
     began = time.perf_counter()

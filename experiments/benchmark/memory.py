@@ -1,7 +1,7 @@
 """Peak memory of an action.
 
-On a GPU the allocator counts. On a CPU the system does, for the whole process, and what a process
-once held it may keep: each action gets a fresh one. Linux only, through /proc.
+On a GPU the allocator counts it. On a CPU the system counts it for the whole process, which may
+keep freed memory: so each action runs in a fresh process. Linux only, through /proc.
 """
 
 import multiprocessing
@@ -15,13 +15,13 @@ NO_PROC = "needs the /proc of Linux"
 
 
 def can_measure() -> bool:
-    """Whether this system tells what a process holds."""
+    """Whether this system reports the memory of a process."""
     return Path("/proc/self/smaps_rollup").exists()
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """What ``function`` returns in a fresh process; function and arguments must pickle."""
-    # Forked from a server that has run nothing: no threads, no memory of ours.
+    """Call ``function`` in a fresh process and return its result; all must pickle."""
+    # The server that forks it has run nothing: no threads, little memory.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -30,21 +30,21 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _usual(method: str, function: Callable[..., Any], *args: Any) -> Any:
-    """``function`` in a process whose own children start as those of any program."""
+    """Call ``function`` with the usual start method for its own child processes."""
     multiprocessing.set_start_method(method, force=True)
     return function(*args)
 
 
 def rise(action: Callable[[], object]) -> int:
-    """Bytes by which this process's memory peaked above what it held before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of now
+    """Bytes by which the memory of this process rises at most during an action."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present memory
     before = _status("VmRSS")
     action()
     return _status("VmHWM") - before
 
 
 def cuda_rise(action: Callable[[], object]) -> int:
-    """Bytes by which the GPU memory in use peaked above that before."""
+    """Bytes by which the GPU memory in use rises at most during an action."""
     import torch
 
     torch.cuda.synchronize()
@@ -63,7 +63,7 @@ def _status(key: str) -> int:
 
 
 def shared_out(pids: Iterable[int | str]) -> int:
-    """Bytes that processes hold together, a page that n of them share counted once (PSS)."""
+    """Bytes that processes hold together; a shared page counts once (PSS)."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

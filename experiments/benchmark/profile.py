@@ -11,7 +11,7 @@ SHOWN = 8
 
 
 def profiled(call: Callable[[], object], device: torch.device) -> list[Row]:
-    """The operators that take most of one call, and all others together."""
+    """One row per operator that takes most of the time of a call, and one for all others."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=kinds, acc_events=True) as watched:

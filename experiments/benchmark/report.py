@@ -1,8 +1,8 @@
-"""Results as a JSON file, and the Markdown page that is made from it alone.
+"""Results as a JSON file, and a Markdown page that is made from that file alone.
 
 A part's result is ``{"tables": [table, ...], ...}``; a table has a title, notes and rows. A row
-maps column to value: text, a number, or a spread ``{"median", "q1", "q3"}``. A row with
-"not measured" says why in place of figures.
+maps columns to values: text, a number, or a spread ``{"median", "q1", "q3"}``. A row with
+"not measured" gives the reason instead of figures.
 """
 
 import json
@@ -13,12 +13,12 @@ from typing import Any
 WHY = "not measured"
 INTRODUCTION = (
     "Made by `python -m experiments.benchmark`. `2.00 (1.90 to 2.10)` is the median with the "
-    "quartiles; a ratio is that of the rounds' own ratios, and what is compared took turns, round "
-    "by round."
+    "quartiles. The candidates of a comparison take turns, round by round; a ratio is computed in "
+    "each round, and the median is over the rounds."
 )
 
 Row = dict[str, Any]
-# What a user asks first: (words, part, beginning of the table's title, first cell, column).
+# The figures for the README: (words, (part, beginning of the table's title, first cell, column)).
 HEADLINES = (
     (
         "a training step, times as fast as torchvision's own detector (fp32)",
@@ -51,7 +51,7 @@ def table(title: str, rows: Sequence[Row], *notes: str) -> dict[str, Any]:
 def store(file: Path, machine: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Write ``file`` (JSON) and its page beside it (.md).
 
-    Parts measured before on the same machine and not now stay as they are.
+    Parts that were measured earlier on the same machine stay.
     """
     kept: dict[str, Any] = {}
     if file.exists():
@@ -84,9 +84,12 @@ def headlines(results: Mapping[str, Any]) -> str:
 
 
 def found(results: Mapping[str, Any], part: str, title: str, name: str, column: str) -> Any:
-    """A figure by part, beginning of its table's title, first cell of its row and column; or None.
+    """The figure of a part, table (the beginning of its title), row (its first cell) and column.
 
-    The first cell is whole, as a method's name may begin another's; "" is any.
+    The first cell must be equal, since one method's name may begin another's; "" matches any.
+
+    Returns:
+        None if there is no such figure.
     """
     for content in results["parts"].get(part, {"tables": []})["tables"]:
         for row in content["rows"] if content["title"].startswith(title) else []:
@@ -110,7 +113,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """In the order in which the rows name them, at least two."""
+    """The columns in the order in which the rows name them, at least two."""
     found = list(dict.fromkeys(key for row in rows for key in row if key != WHY))
     return found if len(found) > 1 else [*found, ""]
 

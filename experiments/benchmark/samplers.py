@@ -1,7 +1,7 @@
-"""What each sampler and loss costs: a whole step against random sampling, and the call alone."""
+"""What samplers and losses cost: a whole step against random sampling, and the call alone."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,29 +10,29 @@ import torch
 from experiments.benchmark import scenes, setting
 from experiments.benchmark.profile import profiled
 from experiments.benchmark.report import WHY, Row, table
+from experiments.benchmark.scenes import Scene
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
 from experiments.benchmark.training import Training
 from frcnn import build as assemble
 from frcnn.config.compose import KNOWN, build, one_line
 from frcnn.data import Batch
+from frcnn.model import Detector
 from frcnn.parallel.device import keep_freed_memory
 from frcnn.sites.site import Site
 from samplers import Sampler
 
 BASELINE = "sampler=random"
-MINING = "sampler=ohem"  # the head looks at all proposals before it trains on some
-# So many variants share a turn of the baseline: what is compared runs within a minute.
-TOGETHER = 12
+MINING = "sampler=ohem"  # it previews every proposal
+TOGETHER = 12  # variants that share one baseline: all of them run within a minute
 STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
-OBJECTS = 30
-# Candidates an image: anchors of 1333x800, proposals.
-NUMBER = {"rpn": 200_000, "rcnn": 2_000}
-# Large enough that the time is the work's, not that of calling a hundred operators.
+OBJECTS = 30  # per image
+TIMED = ("draw", "losses")  # the methods of a site whose time is taken within a step
+# Large enough that the work takes the time, and not the calls of a hundred operators.
 GROWTH = {
-    "candidates an image": (8_000, 32_000, 128_000),
     "images": (8, 16, 32),
-    "objects an image": (10, 100, 1_000),
+    "candidates per image": (8_000, 32_000, 128_000),
+    "objects per image": (10, 100, 1_000),
 }
 
 
@@ -45,34 +45,79 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         table(
             f"A step against random sampling: {workload}, {precision}",
             rows,
-            "Same weights and batch; `sampler/rpn` has random sampling at the RCNN head. A ratio "
-            "of steps tells no difference smaller than its spread. Drawing (with the previews that "
-            "samplers ask for) and losses are timed within the step as well, at both sites.",
+            "Same weights and batch. `sampler/SITE` has random sampling at every other site. A "
+            "difference smaller than the spread of the ratio is not shown. The time of drawing "
+            "(with the previews that samplers ask for) and of the losses is taken within the step "
+            "as well, over all sites.",
         )
     ]
     tables += [
         table(f"Where the time of a step goes: {name}", where) for name, where in profiles.items()
     ]
-    found = {site: site_samplers(site) for site in NUMBER}
-    share = seconds * CALLS / len(found)
-    tables += [_alone(site, calls, device, share) for site, calls in found.items()]
-    tables.append(_growth(found["rcnn"], device, seconds * (1 - STEPS - CALLS)))
+    sites = scenes_of(workload)
+    found = {site: site_samplers(site) for site in sites}
+    share = seconds * CALLS / len(sites)
+    tables += [_alone(site, sites[site], calls, device, share) for site, calls in found.items()]
+    last = list(sites)[-1]
+    left = seconds * (1 - STEPS - CALLS)
+    tables.append(_growth(last, sites[last], found[last], device, left))
     return {"tables": tables, "seconds": raw}
 
 
 def variants() -> list[str]:
-    """The override of every preset of conf/ that is not the baseline."""
-    groups = {"sampler": "random", "sampler/rpn": "random", "loss": "cross_entropy"}
-    return [
-        f"{group}={name}"
-        for group, usual in groups.items()
-        for name in setting.options(group)
-        if name != usual
+    """The overrides of all variants but the baseline.
+
+    They are the presets of samplers and losses, and every sampler at one site alone where no
+    preset is that.
+    """
+    presets = [f"sampler={name}" for name in setting.options("sampler")]
+    known = [setting.compose(preset)["sampler"] for preset in presets]
+    single = [
+        f"sampler/{site}={name}"
+        for site in setting.site_names()
+        for name in setting.options(f"sampler/{site}")
     ]
+    new = [text for text in single if setting.compose(text)["sampler"] not in known]
+    losses = [f"loss={name}" for name in setting.options("loss") if name != "cross_entropy"]
+    return [*(preset for preset in presets if preset != BASELINE), *new, *losses]
+
+
+def scenes_of(workload: Workload) -> dict[str, Scene]:
+    """The kind of candidates of each site of a workload's network."""
+    config = setting.compose(*workload.overrides())
+    sites = assemble.detector(config, num_classes=2).sites
+    return {name: scenes.of_kind(site.kind) for name, site in sites.items()}
 
 
 def _precision(device: torch.device) -> str:
     return "bf16" if setting.computes_bf16(device) else "fp32"
+
+
+class Variants:
+    """Training steps of one network, whose sites are exchanged.
+
+    Attributes:
+        clocks: by variant the seconds of ``TIMED`` at every site, call by call.
+    """
+
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        config = setting.compose(*workload.overrides())
+        self.workload, self.device = workload, device
+        self.batch, self.classes = setting.batch_of(config)
+        self.training = Training(setting.ours(config, self.classes, device), config, device)
+        self.clocks: dict[str, list[list[float]]] = {}
+
+    def step(self, override: str) -> Callable[[], object]:
+        """The training step of a variant.
+
+        Raises:
+            one of ``KNOWN``: this network cannot have it.
+        """
+        detector = _detector(self.workload, self.classes, override).to(self.device)
+        self.clocks[override] = timed(detector.sites.values(), self.device)
+        return partial(
+            _step, self.training, contents(detector), self.batch, _precision(self.device)
+        )
 
 
 def _steps(
@@ -81,63 +126,62 @@ def _steps(
     """Rows of all variants, their seconds, and where the time of two of them goes."""
     if device.type == "cpu":
         keep_freed_memory()
-    config = setting.compose(*workload.overrides())
-    batch, classes = setting.batch_of(config)
-    training = Training(setting.ours(config, classes, device), config, device)
-    clocks = {BASELINE: timed(training.model.sites, device)}
-    usual = partial(_step, training, training.model.sites, batch, _precision(device))
-    usual()  # all other steps find the same memory and code
+    made, names = Variants(workload, device), [BASELINE, *variants()]
+    steps, refused = _built(made, names)
+    steps[BASELINE]()  # all other steps find the same memory and code
     rows: list[Row] = [{"variant": BASELINE}]
     raw: dict[str, list[float]] = {}
-    steps: dict[str, Callable[[], object]] = {}
-    names = variants()
-    for group in _groups(names):
-        calls: dict[str, Callable[[], object]] = {BASELINE: usual}
-        for name in group:
-            try:
-                sites = _sites(workload, classes, name)
-            except KNOWN as error:
-                rows.append({"variant": name, WHY: one_line("train", error)})
-                continue
-            clocks[name] = timed(sites, device)
-            calls[name] = partial(_step, training, sites, batch, _precision(device))
-        steps |= calls
+    turns: list[float] = []  # of the baseline
+    for group in _groups([name for name in steps if name != BASELINE]):
+        calls = {name: steps[name] for name in (BASELINE, *group)}
         share = seconds * len(group) / len(names)
         found = interleaved(calls, share, wait=setting.waiter(device), warm_up=False)
-        usually = found.pop(BASELINE)
-        raw[f"{BASELINE} beside {', '.join(found)}"] = usually
-        raw |= found
-        rows += [_row(name, found[name], usually) for name in found]
-    turns = [s for name, values in raw.items() if name.startswith(BASELINE) for s in values]
+        usual = found.pop(BASELINE)
+        rows += [_row(name, values, usual) for name, values in found.items()]
+        raw |= {f"{BASELINE} beside {', '.join(found)}": usual, **found}
+        turns += usual
     rows[0] |= _row(BASELINE, turns, turns)
     for row in rows:
-        if WHY not in row:
-            row |= _own(clocks[row["variant"]], clocks[BASELINE], turns)
-    looked_into = {BASELINE: usual, **({MINING: steps[MINING]} if MINING in steps else {})}
-    return rows, raw, {name: profiled(step, device) for name, step in looked_into.items()}
+        row |= _own(made.clocks[row["variant"]], made.clocks[BASELINE], turns)
+    rows += [{"variant": name, WHY: why} for name, why in refused.items()]
+    looked_into = [name for name in (BASELINE, MINING) if name in steps]
+    return rows, raw, {name: profiled(steps[name], device) for name in looked_into}
 
 
-def timed(sites: Sequence[Site], device: torch.device) -> list[list[float]]:
-    """Put a clock around draw and losses of each site: the seconds of each, call by call.
+def _built(
+    made: Variants, names: Sequence[str]
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """The steps of the variants that this network can have, and why it cannot have the others."""
+    steps, refused = {}, {}
+    for name in names:
+        try:
+            steps[name] = made.step(name)
+        except KNOWN as error:
+            refused[name] = one_line("train", error)
+    return steps, refused
 
-    None on a GPU, which to wait for would slow the step down.
+
+def timed(sites: Iterable[Site], device: torch.device) -> list[list[float]]:
+    """Put a clock around ``TIMED`` of each site: the seconds of each, call by call.
+
+    None on a GPU: to wait for it would slow the step down.
     """
     if device.type == "cuda":
         return []
     clocks: list[list[float]] = []
     for site in sites:
-        for part in ("draw", "losses"):
+        for part in TIMED:
             clocks.append([])
             setattr(site, part, clocked(getattr(site, part), clocks[-1]))
     return clocks
 
 
 def clocked(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """The same call, which leaves behind how long it took."""
+    """The same call, which also appends its seconds."""
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **named: Any) -> Any:
         start = time.perf_counter()
-        result = call(*args)
+        result = call(*args, **named)
         seconds.append(time.perf_counter() - start)
         return result
 
@@ -145,7 +189,7 @@ def clocked(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any
 
 
 def _own(calls: list[list[float]], usual: list[list[float]], turns: Sequence[float]) -> Row:
-    """What drawing and losses of a step took, and took more than with the baseline."""
+    """The time of drawing and losses in a step, and how much more it is than the baseline's."""
     if not calls:
         return {}
     ours, random = (sum(spread(seconds)["median"] for seconds in c) for c in (calls, usual))
@@ -154,19 +198,29 @@ def _own(calls: list[list[float]], usual: list[list[float]], turns: Sequence[flo
 
 
 def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(names), TOGETHER):
+    """At least one, which is empty if there are no names."""
+    for first in range(0, max(1, len(names)), TOGETHER):
         yield names[first : first + TOGETHER]
 
 
-def _sites(workload: Workload, classes: int, override: str) -> tuple[Site, Site]:
-    """The two sites of a variant; the network they come with is dropped."""
+def _detector(workload: Workload, classes: int, override: str) -> Detector:
+    """The detector of a variant."""
     config = setting.compose(*workload.overrides(), override)
     assemble.fill_from_data(config["loss"], assemble.dataset(config["data"], "train"))
-    return assemble.detector(config, classes).sites
+    return assemble.detector(config, classes)
 
 
-def _step(training: Training, sites: tuple[Site, Site], batch: Batch, precision: str) -> object:
-    training.model.rpn.site, training.model.roi_heads.site = sites
+def contents(detector: Detector) -> dict[str, dict[str, Any]]:
+    """The attributes of each site of a detector, by the site's name."""
+    return {name: vars(site) for name, site in detector.sites.items()}
+
+
+def _step(
+    training: Training, sites: Mapping[str, dict[str, Any]], batch: Batch, precision: str
+) -> Any:
+    """A step of the network with the sites of a variant, given as ``contents``."""
+    for name, site in training.model.sites.items():
+        site.__dict__ = sites[name]
     return training.step(batch, precision)
 
 
@@ -180,18 +234,18 @@ def _row(name: str, found: Sequence[float], usual: Sequence[float]) -> Row:
 
 
 def site_samplers(site: str) -> dict[str, Sampler]:
-    """The samplers of conf/sampler/<site>, ``random`` first."""
+    """Every sampler that a site can have, ``random`` first."""
     names = sorted(setting.options(f"sampler/{site}"), key=lambda name: name != "random")
     nodes = {n: setting.compose(f"sampler/{site}={n}")["sampler"][site] for n in names}
     return {name: build(node) for name, node in nodes.items()}
 
 
 def _alone(
-    site: str, found: dict[str, Sampler], device: torch.device, seconds: float
+    site: str, scene: Scene, found: dict[str, Sampler], device: torch.device, seconds: float
 ) -> dict[str, Any]:
-    """Calls of every sampler of a site, beyond what the prediction costs."""
-    images, number = 8, NUMBER[site]
-    made = scenes.candidates(site, images, number, OBJECTS, device)
+    """Calls of every sampler of a site, without the cost of the prediction."""
+    images, number = 8, scene.number
+    made = scenes.candidates(scene, images, number, OBJECTS, device)
     calls = {name: partial(call, made) for name, call in found.items()}
     times = interleaved(calls, seconds, wait=setting.waiter(device))
     return table(
@@ -208,23 +262,29 @@ def _alone(
     )
 
 
-def _growth(found: dict[str, Sampler], device: torch.device, seconds: float) -> dict[str, Any]:
-    """Log-log slopes of the median times over the sizes of ``GROWTH``, at the RCNN head."""
+def _growth(
+    site: str, scene: Scene, found: dict[str, Sampler], device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Log-log slopes of the median times over the sizes of ``GROWTH``, at one site."""
     rows: dict[str, Row] = {name: {"sampler": name} for name in found}
-    usual = {"images": 2, "candidates an image": NUMBER["rcnn"], "objects an image": OBJECTS}
+    usual = dict(zip(GROWTH, (2, scene.number, OBJECTS), strict=True))
     for what, sizes in GROWTH.items():
-        made = [
-            scenes.candidates("rcnn", *(usual | {what: size}).values(), device) for size in sizes
-        ]
+        made = [scenes.candidates(scene, *around(usual, what, n), device) for n in sizes]
         for name, call in found.items():
             calls = {str(size): partial(call, m) for size, m in zip(sizes, made, strict=True)}
             share = seconds / len(found) / len(GROWTH)
             times = interleaved(calls, share, wait=setting.waiter(device))
             medians = [spread(values)["median"] for values in times.values()]
             rows[name][f"{what}, {sizes[0]:,} to {sizes[-1]:,}"] = slope(sizes, medians)
-    around = ", ".join(f"{value:,} {what}" for what, value in usual.items())
+    others = ", ".join(f"{value:,} {what}" for what, value in usual.items())
     return table(
-        "Growth of a sampler's call at RCNN: exponent p of time ~ size^p",
+        f"Growth of a sampler's call at {site}: exponent p of time ~ size^p",
         list(rows.values()),
-        f"One grows at a time, the others stay: {around}.",
+        f"One number grows at a time, the others stay: {others}.",
     )
+
+
+def around(usual: Mapping[str, int], what: str, size: int) -> tuple[int, int, int]:
+    """Images, candidates and objects per image: the usual ones, but one of them."""
+    images, number, objects = {**usual, what: size}.values()
+    return images, number, objects

@@ -1,12 +1,12 @@
-"""What is measured: network, images and options, all from the project's own conf/."""
+"""The measured networks, images and options, all from the project's own conf/."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -28,7 +28,7 @@ OURS = (
 
 @dataclass(frozen=True)
 class Workload:
-    """A network and what it is trained on; ``anchors`` as ``model.anchor_sizes``."""
+    """A network and its images; ``anchors`` as ``model.anchor_sizes``."""
 
     model: str
     width: int
@@ -51,7 +51,7 @@ class Workload:
             f"data.min_size={self.height}",
             f"data.max_size={self.width}",
             f"data.anchor_sizes={anchors}",
-            "data.num_objects=[1,14]",  # seven an image, as in COCO
+            "data.num_objects=[1,14]",  # seven per image on average, as in COCO
             f"data.object_size=[{self.height // 7},{self.height * 2 // 5}]",
             f"trainer.batch_size={self.batch}",
         ]
@@ -78,7 +78,13 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 def options(group: str) -> list[str]:
     """The names of a group's options, ``random`` and ``cross_entropy`` among them."""
-    return sorted(file.stem for file in Path(CONF, group).glob("*.yaml"))
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def site_names() -> list[str]:
+    """The sites of the network that a command line without options trains."""
+    return list(compose()["sampler"])
 
 
 def batch_of(config: dict[str, Any]) -> tuple[Batch, int]:
@@ -88,7 +94,7 @@ def batch_of(config: dict[str, Any]) -> tuple[Batch, int]:
 
 
 def ours(config: dict[str, Any], num_classes: int, device: torch.device) -> Detector:
-    """The project's detector, laid out as a run lays it out."""
+    """The project's detector, on the device and in the memory format of a run."""
     torch.manual_seed(config["seed"])
     model = assemble.detector(config, num_classes).to(device)
     if config["trainer"]["channels_last"]:
@@ -97,7 +103,7 @@ def ours(config: dict[str, Any], num_classes: int, device: torch.device) -> Dete
 
 
 def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> FasterRCNN:
-    """torchvision's own detector of the same shape and budgets, as it comes."""
+    """torchvision's own detector with the same shape and budgets."""
     node = config["model"]
     backbone = resnet_fpn_backbone(
         backbone_name=node["name"].removeprefix("fasterrcnn_").removesuffix("_fpn"),
@@ -112,7 +118,7 @@ def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> Fas
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the hardware does; emulated, a step takes minutes."""
+    """Whether the hardware computes in bf16; emulated, a step takes minutes."""
     return choose_precision("auto", device) == torch.bfloat16
 
 
@@ -122,5 +128,5 @@ def no_bf16(device: torch.device) -> str:
 
 
 def waiter(device: torch.device) -> Callable[[], object]:
-    """What returns when the device has done its work."""
+    """A function that returns when the device has done its work."""
     return torch.cuda.synchronize if device.type == "cuda" else nothing

@@ -1,4 +1,4 @@
-"""Our training step against stock torchvision's own, and against the machine's limit."""
+"""Our training step against stock torchvision's, and against the machine's limit."""
 
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ def _without_cuda() -> dict[str, Any]:
 def _compared(
     workload: Workload, wanted: tuple[str, ...], device: torch.device, seconds: float
 ) -> dict[str, Any]:
-    """Stock and ours at each precision the hardware has, with ours' limit, in turns."""
+    """Stock, ours and the limit of ours, in turns, at each precision that the hardware has."""
     precisions = [p for p in wanted if p != "bf16" or setting.computes_bf16(device)]
     if not precisions:
         rows = [{"step": precision, WHY: setting.no_bf16(device)} for precision in wanted]
@@ -55,7 +55,7 @@ def _compared(
     limits = {p: recorded(calls[f"ours, {p}"]) for p in precisions}
     calls |= {f"limit, {precision}": limit for precision, limit in limits.items()}
     found = interleaved(calls, seconds, wait=setting.waiter(device))
-    # Its memory would count as the next workload's.
+    # Else their memory would count for the next workload.
     del trainings, calls
     rows = _step_rows(workload, wanted, found, device)
     return {
@@ -63,8 +63,8 @@ def _compared(
             table(
                 f"Training step: {workload}",
                 rows,
-                "Stock torchvision gains from memory that the C library keeps, as ours does: "
-                "both ran in one process. Peak memory is of a first step in a process of its own.",
+                "Both ran in one process, so stock torchvision too gains from memory that the C "
+                "library keeps. Peak memory is that of a first step in a process of its own.",
             ),
             table(f"Distance from the limit: {workload}", _limit_rows(found, limits)),
         ],
@@ -73,7 +73,7 @@ def _compared(
 
 
 def same_weights(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Training], Any]:
-    """Stock and ours with equal weights, each name of ``BUILDERS`` -> training, and a batch."""
+    """The trainings of ``BUILDERS`` by name, with equal weights, and a batch."""
     batch, classes = setting.batch_of(config)
     models = {who: build(config, classes, device) for who, build in BUILDERS.items()}
     stock, ours = models.values()
@@ -133,7 +133,7 @@ def _peak(workload: Workload, who: str, precision: str, device: torch.device) ->
 
 
 def _first_step(workload: Workload, who: str, precision: str, device_name: str) -> int:
-    """Bytes above what the process held with network and batch made."""
+    """Peak bytes of a step above the memory that the process had before it."""
     device = torch.device(device_name)
     config = setting.compose(*workload.overrides())
     batch, classes = setting.batch_of(config)

@@ -1,4 +1,4 @@
-"""What the project set out to reach, against what was measured."""
+"""The project's targets against what was measured."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from experiments.benchmark.setting import options
 
 
 class Target(NamedTuple):
-    """A bound on a figure; ``least``: the figure must be at least that, else at most."""
+    """A bound on a figure. ``least``: the figure must be at least the bound, else at most."""
 
     what: str
     bound: float
@@ -53,11 +53,11 @@ TARGETS = (
 
 
 def compared(results: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of the targets of a CPU; those on a GPU are in its own result."""
+    """A table of the targets of a CPU."""
     bf16 = results["machine"]["computes in bf16"]
     rows = [_row(target, found(results, *target.place), bf16) for target in TARGETS]
     note = (
-        "A spread that holds the bound within it decides nothing; the median is what is compared."
+        "The median is compared with the bound. A spread that contains the bound decides nothing."
     )
     return table("Targets of two CPU cores", rows, note)
 

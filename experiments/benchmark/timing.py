@@ -1,8 +1,8 @@
-"""Seconds of things that are compared with each other, measured in turns.
+"""Seconds of calls that are compared with each other, measured in turns.
 
-The speed of a machine drifts over minutes: other processes, heat, clocks. A ratio of two timings
-is only worth something when both were taken in the same minute, so the candidates run in rounds,
-A B C C B A ..., and a ratio is the median of the rounds' own ratios.
+The speed of a machine drifts over minutes: other processes, heat, clocks. So a ratio of two timings
+is only meaningful if both were taken in the same minute. The calls run in rounds, A B C C B A ...,
+a ratio is computed in each round, and the median is over the rounds.
 """
 
 import time
@@ -16,7 +16,7 @@ Spread = dict[str, float]
 
 
 def nothing() -> None:
-    """The wait of a device that computes while it is called: a CPU."""
+    """The wait for a CPU, which has done its work when the call returns."""
 
 
 def interleaved(
@@ -29,13 +29,13 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of every call in every round.
 
-    One untimed round comes first, or with ``warm_up`` off none: the median of three rounds and
-    more leaves a slow first call out. Rounds follow until the next one would end after the budget,
-    but never fewer than three.
+    With ``warm_up`` one untimed round comes first; without it a slow first call is one of at least
+    three, and leaves the median alone. There are at least three rounds. The last one is that after
+    which another would exceed the budget.
 
     Args:
-        seconds: the budget, the untimed round counted in.
-        wait: returns when the device has done what it was given (``torch.cuda.synchronize``).
+        seconds: the budget, which includes the untimed round.
+        wait: returns when the device has done its work (``torch.cuda.synchronize``).
     """
     began = clock()
     if warm_up:
@@ -45,7 +45,7 @@ def interleaved(
     found: dict[str, list[float]] = {name: [] for name in calls}
     done, started = 0, clock()
     while done < MIN_ROUNDS or _room(clock() - began, clock() - started, done, seconds):
-        # Forth and back, so that nobody always comes after the same one.
+        # Forth and back, so that no call always follows the same one.
         for name, call in list(calls.items())[:: -1 if done % 2 else 1]:
             start = clock()
             call()
@@ -71,5 +71,5 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent p of the power law size^p that fits best: the slope on log-log axes."""
+    """The exponent p of the best power law size^p: the slope on log-log axes."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])

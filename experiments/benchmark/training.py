@@ -15,8 +15,7 @@ from frcnn.parallel.device import DTYPES, autocast
 class Training:
     """A network and its optimizer, as ``frcnn.training.loop.Engine`` drives them.
 
-    The learning rate is 0: the arithmetic is that of training, and every step of every candidate
-    sees the same weights.
+    The learning rate is 0: the arithmetic is that of training, but the weights stay the same.
     """
 
     def __init__(self, model: FasterRCNN, config: dict[str, Any], device: torch.device) -> None:
@@ -28,7 +27,7 @@ class Training:
     def step(self, batch: Batch, precision: str) -> dict[str, float]:
         """Forward, losses, backward, clipping and update; returns the losses."""
         images, targets = prepare(batch[0], self.device), batch[1]
-        if not isinstance(self.model, Detector):  # torchvision wants them on the device
+        if not isinstance(self.model, Detector):  # torchvision does not move them
             targets = [{k: t[k].to(self.device) for k in ("boxes", "labels")} for t in targets]
         with autocast(self.device, DTYPES[precision]):
             losses = self.model(images, targets)

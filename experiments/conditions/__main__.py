@@ -1,12 +1,13 @@
-"""Where does a method begin to pay? Its difference to the baseline, condition by condition.
+"""Where does a method pay? Its difference to the baseline, condition by condition.
 
 ``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--out FOLDER]
 [--page FILE]``
 
-DIR is the folder of a sweep over methods, seeds and settings of the data, KEYs are those settings,
-as in ``data.clutter``. Writes conditions.md and conditions.png to DIR/report or beside the CSV, and
-of a folder conditions.csv (one row a run), from which both can be made again; and the table into a
-page, between a comment that names the CSV and ``<!-- end -->``.
+DIR is the folder of a sweep over methods, seeds and settings of the data; the KEYs are those
+settings, such as ``data.clutter``. Writes conditions.md and conditions.png to DIR/report, or beside
+the CSV. From a folder it also writes conditions.csv (one row per run), which is enough to make both
+again. ``--page`` puts the table into a page, between a comment that names the CSV and
+``<!-- end -->``.
 """
 
 try:

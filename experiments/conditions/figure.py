@@ -17,7 +17,7 @@ WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [VERMILLION, "white", BL
 
 
 def figure(found: Map) -> Figure:
-    """A panel an axis: methods by the key's values, coloured and labelled by the difference."""
+    """One panel per axis: methods by the key's values, coloured and labelled by the difference."""
     rows = len(found.methods)
     widths = [1, *(len(axis) for axis in found.axes)]
     drawn = Figure(figsize=(1.8 + 0.85 * sum(widths), 1.3 + 0.33 * rows), layout="constrained")
@@ -31,7 +31,9 @@ def figure(found: Map) -> Figure:
         _panel(axes, found.methods, own, largest)
         axes.set_xticks(range(len(conditions)), [_values(c[place]) for c in conditions], **STYLE)
         axes.set_xlabel(found.keys[place], **STYLE)
-    drawn.suptitle(f"difference in AP (percent) to {found.baseline}; boxed: told apart", **STYLE)
+    drawn.suptitle(
+        f"difference in AP (percent) to {found.baseline}; boxed: a difference is shown", **STYLE
+    )
     return drawn
 
 
@@ -60,6 +62,6 @@ def _write(axes: Axes, row: int, column: int, verdict: Verdict | None, largest: 
     mean = verdict.difference.spread.mean
     colour = "white" if abs(mean) > 0.7 * largest else "black"
     axes.text(column, row, f"{mean:+.1f}", ha="center", va="center", color=colour, fontsize=8)
-    if verdict.told_apart:
+    if verdict.differs:
         box = Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, fill=False, linewidth=1.5)
         axes.add_patch(box)

@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +23,7 @@ from experiments.report.statistics import (
 from experiments.report.study import Study, grouped, made_apart, named_run, usable_runs
 from experiments.report.tables import differences
 
-Condition = tuple[str, ...]  # of each key its value, as JSON
+Condition = tuple[str, ...]  # the value of each key, as JSON
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,9 @@ class Map:
     Args:
         keys: the settings that make a condition.
         studies: by condition.
-        axes: for each key the conditions that differ from ``centre`` in that key alone, and
-            ``centre``, by the key's value.
-        centre: the commonest value of each key.
-        verdicts: by condition and method: the spread is that of the condition's runs, the
-            correction for the number of all of them.
-        overall: by method, on the mean over the conditions of each seed that has them all.
-        changes: by the place of a key and method: the difference at the last value of the axis
-            less that at the first.
-        alone: as ``overall``, each method with the spread of its own differences.
-        depends: p that the methods' differences are the same under all conditions; None if it
-            cannot be said.
-        steady: the methods that ``depends`` is of: those that all conditions have and that are
-            about equally steady.
+        axes: one per key, ordered by the key's value: ``centre``, and the conditions that differ
+            from it in that key alone.
+        centre: the most frequent value of each key.
         problems: a sentence for each run, seed, method and condition that is left out.
     """
 
@@ -52,12 +43,6 @@ class Map:
     studies: Mapping[Condition, Study]
     axes: Sequence[Sequence[Condition]]
     centre: Condition
-    verdicts: Mapping[tuple[Condition, str], Verdict]
-    overall: Mapping[str, Verdict]
-    changes: Mapping[tuple[int, str], Verdict]
-    alone: Mapping[str, Verdict]
-    depends: float | None
-    steady: Sequence[str]
     problems: Sequence[str]
 
     @property
@@ -67,82 +52,104 @@ class Map:
 
     @property
     def methods(self) -> list[str]:
-        """Those that are compared, the baseline not among them."""
+        """The methods that are compared, without the baseline."""
         return list(dict.fromkeys(method for _, method in self.verdicts))
 
     @property
     def runs(self) -> list[Run]:
-        """All that are compared."""
+        """All runs that are compared."""
         return [run for study in self.studies.values() for run in study.runs]
 
     def values(self, condition: Condition, method: str) -> list[float]:
-        """AP in percent, a value a seed."""
+        """AP in percent, one value per seed."""
         return list(self.studies[condition].values(method, "AP").values())
+
+    @cached_property
+    def verdicts(self) -> dict[tuple[Condition, str], Verdict]:
+        """By condition and method: the spread of the condition's runs, one correction for all."""
+        return verdicts(
+            {(c, m): d for c, study in self.studies.items() for m, d in differences(study).items()}
+        )
+
+    @cached_property
+    def means(self) -> dict[str, dict[int, float]]:
+        """By method and seed the mean AP over the conditions."""
+        return means(self.studies)
+
+    @cached_property
+    def overall(self) -> dict[str, Verdict]:
+        """By method, on the ``means``."""
+        return verdicts(compared(self.means, self.baseline))
+
+    @cached_property
+    def alone(self) -> dict[str, Verdict]:
+        """As ``overall``, each method with the spread of its own differences."""
+        base = self.means[self.baseline]
+        return verdicts({method: paired(self.means[method], base) for method in self.overall})
+
+    @cached_property
+    def changes(self) -> dict[tuple[int, str], Verdict]:
+        """By the index of a key and method: the difference at the last value of the axis minus
+        that at the first."""
+        ends = [(self.studies[axis[0]], self.studies[axis[-1]]) for axis in self.axes]
+        return verdicts({(i, m): d for i, pair in enumerate(ends) for m, d in along(*pair).items()})
+
+    @cached_property
+    def steady(self) -> list[str]:
+        """The methods that all conditions have, that learnt, and that are about equally steady."""
+        apart = failed(self.means, self.baseline)
+        chosen = {m: own for m, own in self.means.items() if own and m not in apart}
+        return list(steady(chosen))
+
+    @cached_property
+    def depends(self) -> float | None:
+        """p that the differences of the ``steady`` methods are the same under all conditions; None
+        if it cannot be computed."""
+        of_steady = [{m: s.values(m, "AP") for m in self.steady} for s in self.studies.values()]
+        return depends(of_steady)
 
 
 def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) -> Map:
     """Split the runs by condition and compare the methods under each.
 
     Raises:
-        LookupError: no runs, or none to compare, all in all or under the centre; a key in which no
-            two of them differ.
+        LookupError: there are no runs, or none to compare, under any condition or at the centre;
+            or no two runs differ in a key.
     """
     if not runs:
         raise LookupError("no run, which is a folder with a status.json")
     problems: list[str] = []
-    usable = usable_runs(runs, problems, keys)
-    found = _studies(usable, keys, baseline, problems)
+    found = _studies(usable_runs(runs, problems, keys), keys, baseline, problems)
+    centre = _centre(found, keys, problems)
+    axes = [_axis(found, centre, index) for index in range(len(keys))]
+    shown = {condition for axis in axes for condition in axis}
+    studies = {condition: study for condition, study in found.items() if condition in shown}
+    problems += [f"{name(keys, c)}: lies on no axis: left out." for c in found if c not in shown]
+    return Map(keys, studies, axes, centre, [*problems, *_unequal(studies, keys)])
+
+
+def _centre(
+    found: Mapping[Condition, Study], keys: Sequence[str], problems: Sequence[str]
+) -> Condition:
     centre = tuple(Counter(column).most_common(1)[0][0] for column in zip(*found, strict=True))
     if centre not in found:
         missing = f"the centre {name(keys, centre)} has no baseline and a method"
         raise LookupError("\n".join([missing, *problems]))
-    axes = [_axis(found, centre, place) for place in range(len(keys))]
-    shown = {condition for axis in axes for condition in axis}
-    problems += [f"{name(keys, c)}: lies on no axis: left out." for c in found if c not in shown]
-    studies = {condition: study for condition, study in found.items() if condition in shown}
-    problems += _absent(studies, keys)
-    compared_runs = [run for study in studies.values() for run in study.runs]
-    problems += [*_apart(compared_runs, keys), *made_apart(compared_runs)]
-    tested = {(c, m): d for c, s in studies.items() for m, d in differences(s).items()}
-    base = studies[centre].baseline or ""
-    together = means(studies)
-    overall = compared(together, base)
-    chosen = _steady(together, base)
-    alone = {method: paired(together[method], together[base]) for method in overall}
-    changed = {
-        (place, method): difference
-        for place, axis in enumerate(axes)
-        for method, difference in along(studies[axis[0]], studies[axis[-1]]).items()
-    }
-    return Map(
-        keys=keys,
-        studies=studies,
-        axes=axes,
-        centre=centre,
-        verdicts=verdicts(tested),
-        overall=verdicts(overall),
-        changes=verdicts(changed),
-        alone=verdicts(alone),
-        depends=depends([{m: s.values(m, "AP") for m in chosen} for s in studies.values()]),
-        steady=chosen,
-        problems=problems,
-    )
+    return centre
+
+
+def _unequal(studies: Mapping[Condition, Study], keys: Sequence[str]) -> list[str]:
+    """What the conditions have not in common, a sentence each."""
+    runs = [run for study in studies.values() for run in study.runs]
+    return [*_absent(studies, keys), *_apart(runs, keys), *made_apart(runs)]
 
 
 def _studies(
     runs: Sequence[Run], keys: Sequence[str], baseline: str | None, problems: list[str]
 ) -> dict[Condition, Study]:
-    """Of the conditions in which something is compared."""
-    groups: dict[Condition, list[Run]] = defaultdict(list)
-    for run in runs:
-        missing = [key for key in keys if key not in run.settings]
-        if missing:
-            _check(missing[0], runs)
-            problems.append(f"{named_run(run)} has no {missing[0]}: left out.")
-        else:
-            groups[tuple(json.dumps(run.settings[key]) for key in keys)].append(run)
+    """The studies of the conditions in which something is compared."""
     found = {}
-    for condition, group in groups.items():
+    for condition, group in _by_condition(runs, keys, problems).items():
         try:
             study = grouped(group, baseline)
         except LookupError as error:
@@ -156,6 +163,20 @@ def _studies(
     if not found:
         raise LookupError("\n".join(["no condition has a baseline and a method", *problems]))
     return found
+
+
+def _by_condition(
+    runs: Sequence[Run], keys: Sequence[str], problems: list[str]
+) -> dict[Condition, list[Run]]:
+    groups: dict[Condition, list[Run]] = defaultdict(list)
+    for run in runs:
+        missing = [key for key in keys if key not in run.settings]
+        if missing:
+            _check(missing[0], runs)
+            problems.append(f"{named_run(run)} has no {missing[0]}: left out.")
+        else:
+            groups[tuple(json.dumps(run.settings[key]) for key in keys)].append(run)
+    return groups
 
 
 def _check(key: str, runs: Sequence[Run]) -> None:
@@ -189,9 +210,9 @@ def _apart(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
     """By method and seed the mean AP over the conditions, of the seeds that have them all.
 
-    Many conditions tell more than one; runs of a seed share their initial weights under all of
-    them, so it is the seeds that are independent, and their number that counts. The mean is that of
-    these conditions, each as heavy as any other, and says nothing of others.
+    The runs of one seed share their initial weights under all conditions. So only seeds are
+    independent, and their number counts. All these conditions have the same weight in the mean; it
+    says nothing about other conditions.
     """
     found: dict[str, dict[int, float]] = {}
     for method in dict.fromkeys(m for study in studies.values() for m in study.methods):
@@ -202,8 +223,10 @@ def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
 
 
 def along(first: Study, last: Study) -> dict[str, Difference]:
-    """How much more a method differs from the baseline at the last than at the first condition;
-    with a spread of its own where it did not learn at one of them."""
+    """How much more a method differs from the baseline at the last condition than at the first.
+
+    A method that did not learn at one of them has a spread of its own.
+    """
     base = first.baseline or ""
     ends = [{m: s.values(m, "AP") for m in s.methods} for s in (first, last)]
     changes = {
@@ -216,22 +239,19 @@ def along(first: Study, last: Study) -> dict[str, Difference]:
     return in_blocks(changes, base, set().union(*(failed(values, base) for values in ends)))
 
 
-def _steady(together: Mapping[str, Mapping[int, float]], base: str) -> list[str]:
-    """Of the methods' ``means`` those that learnt and are about equally steady."""
-    apart = failed(together, base)
-    return list(steady({m: own for m, own in together.items() if own and m not in apart}))
+def _axis(conditions: Mapping[Condition, Study], centre: Condition, index: int) -> list[Condition]:
+    """The conditions that differ from the centre in one key at most, by its value."""
+    others = _without(centre, index)
+    found = [condition for condition in conditions if _without(condition, index) == others]
+    return sorted(found, key=lambda condition: _order(condition[index]))
 
 
-def _axis(conditions: Mapping[Condition, Study], centre: Condition, place: int) -> list[Condition]:
-    def others(condition: Condition) -> Condition:
-        return condition[:place] + condition[place + 1 :]
-
-    found = [condition for condition in conditions if others(condition) == others(centre)]
-    return sorted(found, key=lambda condition: _order(condition[place]))
+def _without(condition: Condition, index: int) -> Condition:
+    return condition[:index] + condition[index + 1 :]
 
 
 def _order(text: str) -> tuple[int, Any]:
-    """Numbers by size, then lists by their first, then the rest by name."""
+    """Numbers by value, then lists by their first number, then the rest by name."""
     value = json.loads(text)
     kind = {int: 0, float: 0, list: 1}.get(type(value), 2)
     return kind, value if kind < 2 else text

@@ -5,26 +5,25 @@ from collections.abc import Sequence
 from experiments.conditions.map import Condition, Map
 from experiments.conditions.tables import ALL, ends, label
 from experiments.report.statistics import ALPHA
-from experiments.report.tables import chance, interval
+from experiments.report.tables import interval, p_value
 
 
 def sentences(found: Map) -> list[str]:
-    """Of each method: over all conditions, and under which it is told apart from the baseline."""
+    """Of each method: over all conditions, and under which of them it differs from the baseline."""
     said = []
     for method in found.methods:
         own = {c: v for (c, name), v in found.verdicts.items() if name == method}
         own = {condition: verdict for condition, verdict in own.items() if verdict.p is not None}
         if not own:
-            said.append(f"`{method}` has one seed: nothing can be said.")
+            said.append(f"`{method}` has one seed: no comparison.")
             continue
-        better = [c for c, v in own.items() if v.told_apart and v.difference.spread.mean > 0]
-        worse = [c for c, v in own.items() if v.told_apart and c not in better]
+        better = [c for c, v in own.items() if v.differs and v.difference.spread.mean > 0]
+        worse = [c for c, v in own.items() if v.differs and c not in better]
         parts = [f"better at {_listed(found, better)}"] if better else []
         parts += [f"worse at {_listed(found, worse)}"] if worse else []
         rest = len(own) - len(better) - len(worse)
-        parts += [f"not told apart at {rest} of {len(own)} conditions"] if rest else []
-        first = _over_all(found, method)
-        said.append(f"`{method}` is {first}{', '.join(parts)}.")
+        parts += [f"no difference shown at {rest} of {len(own)} conditions"] if rest else []
+        said.append(f"`{method}`: {_over_all(found, method)}{', '.join(parts)}.")
     return said + _changed(found)
 
 
@@ -32,12 +31,12 @@ def _changed(found: Map) -> list[str]:
     tested = {key: v for key, v in found.changes.items() if v.p is not None}
     said = []
     for (place, method), verdict in tested.items():
-        if verdict.told_apart:
+        if verdict.differs:
             key, (first, last) = found.keys[place], ends(found, place)
             mean = verdict.difference.spread.mean
             how = "more" if mean > 0 else "less"
             said.append(f"`{method}` gains {how} at {key}={last} than at {first}: {mean:+.1f} AP.")
-    none = "No method's difference is told apart between the ends of an axis."
+    none = "No method's difference is shown to change between the ends of an axis."
     return (said or ([none] if tested else [])) + _depends(found)
 
 
@@ -45,11 +44,11 @@ def _depends(found: Map) -> list[str]:
     if found.depends is None:
         return []
     without = [f"`{m}`" for m in (found.baseline, *found.methods) if m not in found.steady]
-    but = f", {' and '.join(without)} not among them" if without else ""
+    but = f", without {' and '.join(without)}" if without else ""
     how = "do" if found.depends <= ALPHA else "are not shown to"
     return [
         f"The methods' differences {how} depend on the condition (analysis of variance of all "
-        f"methods and conditions together{but}: p {_chance(found.depends)})."
+        f"methods and conditions together{but}: p {_p(found.depends)})."
     ]
 
 
@@ -58,18 +57,18 @@ def _over_all(found: Map, method: str) -> str:
     if verdict is None or verdict.p is None:
         return ""
     mean = verdict.difference.spread.mean
-    how = ("better" if mean > 0 else "worse") if verdict.told_apart else "not told apart"
+    how = ("better" if mean > 0 else "worse") if verdict.differs else "no difference shown"
     level, between = interval(verdict)
     alone = found.alone[method].p
     assert alone is not None
     return (
-        f"{how} over {ALL} ({mean:+.2f} AP, {level} interval {between}, p {_chance(verdict.p)}; "
-        f"by the spread of its own seeds alone p {_chance(alone)}); "
+        f"{how} over {ALL} ({mean:+.2f} AP, {level} interval {between}, p {_p(verdict.p)}; "
+        f"with the standard deviation of its own seeds alone p {_p(alone)}); "
     )
 
 
-def _chance(p: float) -> str:
-    text = chance(p)
+def _p(p: float) -> str:
+    text = p_value(p)
     return text if text.startswith("<") else f"= {text}"
 
 

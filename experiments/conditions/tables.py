@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.conditions.map import Condition, Map, means, name
+from experiments.conditions.map import Condition, Map, name
 from experiments.report.runs import LOSS
 from experiments.report.statistics import ALPHA, Difference, Verdict
 from experiments.report.tables import ALONE, NONE, Table, figures_named, mean_of, ratios
@@ -14,7 +14,7 @@ def table(found: Map) -> Table:
     """Row by method, column by condition: the baseline's AP, then differences to it."""
     beside = [c for axis in found.axes for c in axis if c != found.centre]
     conditions = [found.centre, *beside]
-    own = list(means(found.studies)[found.baseline].values())
+    own = list(found.means[found.baseline].values())
     base = [own, *(found.values(c, found.baseline) for c in conditions)]
     rows = [[found.baseline, *map(mean_of, base)]]
     for method in found.methods:
@@ -38,20 +38,20 @@ def changes(found: Map) -> Table:
     ]
     notes = [
         f"The difference in AP to `{found.baseline}` at the last value less that at the first, "
-        "paired by seed, with its interval: whether a method pays more there. Spread and "
-        f"correction as above, for all {len(found.changes)} changes together."
+        "paired by seed, with its interval: whether a method pays more there. Standard deviation "
+        f"and correction as above, for all {len(found.changes)} changes together."
     ]
     return Table("Where a method pays more", ["method", *columns], rows, notes)
 
 
 def scale(found: Map) -> Table:
-    """Row by method, column by loss term: its mean over the runs, times the baseline's."""
+    """Row by method, column by loss term: its mean over the runs, divided by the baseline's."""
     terms = figures_named(found.runs, LOSS)
     rows = [[m, *(mean_of(_ratios(found, m, n), 2) for n in terms)] for m in found.methods]
     notes = [
-        f"Each loss term's mean over a run, times that of `{found.baseline}` of the same condition "
-        "and seed: mean ± standard deviation over all of these. A method that changes it changes "
-        "how fast that part of the network learns, beside what it is meant to change."
+        f"The mean of each loss term over a run, divided by that of `{found.baseline}` with the "
+        "same condition and seed: mean ± standard deviation over all of these. A method that "
+        "changes it also changes how fast that part of the network learns."
     ]
     columns = ["method", *(term.removeprefix(LOSS) for term in terms)]
     return Table("Scale of the losses", columns, rows, notes)
@@ -80,11 +80,11 @@ def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return NONE
     mean = f"{verdict.difference.spread.mean:+.1f}"
-    return f"**{mean}**" if verdict.told_apart else mean
+    return f"**{mean}**" if verdict.differs else mean
 
 
 def label(found: Map, condition: Condition) -> str:
-    """Where it is not the centre's: ``data.clutter=0``."""
+    """The settings in which a condition differs from the centre: ``data.clutter=0``."""
     unlike = [place for place, value in enumerate(found.centre) if condition[place] != value]
     return ", ".join(f"{found.keys[i]}={condition[i]}" for i in unlike) or "the centre"
 
@@ -94,23 +94,23 @@ def _notes(found: Map) -> list[str]:
     seeds = {len(found.values(c, found.baseline)) for c in found.studies}
     number = " or ".join(str(n) for n in sorted(seeds))
     first = (
-        f"AP in percent: of `{found.baseline}` the mean over {number} seed(s) ± their standard "
-        f"deviation, of the others the mean difference to it, paired by seed. The centre is "
+        f"AP in percent: for `{found.baseline}` the mean over {number} seed(s) ± their standard "
+        f"deviation, for the others the mean difference to it, paired by seed. The centre is "
         f"`{name(found.keys, found.centre)}`; the other columns differ from it in one setting."
     )
     if not tested:
-        return [first, "One seed does not show how much seeds differ: nothing is told apart."]
+        return [first, "One seed does not show how much seeds differ: no difference is shown."]
     return [
         first,
-        f"Bold: told apart from the baseline, at {100 * ALPHA:.0f} % for all {len(tested)} "
-        f"differences by condition together (Holm){_least(tested)}. The column {ALL} has the mean "
-        "over the conditions seed by seed, and is a comparison of its own: its spread, and "
-        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_alone(found)}",
+        f"Bold: a difference is shown, at {100 * ALPHA:.0f} % for all {len(tested)} differences by "
+        f"condition together (Holm){_least(tested)}. The column {ALL} has the mean over the "
+        "conditions seed by seed. It is a comparison of its own, with its own standard deviation "
+        f"and {100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_alone(found)}",
     ]
 
 
 def _least(tested: Sequence[Difference]) -> str:
-    """How large a difference has to be."""
+    """How large a difference must be to be shown."""
     common = [difference for difference in tested if difference.common]
     if not common:
         return ""
@@ -119,15 +119,16 @@ def _least(tested: Sequence[Difference]) -> str:
     stds = [difference.spread.std or 0.0 for difference in common]
     freedom = max(difference.freedom for difference in common)
     return (
-        f", of which the first has to be {min(least):.1f} to {max(least):.1f} AP, by condition; "
-        "what is smaller is not shown to be none. The difference of two runs of one seed has a "
-        f"standard deviation of {min(stds):.1f} to {max(stds):.1f} by condition, that of "
-        f"randomised blocks with up to {freedom} degrees of freedom: of all runs of the condition"
+        f". The first of them must be at least {min(least):.1f} to {max(least):.1f} AP, depending "
+        "on the condition; a smaller one may exist without being shown. The difference of two runs "
+        f"of one seed has a standard deviation of {min(stds):.1f} to {max(stds):.1f}, depending on "
+        "the condition: that of randomised blocks, from all runs of the condition, with up to "
+        f"{freedom} degrees of freedom"
     )
 
 
 def _alone(found: Map) -> str:
-    """Which differences have a spread of their own."""
+    """Which differences have a standard deviation of their own."""
     cells = [(ALL, method, v) for method, v in found.overall.items()]
     cells += [(label(found, c), method, v) for (c, method), v in found.verdicts.items()]
     cells += [(f"along {found.keys[p]}", m, v) for (p, m), v in found.changes.items()]
@@ -135,4 +136,4 @@ def _alone(found: Map) -> str:
     if not alone:
         return ""
     named = ", ".join(f"`{method}` ({where})" for where, method in alone)
-    return f" Outside of the common spread, with a spread of its own, is {ALONE}: here {named}."
+    return f" The common standard deviation has exceptions. {ALONE}: here {named}."

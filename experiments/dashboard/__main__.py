@@ -1,9 +1,10 @@
 """``python -m experiments.dashboard --project NAME [--entity NAME] [--group SWEEP] [--dry-run]``.
 
-Saves a workspace and a report of the runs of a W&B project, or of the sweep of that name in it,
-that show side by side what ``experiments.report`` compares by seed; each call makes new ones.
-``--figures FOLDER`` first logs the folder's PNGs (``runs/sweep/report``) as images of a run of
-their own. ``--dry-run`` prints both as JSON instead, and needs neither a key nor a network.
+Saves a new workspace and a new report of the runs of a W&B project, or of one sweep in it. They
+show side by side what ``experiments.report`` compares by seed. ``--sites`` and ``--terms`` name
+the sites and loss terms of the runs, by default those of a Faster R-CNN. ``--figures FOLDER`` first
+logs the folder's PNGs (``runs/sweep/report``) as images of a run of their own. ``--dry-run`` prints
+both as JSON instead; it needs no key and no network.
 """
 
 import argparse
@@ -16,12 +17,15 @@ from typing import Any, Literal
 import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # W&B exports it nowhere
 
-from experiments.dashboard.panels import METHOD, SECTIONS, figures
+from experiments.dashboard.panels import METHOD, Section, figures, sections
 
 try:
     from experiments.dashboard.views import report, workspace
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[dashboard]'") from error
+
+SITES = ("rcnn", "rpn")
+TERMS = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 
 def main() -> None:
@@ -30,24 +34,32 @@ def main() -> None:
     parser.add_argument("--project", required=True, metavar="NAME")
     parser.add_argument("--entity", metavar="NAME", help="by default the one of the key")
     parser.add_argument("--group", metavar="SWEEP", help="the folder's name of a sweep")
+    parser.add_argument("--sites", nargs="+", default=SITES, metavar="SITE")
+    parser.add_argument("--terms", nargs="+", default=TERMS, metavar="TERM", help="of the loss")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="with PNGs")
     parser.add_argument("--dry-run", action="store_true", help="print, save nothing")
     options = parser.parse_args()
     files = _pngs(options.figures) if options.figures else []
-    sections = [*SECTIONS, *([figures([_name(file) for file in files])] if files else [])]
+    shown = sections(options.sites, options.terms)
+    shown += [figures([_name(file) for file in files])] if files else []
     if options.dry_run:
         place = options.project, options.entity or "", options.group
-        print(_spec(workspace=workspace(*place, sections), report=report(*place, sections)))
+        print(_spec(workspace=workspace(*place, shown), report=report(*place, shown)))
         return
     try:
-        place = options.project, _entity(options.project, options.entity), options.group
-        if files:
-            with tempfile.TemporaryDirectory() as folder:
-                log_figures(files, *place, folder)
-        workspace(*place, sections).save()
-        report(*place, sections).save()
+        _save(options, files, shown)
     except (wandb.Error, WandbApiFailedError, ValueError) as error:
         raise SystemExit(f"W&B: {str(error).splitlines()[0]}") from error
+
+
+def _save(options: argparse.Namespace, files: Sequence[Path], shown: Sequence[Section]) -> None:
+    """Log the figures, then save workspace and report."""
+    place = options.project, _entity(options.project, options.entity), options.group
+    if files:
+        with tempfile.TemporaryDirectory() as folder:
+            log_figures(files, *place, folder)
+    workspace(*place, shown).save()
+    report(*place, shown).save()
 
 
 def _spec(**views: Any) -> str:
@@ -71,13 +83,13 @@ def _name(file: Path) -> str:
 
 
 def _entity(project: str, entity: str | None) -> str:
-    """Whose project it is.
+    """The owner of the project.
 
     Raises:
         SystemExit: there is no API key.
-        ValueError: there is no such project, which W&B would make of a misspelt name.
+        ValueError: there is no such project. W&B would create one of a misspelt name.
     """
-    # Asking for a key at the terminal would stop a script.
+    # A prompt for the key would stop a script.
     if not wandb.login(prompt=False):
         raise SystemExit("W&B: no API key, get one with `wandb login`; --dry-run needs none")
     found = wandb.Api().project(project, entity)

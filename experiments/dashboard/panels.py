@@ -1,5 +1,6 @@
 """What the dashboard shows, section by section, in the names that a run logs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 AXES = {"train": "step", "sampling": "step", "val": "epoch"}
@@ -12,9 +13,9 @@ class Section(NamedTuple):
     Args:
         title: the heading.
         reading: how to read the panels, in plain words.
-        curves: metrics drawn over the axis of their kind: mean and standard deviation by method.
-        bars: summary values, drawn likewise.
-        table: a table's name.
+        curves: metrics over the axis of their kind: mean and standard deviation by method.
+        bars: summary values, likewise.
+        table: name of a table.
         pictures: names of logged images.
     """
 
@@ -26,37 +27,25 @@ class Section(NamedTuple):
     pictures: tuple[str, ...] = ()
 
 
-def picks(site: str, title: str, reading: str) -> Section:
-    """What the sampler of a site takes."""
-    what = (
-        "positives_per_image",
-        "negatives_per_image",
-        "candidates_positive_per_image",
-        "effective_sample_size",
-        "positive_iou",
-        "negative_iou",
-        "loss_picked",
-        "loss_passed",
-        "hard_fraction",
-        "objects_covered",
-    )
-    return Section(title, reading, curves=tuple(f"sampling/{site}/{name}" for name in what))
+def sections(sites: Sequence[str], terms: Sequence[str]) -> list[Section]:
+    """All sections, for runs with these sites and loss terms."""
+    return [*RESULTS, losses(terms), *map(picks, sites), *OTHERS]
 
 
-SECTIONS = (
+RESULTS = (
     Section(
         "Validation AP by epoch",
         "A line is the mean over a method's seeds, its band one standard deviation. All AP are "
-        "fractions of 1. Where bands overlap, these seeds do not tell the methods apart: python -m "
-        "experiments.report compares them by seed, with intervals and p-values.",
+        "fractions of 1. Where bands overlap, these seeds show no difference: python -m "
+        "experiments.report compares the methods by seed, with intervals and p-values.",
         curves=("val/AP", "val/AP50", "val/AP75"),
     ),
     Section(
         "Best and last AP",
-        "best/AP is the highest of all validations, and so always a little flattering, more so "
-        "where validation was frequent; last/AP is that of the last weights. The others are of the "
-        "last validation: at IoU 0.5 and 0.75, by size of the objects (none where there are no "
-        "such objects), and recall with 100 detections an image.",
+        "best/AP is the highest of all validations. It is always a little too high, more so where "
+        "validation was frequent. last/AP is the AP of the last weights. The other values are of "
+        "the last validation: at IoU 0.5 and 0.75, by size of the objects (none where there are no "
+        "such objects), and recall with 100 detections per image.",
         bars=(
             "best/AP",
             "last/AP",
@@ -70,53 +59,63 @@ SECTIONS = (
     ),
     Section(
         "AP by class",
-        "Of the last validation, a table a run. A method may gain on a rare class what it loses on "
-        "a frequent one.",
+        "Of the last validation, one table per run. A method may gain on a rare class what it "
+        "loses on a frequent one.",
         table="val/per_class",
     ),
-    Section(
-        "Losses",
-        "val/loss is over randomly drawn examples whatever the sampler, and can be compared. The "
-        "training losses cannot: a sampler that picks hard examples has a high one by design.",
-        curves=(
-            "val/loss",
-            "train/loss",
-            "train/loss_objectness",
-            "train/loss_rpn_box_reg",
-            "train/loss_classifier",
-            "train/loss_box_reg",
-        ),
-    ),
-    picks(
-        "rcnn",
-        "What the head's sampler picks",
-        "Picked and passed-over loss far apart and hard_fraction near 1: the hardest are taken; "
-        "close together: the choice is blind. effective_sample_size is the number of equally "
-        "weighted examples that would average as well. objects_covered is the share of the objects "
-        "with a positive that got one.",
-    ),
-    picks(
-        "rpn",
-        "What the RPN's sampler picks",
-        "The same for anchors. Most methods leave this site random: then their lines coincide.",
-    ),
+)
+OTHERS = (
     Section(
         "Cost",
-        "Seconds of whole runs, with validation, and of a step; only runs of one machine with "
-        "nothing else to do can be compared. train/data_wait is the share spent waiting for "
-        "images.",
+        "Seconds per run, with validation, and seconds per step. Compare only runs of one machine "
+        "that did nothing else. train/data_wait is the share of the time spent waiting for images.",
         curves=("train/seconds_per_step", "train/images_per_second", "train/data_wait"),
         bars=("last/seconds",),
     ),
     Section(
         "Pictures",
-        "Validation images with true and predicted boxes; both can be hidden, predictions also by "
+        "Validation images with true and predicted boxes. Both can be hidden, predictions also by "
         "score.",
         pictures=("val/pictures",),
     ),
 )
 
 
-def figures(names: list[str]) -> Section:
+def losses(terms: Sequence[str]) -> Section:
+    """The losses, with these terms."""
+    return Section(
+        "Losses",
+        "val/loss is over randomly drawn examples whatever the sampler, so it compares runs. The "
+        "training losses do not: a sampler that picks hard examples has a high loss by design.",
+        curves=("val/loss", "train/loss", *(f"train/{term}" for term in terms)),
+    )
+
+
+def picks(site: str) -> Section:
+    """What the sampler of a site takes."""
+    what = (
+        "positives_per_image",
+        "negatives_per_image",
+        "candidates_positive_per_image",
+        "effective_sample_size",
+        "positive_iou",
+        "negative_iou",
+        "loss_picked",
+        "loss_passed",
+        "hard_fraction",
+        "objects_covered",
+    )
+    return Section(
+        f"What the sampler of {site} picks",
+        "loss_picked far above loss_passed and hard_fraction near 1: the sampler takes the hardest "
+        "candidates. The two close together: the choice does not depend on the loss. "
+        "effective_sample_size is the number of equally weighted examples that would average as "
+        "well. objects_covered is the share of the objects with a positive that got one. Methods "
+        "that leave a site to random sampling coincide here.",
+        curves=tuple(f"sampling/{site}/{name}" for name in what),
+    )
+
+
+def figures(names: Sequence[str]) -> Section:
     """The figures of ``experiments.report`` or ``experiments.figures``, logged as images."""
     return Section("Figures", "Drawn from the same runs.", pictures=tuple(names))

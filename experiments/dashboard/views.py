@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
@@ -9,13 +10,13 @@ from wandb_workspaces import expr
 
 from experiments.dashboard.panels import AXES, METHOD, Section
 
-MOST_RUNS = 100  # in a chart; W&B's own limit, 10, is less than a sweep
+MOST_RUNS = 100  # per chart; W&B's default of 10 is less than a sweep
 
 
 def workspace(
     project: str, entity: str, group: str | None, sections: Sequence[Section]
 ) -> ws.Workspace:
-    """The saved workspace: all sections over the runs of a sweep (None: of the project)."""
+    """The workspace to save: all sections over the runs of a sweep (None: of the project)."""
     columns = [f"config:{METHOD}.value", "config:seed.value", "summary:best/AP", "summary:last/AP"]
     return ws.Workspace(
         entity=entity,
@@ -34,7 +35,7 @@ def workspace(
 
 def report(project: str, entity: str, group: str | None, sections: Sequence[Section]) -> wr.Report:
     """The same panels, each section with how to read it."""
-    blocks: list[wr.interface.Block] = [wr.TableOfContents()]
+    blocks: list[Any] = [wr.TableOfContents()]
     for section in sections:
         runs = wr.Runset(
             name=group or project, filters=_of_sweep(group), groupby=[f"config.{METHOD}"]
@@ -48,27 +49,29 @@ def report(project: str, entity: str, group: str | None, sections: Sequence[Sect
 
 
 def _title(group: str | None) -> str:
-    """A name of the length that W&B takes, without symbols: the library has them all for emojis."""
+    """At most 128 characters, W&B's limit, without symbols, which its library takes for emojis."""
     text = "Methods compared" if group is None else f"Methods compared in {group}"
     return re.sub(r"[^\w .-]", "-", text, flags=re.ASCII)[:128]
 
 
 def _of_sweep(group: str | None) -> str:
-    """A filter; spelt in escapes, since the library rewrites `=`, `<`, `>` in quoted text too."""
+    """A filter. The name is escaped: the library rewrites `=`, `<`, `>` in quoted text too."""
     if group is None:
         return ""
     text = "".join(f"\\U{ord(letter):08x}" for letter in group)
     return f"Metric('Group') == '{text}'"
 
 
-def _panels(section: Section) -> list[wr.interface.Panel]:
-    by_method = {
+def _panels(section: Section) -> list[Any]:
+    by_method: dict[str, Any] = {
         "groupby": wr.Config(METHOD),
         "groupby_aggfunc": "mean",
         "groupby_rangefunc": "stddev",
         "max_runs_to_show": MOST_RUNS,
     }
-    panels = [wr.BarPlot(title=name, metrics=[name], **by_method) for name in section.bars]
+    panels: list[Any] = [
+        wr.BarPlot(title=name, metrics=[name], **by_method) for name in section.bars
+    ]
     for name in section.curves:
         axis = AXES[name.partition("/")[0]]
         panels.append(wr.LinePlot(title=name, x=axis, y=[name], title_x=axis, **by_method))

@@ -33,7 +33,7 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
         "box_gradients": losses.box_gradients(seen),
         "loss_curves": losses.curves(),
         "negative_ious": sampling.negative_ious(seen),
-        "prime_samples": sampling.prime_samples(seen["rcnn"]),
+        "prime_samples": sampling.prime_samples(seen),
         "candidates": sampling.counts(seen, len(images)),
     }
     try:

@@ -15,24 +15,22 @@ from experiments.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, named, pane
 from frcnn.losses import ClassLoss, FocalSigmoid, FocalStar, Samples
 
 GAMMAS = {0.0: GREY, 0.5: BLUE, 1.0: GREEN, 2.0: VERMILLION}
-SITES = {"rpn": "RPN", "rcnn": "RCNN head"}
 NUM_BINS = 30
-MU = 0.02  # GHM's bend between squared and absolute box errors
+MU = 0.02  # where GHM's box loss bends from squared to absolute errors
 SMOOTH_L1_BETA = 1 / 9
-# An untrained or a perfect network may have nothing in a bin: log axes begin here.
+# Log axes begin here: bins of an untrained or a perfect network may be empty.
 LEAST = 1e-7
-POINTS = 2000  # of a line; more are no wider than its stroke
-AT_ONCE = 1 << 18  # examples whose losses are taken at once, 0.6 KB each
+POINTS = 2000  # per line; more would not be visible
+AT_ONCE = 1 << 18  # examples per piece, 0.6 KB each
 
 
 def focal_loss(seen: Mapping[str, Seen]) -> Figure:
-    """Focal loss, fig. 4, from its other end: the share of the loss that the hardest make up.
+    """Focal loss, fig. 4, hardest examples first: the share of the loss that they make up.
 
-    Of anchors all but the hardest hundredth lie on one line there; here the axis is logarithmic.
-    Under a loss of C binary problems an example is a candidate with one class, the class its label
-    or not, as GHM counts them too.
+    The axis is logarithmic, since the hardest hundredth of the anchors has nearly all of the loss.
+    Under a loss of C binary problems an example is a pair of a candidate and a class, as in GHM.
     """
-    figure, axes = panels(4, columns=2)
+    figure, axes = panels(2 * len(seen), columns=2)
     for row, (site, one) in enumerate(seen.items()):
         for column, (kind, chosen) in enumerate(
             {"positives": one.yes, "negatives": ~one.yes}.items()
@@ -50,30 +48,30 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
 
 
 def named_site(site: str, one: Seen) -> str:
-    """The site, and whether its examples are candidates or pairs of these with a class."""
-    return f"{SITES[site]}, class by class" if one.right.shape[1] > 1 else SITES[site]
+    """The site, and whether its examples are candidates or pairs of a candidate and a class."""
+    return f"{site}, class by class" if one.right.shape[1] > 1 else site
 
 
 def values(loss: ClassLoss, right: Tensor) -> Tensor:
-    """[N] losses at [N] probabilities of the label, in pieces: there are anchors by the million."""
+    """[N] losses at [N] probabilities of the label, in pieces: there are millions of anchors."""
     return torch.cat([value_and_slope(loss, piece)[0] for piece in right.split(AT_ONCE)])
 
 
 def spread(size: int) -> Tensor:
-    """About ``POINTS`` numbers of 1..size, the first and the last among them, evenly by ratio."""
+    """About ``POINTS`` of the numbers 1..size, with both ends, at equal ratios."""
     even = torch.linspace(0, math.log(max(1, size)), POINTS, dtype=torch.float64)
     numbers = even.exp().round().long().unique()
     return numbers[numbers <= size]
 
 
 def cumulative(loss: Tensor) -> Tensor:
-    """[N] losses -> [N] share of their sum that the 1, 2, ... N largest are."""
+    """[N] losses -> [N] the share of the 1, 2, ... N largest in their sum."""
     total = loss.double().sort(descending=True).values.cumsum(0)
     return total / total[-1:].clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def gradients(seen: Mapping[str, Seen]) -> Figure:
-    """GHM, fig. 1 to 3: gradient norms of the classification, and what losses make of them.
+    """GHM, fig. 1 to 3: gradient norms of the classification, and their weight in each loss.
 
     Examples are those of ``focal_loss``.
     """
@@ -104,14 +102,14 @@ def box_gradients(seen: Mapping[str, Seen]) -> Figure:
             "GHM-R": centres * harmony(counts),
         }
         norm = "gradient norm of ASL1, |d| / √(d² + μ²)"
-        triple(axes[3 * row : 3 * row + 3], SITES[site], norm, counts, centres, slopes)
+        triple(axes[3 * row : 3 * row + 3], site, norm, counts, centres, slopes)
     return figure
 
 
 def triple(
     axes: list, site: str, norm: str, counts: Tensor, centres: Tensor, slopes: Mapping[str, Tensor]
 ) -> None:
-    """How many examples have which norm; what each loss makes of it; their sum in each bin."""
+    """Three panels over the norm: share of the examples, gradient under each loss, product."""
     share = counts / counts.sum().clamp(min=1)
     axes[0].step(centres, share.clamp(min=LEAST), where="mid", color=GREY)
     for (name, slope), colour in zip(slopes.items(), (GREY, BLUE, VERMILLION), strict=True):
@@ -138,7 +136,7 @@ def harmony(counts: Tensor) -> Tensor:
 
 def curves() -> Figure:
     """Focal loss, fig. 5 and 6: CE, FL and FL* of one positive, and their slopes."""
-    losses = {
+    losses: dict[str, tuple[ClassLoss, str]] = {
         "CE": (focal(0.0), GREY),
         "FL, γ = 2": (focal(2.0), BLUE),
         "FL*, γ = 2, β = 1": (FocalStar(2.0, 1.0, per=1.0), VERMILLION),
@@ -157,12 +155,12 @@ def curves() -> Figure:
 
 
 def focal(gamma: float) -> FocalSigmoid:
-    """Without alpha: the curves of the paper have none."""
+    """Focal loss without alpha, as in the paper's curves."""
     return FocalSigmoid(gamma, alpha=None, per=1.0)
 
 
 def value_and_slope(loss: ClassLoss, right: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] loss and [N] size of its slope by the logit, at [N] probabilities of the label."""
+    """[N] loss and [N] absolute slope in the logit, at [N] probabilities of the label."""
     logit = right.double().logit(eps=1e-12).requires_grad_()
     none, zero = logit.new_zeros(0, 4), torch.zeros_like(logit)
     found = loss(

@@ -1,4 +1,4 @@
-"""What samplers take, and what there is to take.
+"""The candidates of each site, and what samplers take of them.
 
 Shape letters: N candidates of all images, C classes.
 """
@@ -6,15 +6,16 @@ Shape letters: N candidates of all images, C classes.
 from collections.abc import Mapping, Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.figures.losses import SITES
 from experiments.figures.seen import Seen
 from experiments.style import BLUE, GREEN, GREY, VERMILLION, named, panels
 
+TITLES = {"random": "random", "ohem": "hard (OHEM)", "pisa": "prime (PISA, size = weight)"}
 COLOURS = {"random": BLUE, "ohem": VERMILLION, "iou_balanced": GREEN}
-SHOWN = 4000  # points a panel; more hide each other
+SHOWN = 4000  # points per panel and kind; more would hide each other
 
 
 def negative_ious(seen: Mapping[str, Seen]) -> Figure:
@@ -29,34 +30,39 @@ def negative_ious(seen: Mapping[str, Seen]) -> Figure:
             share = 100 * counts / counts.sum().clamp(min=1)
             here.stairs(share, edges, color=colour, linewidth=1.5, label=name)
         here.set_yscale("symlog", linthresh=1)
-        named(here, f"{SITES[site]}: negatives", "IoU with the nearest object", "share in percent")
+        named(here, f"{site}: negatives", "IoU with the nearest object", "share in percent")
     return figure
 
 
-def prime_samples(one: Seen) -> Figure:
-    """PISA, fig. 4: random, hard and prime samples of the RCNN head by IoU and loss."""
-    figure, axes = panels(3, sharex=True, sharey=True)
-    order = torch.randperm(len(one.labels), generator=torch.Generator().manual_seed(0))
-    titles = {"random": "random", "ohem": "hard (OHEM)", "pisa": "prime (PISA, size = weight)"}
-    for (name, title), here in zip(titles.items(), axes, strict=True):
-        weight = one.picks[name]
-        for kind, colour in ((~one.positive, BLUE), (one.positive, VERMILLION)):
-            passed, taken = (order[(kind & w)[order]][:SHOWN] for w in (weight == 0, weight > 0))
-            here.scatter(one.ious[passed], one.loss[passed], s=2, color="#CCCCCC", linewidths=0)
-            size = 8 * weight[taken].clamp(max=4)
-            label = "positives" if colour == VERMILLION else "negatives"
-            here.scatter(
-                one.ious[taken], one.loss[taken], s=size, color=colour, linewidths=0, label=label
-            )
+def prime_samples(seen: Mapping[str, Seen]) -> Figure:
+    """PISA, fig. 4: random, hard and prime samples by IoU and loss, one row per site."""
+    figure, axes = panels(len(TITLES) * len(seen), columns=len(TITLES), sharex=True, sharey="row")
+    rows = ((site, one, name) for site, one in seen.items() for name in TITLES)
+    for (site, one, name), here in zip(rows, axes, strict=True):
+        _picked(here, one, one.picks[name])
+        title = f"{site}: {TITLES[name]}"
         named(here, title, "IoU with the nearest object", "class and box loss")
     return figure
 
 
+def _picked(here: Axes, one: Seen, weight: Tensor) -> None:
+    """A dot per candidate, grey if not sampled; the area of a sample grows with its weight."""
+    ious = one.ious.float()  # autocast may have left them in a type that numpy lacks
+    order = torch.randperm(len(one.labels), generator=torch.Generator().manual_seed(0))
+    kinds = {"negatives": (~one.positive, BLUE), "positives": (one.positive, VERMILLION)}
+    for label, (kind, colour) in kinds.items():
+        passed, taken = (order[(kind & w)[order]][:SHOWN] for w in (weight == 0, weight > 0))
+        here.scatter(ious[passed], one.loss[passed], s=2, color="#CCCCCC", linewidths=0)
+        size = 8 * weight[taken].clamp(max=4)
+        dots = ious[taken], one.loss[taken]
+        here.scatter(*dots, s=size, color=colour, linewidths=0, label=label)
+
+
 def counts(seen: Mapping[str, Seen], images: int) -> Figure:
-    """Positives and negatives by level and by image, at both sites.
+    """Positives and negatives by level and by image, at each site.
 
     Args:
-        images: how many were looked at; the last ones may have no candidates.
+        images: their number; the last ones may have no candidates.
     """
     figure, axes = panels(2 * len(seen), columns=2)
     for row, (site, one) in enumerate(seen.items()):
@@ -73,13 +79,13 @@ def counts(seen: Mapping[str, Seen], images: int) -> Figure:
         for here in (by_level, by_image):
             here.set_yscale("symlog", linthresh=1)
         by_level.set_xticks(range(levels))
-        named(by_level, SITES[site], "pyramid level, 0 the finest", "candidates an image")
-        named(by_image, SITES[site], "images in percent, most first", "candidates")
+        named(by_level, site, "pyramid level, 0 the finest", "candidates per image")
+        named(by_image, site, "images in percent, most first", "candidates")
     return figure
 
 
 def total(numbers: Tensor) -> int:
-    """How many there are of what is numbered from 0; 0 where an RPN has proposed nothing."""
+    """How many numbers from 0 there are; 0 if an RPN has proposed nothing."""
     return int(numbers.max()) + 1 if len(numbers) else 0
 
 

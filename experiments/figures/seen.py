@@ -1,18 +1,20 @@
 """What a trained detector's sites see: every candidate of some images, and what samplers take.
 
 Shape letters: N candidates of all images, P positives among them, C foreground classes, B binary
-problems a candidate.
+problems per candidate, A anchors per image.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import MultiScaleRoIAlign
 
 from frcnn.build import prepare
 from frcnn.evaluation.load import Trained
@@ -20,7 +22,8 @@ from frcnn.losses import ClassLoss
 from frcnn.losses.activation import SigmoidLoss
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
-from frcnn.sites.site import Observer, Site
+from frcnn.sites.kinds import KINDS, Kind
+from frcnn.sites.site import Site
 from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
 
 
@@ -28,18 +31,19 @@ from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
 class Seen:
     """The candidates of one site over all images; on the CPU.
 
-    Left out are ignored ones, and the objects that the RCNN head gets among its proposals: the
-    samplers chose among these too, but no network has proposed them.
+    It has no ignored candidates, and none whose box is exactly that of its object. Training
+    appends the objects to the proposals: samplers choose among these too, but no network has
+    proposed them.
 
     Attributes:
         labels: [N] int64, 0 background, 1..C.
         ious: [N] with the matched object.
         image: [N] int64, number of the image.
         level: [N] int64, pyramid level, 0 the finest.
-        right: [N, B] score in [0, 1] of the right answer, p_t. B = 1, the label's; under a loss
-            that asks of each class by itself, the answers to these B = C questions.
-        loss: [N] class and box loss.
-        errors: [P, 4] predicted less true box deltas of the positives, in their order.
+        right: [N, B] score in [0, 1] of the right answer, p_t. B = 1: the score of the label.
+            Under a loss of C binary problems B = C: one answer per class.
+        loss: [N] class loss + box loss.
+        errors: [P, 4] predicted minus true box deltas of the positives, in their order.
         picks: [N] weights by sampler, 0 = not sampled.
     """
 
@@ -59,103 +63,133 @@ class Seen:
 
     @property
     def yes(self) -> Tensor:
-        """[N, B] bool: the right answer is an object, or the class that was asked for."""
+        """[N, B] bool: the right answer is yes (an object, or of this class)."""
         asked = self.right.shape[1]
         return self.positive[:, None] if asked == 1 else is_class(self.labels, asked)
 
 
-def look(
-    trained: Trained, loader: DataLoader, batch_size_per_image: dict[str, int]
-) -> dict[str, Seen]:
-    """What both sites see of the images of a loader, with as many proposals as in training.
+def look(trained: Trained, loader: DataLoader, budget: Mapping[str, int]) -> dict[str, Seen]:
+    """What each site sees of the images of a loader, with as many proposals as in training.
 
     Args:
-        batch_size_per_image: budget of the samplers, by site.
+        budget: examples per image that the compared samplers draw, by site; by default what is
+            usual at a site of this kind.
     """
     detector = trained.detector
-    draws = {s.name: samplers(s, batch_size_per_image[s.name]) for s in detector.sites}
-    parts: dict[str, list[Seen]] = defaultdict(list)
-    images_before: dict[str, int] = defaultdict(int)
-    anchors: list[int] = []  # of an image of the batch, at each level
-
-    def count(head: nn.Module, inputs: Any, output: tuple[list[Tensor], list[Tensor]]) -> None:
-        anchors[:] = [logits[0].numel() for logits in output[0]]
-
-    def observe(site: str, candidates: Candidates, _: Tensor) -> None:
-        seen = one_batch(detector, site, candidates, draws[site], anchors)
-        seen.image += images_before[site]
-        images_before[site] += candidates.num_images
-        parts[site].append(seen)
-
-    with observed(detector, observe, count), torch.inference_mode():
+    views = {
+        name: View(site, detector, budget.get(name, KINDS[site.kind].budget))
+        for name, site in detector.sites.items()
+    }
+    with watched(detector, views), torch.inference_mode():
         for images, targets in loader:
             with autocast(trained.device, trained.dtype):
                 detector(prepare(images, trained.device), targets)
-    return {site: joined(found) for site, found in parts.items()}
+    return {name: joined(view.parts) for name, view in views.items()}
+
+
+class View:
+    """Collects the candidates of one site, batch by batch.
+
+    Args:
+        budget: examples per image that the compared samplers draw.
+    """
+
+    def __init__(self, site: Site, detector: Detector, budget: int) -> None:
+        self.site = site
+        self.poolers = [m for m in detector.modules() if isinstance(m, MultiScaleRoIAlign)]
+        self.samplers = samplers(budget, KINDS[site.kind])
+        self.anchors: list[Tensor] = []  # of each image of the batch, [A, 4]
+        self.per_level: list[int] = []  # how many of an image's anchors are of each level
+        self.parts: list[Seen] = []
+        self.images = 0
+
+    def keep_anchors(
+        self, generator: AnchorGenerator, inputs: tuple[Any, list[Tensor]], output: list[Tensor]
+    ) -> None:
+        """A forward hook: the anchors of the batch come level by level."""
+        per_place = generator.num_anchors_per_location()
+        places = [level.shape[-2] * level.shape[-1] for level in inputs[1]]
+        self.anchors = output
+        self.per_level = [n * a for n, a in zip(places, per_place, strict=True)]
+
+    def observe(self, _: str, candidates: Candidates, __: Tensor) -> None:
+        """Keep what a batch shows."""
+        rows = torch.where((candidates.labels >= 0) & ~is_object(candidates))[0]
+        picks = {name: sampler(candidates)[rows] for name, sampler in self.samplers.items()}
+        seen = one_batch(self.site, candidates, rows, self.levels(candidates)[rows], picks)
+        seen.image += self.images
+        self.images += candidates.num_images
+        self.parts.append(seen)
+
+    def levels(self, candidates: Candidates) -> Tensor:
+        """[N] pyramid level of anchors, else the one that RoIAlign pools a proposal from.
+
+        Anchors are told by their place: their sizes may be the same at every level.
+        """
+        boxes = candidates.boxes
+        if torch.equal(boxes, torch.cat(self.anchors)):
+            each = torch.tensor(self.per_level, device=boxes.device)
+            level = torch.arange(len(each), device=boxes.device).repeat_interleave(each)
+            return level.repeat(candidates.num_images)
+        mapper = self.poolers[0].map_levels
+        assert mapper is not None  # RoIAlign has pooled these proposals
+        return mapper([boxes])
 
 
 @contextmanager
-def observed(detector: Detector, observe: Observer, count: Callable) -> Iterator[None]:
-    """The sites report to ``observe`` and the RPN's head to ``count``; afterwards nobody listens.
+def watched(detector: Detector, views: Mapping[str, View]) -> Iterator[None]:
+    """Each view watches its site and the anchors; afterwards all is as before.
 
-    Meanwhile the RPN of a detector in eval mode keeps as many proposals as in training.
+    Meanwhile an RPN of a detector in eval mode keeps as many proposals as in training.
     """
-    hook = detector.rpn.head.register_forward_hook(count)
-    training = detector.rpn.training
-    detector.rpn.training = True  # of the module alone: all that it decides is how many are kept
-    for site in detector.sites:
-        site.observer = observe
+    networks = [m for m in detector.modules() if isinstance(m, RegionProposalNetwork)]
+    generators = [m for m in detector.modules() if isinstance(m, AnchorGenerator)]
+    modes = [rpn.training for rpn in networks]
+    hooks = [g.register_forward_hook(v.keep_anchors) for g in generators for v in views.values()]
+    for rpn in networks:
+        rpn.training = True  # of the module alone: all that it decides is how many are kept
+    for name, view in views.items():
+        detector.sites[name].observer = view.observe
     try:
         yield
     finally:
-        for site in detector.sites:
-            site.observer = None
-        detector.rpn.training = training
-        hook.remove()
+        for name in views:
+            detector.sites[name].observer = None
+        for rpn, mode in zip(networks, modes, strict=True):
+            rpn.training = mode
+        for hook in hooks:
+            hook.remove()
 
 
-def samplers(site: Site, batch_size_per_image: int) -> dict[str, Sampler]:
+def samplers(budget: int, kind: Kind) -> dict[str, Sampler]:
     """The samplers whose picks the papers' figures compare, with the papers' defaults."""
-    budget = batch_size_per_image, {"rpn": 0.5, "rcnn": 0.25}[site.name]
+    share = kind.positive_fraction
     return {
-        "random": Random(*budget),
-        "ohem": OHEM(batch_size_per_image),
-        "iou_balanced": IoUBalanced(*budget, negative_iou=site.matcher.low),
-        "pisa": PISA(*budget),
+        "random": Random(budget, share),
+        "ohem": OHEM(budget),
+        "iou_balanced": IoUBalanced(budget, share, negative_iou=kind.low),
+        "pisa": PISA(budget, share),
     }
 
 
 def one_batch(
-    detector: Detector,
-    site: str,
-    candidates: Candidates,
-    draws: dict[str, Sampler],
-    anchors: Sequence[int],
+    site: Site, candidates: Candidates, rows: Tensor, level: Tensor, picks: dict[str, Tensor]
 ) -> Seen:
-    """The candidates of one batch.
-
-    Args:
-        anchors: of an image, at each level.
-    """
-    shown = candidates.labels >= 0
-    if site == "rcnn":
-        shown &= ~is_object(candidates)
-    rows = torch.where(shown)[0]
+    """What the [K] ``rows`` of a batch show; ``level`` [K] and ``picks`` [K] are of these rows."""
     prediction, labels = candidates.predict(rows), candidates.labels[rows]
     positive = rows[labels > 0]
     boxes, objects = candidates.boxes[positive], candidates.gt_boxes[candidates.gt[positive]]
-    own = {own.name: own for own in detector.sites}[site]
-    coder = own.box_coder
+    coder = site.box_coder
     found = coder.encode_single(prediction.boxes[labels > 0], boxes)
     seen = Seen(
         labels=labels,
         ious=candidates.ious[rows],
         image=candidates.image[rows],
-        level=level_of(detector, site, candidates, anchors)[rows],
-        right=right_answers(own.class_loss, prediction.scores, labels),
+        level=level,
+        right=right_answers(site.class_loss, prediction.scores, labels),
         loss=prediction.loss,
         errors=found - coder.encode_single(objects, boxes),
-        picks={name: sampler(candidates)[rows] for name, sampler in draws.items()},
+        picks=picks,
     )
     return moved(seen)
 
@@ -174,25 +208,12 @@ def is_class(labels: Tensor, classes: int) -> Tensor:
 
 
 def is_object(candidates: Candidates) -> Tensor:
-    """[N] bool: the box is that of its object, to the last bit."""
+    """[N] bool: the box is exactly that of its object."""
     found = torch.zeros_like(candidates.labels, dtype=torch.bool)
-    rows = torch.where(candidates.labels > 0)[0]  # the others may have no object at all
+    rows = torch.where(candidates.labels > 0)[0]  # negatives may have no object
     objects = candidates.gt_boxes[candidates.gt[rows]]
     found[rows] = (candidates.boxes[rows] == objects).all(1)
     return found
-
-
-def level_of(
-    detector: Detector, site: str, candidates: Candidates, anchors: Sequence[int]
-) -> Tensor:
-    """[N] pyramid level of proposals (as RoIAlign takes them) or of anchors.
-
-    The anchors of an image come level by level; their sizes may be the same at every level.
-    """
-    if site == "rcnn":
-        return detector.roi_heads.box_roi_pool.map_levels([candidates.boxes])
-    level = torch.arange(len(anchors)).repeat_interleave(torch.tensor(anchors))
-    return level.repeat(candidates.num_images).to(candidates.boxes.device)
 
 
 def moved(seen: Seen) -> Seen:

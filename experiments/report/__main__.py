@@ -1,12 +1,12 @@
 """``python -m experiments.report DIR [--also FILE.csv] [--baseline TEXT] [--family KEY]
 [--out FOLDER] [--page FILE]``.
 
-DIR is a sweep's folder, or a runs.csv that the report of one wrote. Writes report.md, report.html
-(which needs no other file) and its figures to DIR/report, or beside the CSV. From a folder it also
-writes the CSVs from which all of it can be made again: runs.csv (one row a run) and images.csv (one
-row a method: how far the validation images decide). ``--page`` puts the first table into a page,
-between a comment that names runs.csv and ``<!-- end -->``. ``--also`` takes an earlier report's
-runs.csv: its runs whose folders are not below DIR count too, as it has them.
+DIR is the folder of a sweep, or the runs.csv of an earlier report. Writes report.md, report.html
+(self-contained) and the figures to DIR/report, or beside the CSV. From a folder it also writes two
+CSVs that are enough to make the report again: runs.csv, with one row per run, and images.csv, with
+each method's interval over the validation images. ``--page`` puts the first table into a page,
+between a comment that names runs.csv and ``<!-- end -->``. ``--also`` adds the runs of an earlier
+report's runs.csv that have no folder below DIR.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,10 +35,10 @@ def main() -> None:
     """Entry point."""
     parser = arguments("experiments.report", __doc__)
     parser.add_argument(
-        "--family", metavar="KEY", help="correct the methods told KEY=... and the others apart"
+        "--family", metavar="KEY", help="a separate correction for the methods with KEY=..."
     )
     parser.add_argument(
-        "--also", type=Path, metavar="FILE.csv", help="of an earlier report whose folders are gone"
+        "--also", type=Path, metavar="FILE.csv", help="runs of an earlier report, without folders"
     )
     options = parser.parse_args()
     source, out = places(options)
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path) -> Study:
-    """From run folders, and the runs of a CSV that have none; leaves the CSVs in ``out``."""
+    """The study of run folders, and of the runs of a CSV that have none; writes both CSVs."""
     from experiments.report.detections import intervals, looked_at  # torch takes seconds to load
 
     before = _read_csv(also) if also else []
@@ -79,20 +79,20 @@ def _of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path)
 
 
 def _first_seed(known: Mapping[str, Interval], new: Mapping[str, Interval]) -> dict[str, Interval]:
-    """Both, of a method the one of the smaller seed; of the same seed the new one."""
+    """Both; of two intervals of a method the one with the smaller seed, else the new one."""
     older = {m for m in known.keys() & new.keys() if known[m].seed < new[m].seed}
     return {**known, **{method: own for method, own in new.items() if method not in older}}
 
 
 def _of_csv(file: Path, baseline: str | None, out: Path) -> Study:
-    """From a runs.csv, and the images.csv beside it."""
+    """The study of a runs.csv, and of the images.csv beside it."""
     found = _study(_read_csv(file), baseline, file)
     out.mkdir(parents=True, exist_ok=True)
     return replace(found, images=read_intervals(file.with_name(IMAGES), found.baseline))
 
 
 def _read_csv(file: Path) -> list[Run]:
-    """Its runs.
+    """The runs of a CSV.
 
     Raises:
         LookupError: there is no such file, or it is another CSV.
@@ -115,7 +115,7 @@ def _study(runs: Sequence[Run], baseline: str | None, source: Path) -> Study:
 def _with_family(found: Study, key: str | None) -> Study:
     found = replace(found, family=key)
     if key is not None and not any(map(found.in_family, found.compared)):
-        raise LookupError(f"--family {key}: no method that is compared was told {key}=...")
+        raise LookupError(f"--family {key}: no compared method has {key}=...")
     return found
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 
 def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser of a folder or CSV of runs, the baseline, and where the result goes."""
+    """A parser for the runs (folder or CSV), the baseline and the places of the result."""
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
-    parser.add_argument("--baseline", metavar="TEXT", help="as in sampler=all, or a part of it")
+    parser.add_argument(
+        "--baseline", metavar="TEXT", help="a method or a part of its label: sampler=all"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     parser.add_argument("--page", type=Path, metavar="FILE")
     return parser

@@ -1,4 +1,4 @@
-"""The two CSVs from which a report can be made again: a row a run, and a row a method."""
+"""The two CSVs that a report is made from: one row per run, and one row per method."""
 
 import csv
 import json
@@ -13,12 +13,12 @@ from experiments.report.images import Interval
 from experiments.report.runs import CLASS, COST, LOSS, MEMORY, METRICS, STEP, Run, terms
 
 FIRST = ("run", "status", "error", "method", "seed", "steps", "seconds")
-# Column -> IoU in percent.
+# IoU in percent, by column.
 PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
 
 
 def write_csv(runs: Sequence[Run], file: Path) -> None:
-    """One row a run."""
+    """Write one row per run."""
     figures = list(dict.fromkeys(name for run in runs for name in run.figures))
     columns = [*FIRST, STEP, MEMORY, *figures, "curve", *PRECISION, "lacks", "made", "settings"]
     with file.open("w", newline="") as out:
@@ -52,7 +52,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def read_csv(file: Path) -> list[Run]:
-    """The runs of a CSV that ``write_csv`` wrote, or an earlier version, which wrote less.
+    """The runs of a CSV of ``write_csv``. CSVs of earlier versions may have fewer columns.
 
     Raises:
         LookupError: it is another CSV.
@@ -93,7 +93,7 @@ def _number(text: str | None) -> float | None:
 
 
 def write_intervals(found: Mapping[str, Interval], baseline: str | None, file: Path) -> None:
-    """One row a method."""
+    """Write one row per method."""
     columns = ["method", "baseline", *(column.name for column in fields(Interval))]
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -103,7 +103,7 @@ def write_intervals(found: Mapping[str, Interval], baseline: str | None, file: P
 
 
 def read_intervals(file: Path, baseline: str | None) -> dict[str, Interval]:
-    """Those of ``write_intervals`` to this baseline, by method; none where there is no file."""
+    """The intervals to this baseline, by method; none if there is no file."""
     if not file.exists():
         return {}
     with file.open(newline="") as rows:

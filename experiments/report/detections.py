@@ -1,13 +1,13 @@
 """What the detections of runs say beyond their summaries.
 
-Needs torch and the validation data, which the rest of the report does not.
+This needs torch and the validation data; the rest of the report does not.
 """
 
 import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from frcnn.evaluation.inference import load_detections
 from frcnn.evaluation.load import refuse_foreign
 
 DETECTIONS = "detections.npz"
-# What a file that is broken, gone or not ours leads to.
+# The errors of a file that is broken, missing or of another program.
 UNUSABLE = (
     *(UserError, OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),
     *(zipfile.BadZipFile, yaml.YAMLError, OmegaConfBaseException),
 )
-CLOSE = 1e-6  # of an AP, as a fraction
+CLOSE = 1e-6  # largest difference of equal AP, as a fraction
 
 
 def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
@@ -42,31 +42,33 @@ def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
 
 
 def intervals(study: Study, folder: Path) -> dict[str, Interval]:
-    """Over the images, of each method and the baseline in the first seed whose detections both
-    have below the folder; a method without one, or validated on other images, has none."""
+    """By method the interval of its difference to the baseline over the validation images.
+
+    It is of the first seed whose detections both have below the folder. A method without such a
+    seed, or validated on other images than the baseline, has none.
+    """
+    baselines: dict[str, tuple[list[Matches], np.ndarray]] = {}  # matches and draws, by run
     found = {}
-
-    @lru_cache(maxsize=2)  # the baseline's and a method's, which are large
-    def matches(name: str) -> list[Matches]:
-        return match(_evaluator(folder / name))
-
-    @cache
-    def draws(name: str) -> np.ndarray:
-        return resampled(matches(name))
-
-    def judged(run: Run) -> bool:
-        return bool(run.precision) and (folder / run.name / DETECTIONS).exists()
-
     for method in study.compared:
-        pairs = study.pairs(method)
-        seed = next((s for s, pair in pairs.items() if all(map(judged, pair))), None)
+        seed = _first_seed(study, method, folder)
         if seed is None:
             continue
-        own, base = (run.name for run in pairs[seed])
-        sides = matches(own), matches(base)
-        if _objects(sides[0]) == _objects(sides[1]):
-            found[method] = interval(seed, *sides, draws(own) - draws(base))
+        own, base = (folder / run.name for run in study.pairs(method)[seed])
+        if str(base) not in baselines:
+            matches = match(_evaluator(base))
+            baselines[str(base)] = matches, resampled(matches)
+        usual, draws = baselines[str(base)]
+        matches = match(_evaluator(own))
+        if _objects(matches) == _objects(usual):
+            found[method] = interval(seed, matches, usual, resampled(matches) - draws)
     return found
+
+
+def _first_seed(study: Study, method: str, folder: Path) -> int | None:
+    for seed, pair in study.pairs(method).items():
+        if all(run.precision and (folder / run.name / DETECTIONS).exists() for run in pair):
+            return seed
+    return None
 
 
 def _objects(matches: Sequence[Matches]) -> list[list[int]]:
@@ -75,7 +77,7 @@ def _objects(matches: Sequence[Matches]) -> list[list[int]]:
 
 def _looked_at(run: Run, folder: Path) -> Run:
     if not (folder / DETECTIONS).exists():
-        return replace(run, lacks=f"no {DETECTIONS}, which earlier versions did not leave")
+        return replace(run, lacks=f"no {DETECTIONS}, which earlier versions did not write")
     try:
         evaluator = _evaluator(folder)
     except UNUSABLE as error:
@@ -84,7 +86,7 @@ def _looked_at(run: Run, folder: Path) -> Run:
     matches = match(evaluator)
     ap, said = average_precision(matches), run.figures["AP"]
     if not abs(ap - said) < CLOSE:
-        lacks = f"an AP of {said:.4f}, where the validation data as they are now give {ap:.4f}"
+        lacks = f"an AP of {said:.4f}, while today's validation data give {ap:.4f}"
         return replace(run, lacks=lacks)
     curve = mean_precision(matches).round(3)
     return replace(
@@ -95,14 +97,15 @@ def _looked_at(run: Run, folder: Path) -> Run:
 
 
 def _evaluator(folder: Path) -> Any:
-    """A run's detections and what they are to find, in pycocotools' evaluator.
+    """pycocotools' evaluator of a run's detections and ground truth.
 
     Raises:
         one of ``UNUSABLE``.
     """
     detections = load_detections(folder / DETECTIONS)
     config = OmegaConf.load(settings_file(folder))
-    data = OmegaConf.to_container(config["data"], resolve=True)  # data.seed=${seed}
+    # Resolved, since data.seed is ${seed}.
+    data = OmegaConf.to_container(OmegaConf.select(config, "data"), resolve=True)
     truth, names = _truth(json.dumps(data))
     return coco_evaluator(truth, detections, names)
 

@@ -1,23 +1,23 @@
-"""What kinds of errors a detector makes, and the AP50 that each kind costs.
+"""The kinds of errors that a detector makes, and the AP50 that each kind costs.
 
 Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors"
 (https://arxiv.org/abs/2008.08115), section 2. A detection that COCO's matching at IoU 0.5 counts as
-false is of the first kind that fits, IoUs being with objects that are not ignored:
+false has the first kind that fits. IoUs are with objects that are not ignored:
 
 1. localisation: the best IoU with an object of its class is in [0.1, 0.5);
 2. classification: IoU >= 0.5 with an object of another class;
-3. duplicate: IoU >= 0.5 with an object of its class, which a better score has found;
+3. duplicate: IoU >= 0.5 with an object of its class, which a higher score has found;
 4. background: IoU <= 0.1 with every object;
-5. both: what remains, a wrong class at an IoU in (0.1, 0.5).
+5. both: all others: a wrong class at an IoU in (0.1, 0.5).
 
-The sixth kind are the missed objects: those that no detection finds, nor would find if its class or
-its box were right. A kind's cost is what AP50 gains where an oracle mends this kind alone:
-wrong classes and boxes become right (where several would find one object, or it is found already,
-all but the best score go), the other false detections go, and missed objects need not be found.
-The costs do not add up to what AP50 lacks.
+The sixth kind are the missed objects: no detection finds them, and none would with its class or box
+corrected. The cost of a kind is the gain in AP50 when an oracle corrects this kind alone. It
+corrects wrong classes and boxes; if several then find one object, or it is found already, only the
+highest score stays. It removes other false detections, and missed objects are not counted. The sum
+of the costs is not 100 % minus AP50.
 
-Differs from the authors' code: the best score is chosen among the errors of the kind that is
-mended, not among those of both; and a class all of whose objects are missed has AP 1 without them.
+Differs from the authors' code: the highest score is chosen among the errors of the corrected kind,
+not among those of both; and a class whose objects are all missed has AP 1 without them.
 """
 
 from dataclasses import dataclass, replace
@@ -36,15 +36,15 @@ MENDED = {"classification": CLASSIFICATION, "localisation": LOCALISATION}
 
 @dataclass(frozen=True)
 class Judged:
-    """All detections that are not ignored, and all objects, at IoU 0.5.
+    """The detections and objects that are not ignored, at IoU 0.5.
 
     Args:
         label, score: [D]; labels are indices of classes, from 0.
         true: bool [D].
         kind: int [D] of the error, ``TRUE`` where it is true.
-        target: int [D], the object that a wrong class or box is nearest to.
+        target: int [D], the object nearest to a detection with a wrong class or box.
         object_label: int [G].
-        found: bool [G], by a true detection.
+        found: bool [G], whether a true detection finds the object.
     """
 
     label: np.ndarray
@@ -57,7 +57,7 @@ class Judged:
 
 
 def costs(evaluator: Any) -> dict[str, float]:
-    """The AP50 as a fraction that each kind of error costs, 0 or more, by the kind's name.
+    """By kind of error the AP50 that it costs, a fraction of at least 0.
 
     Args:
         evaluator: as ``experiments.report.matches.match`` left it, with at least one object.
@@ -71,11 +71,11 @@ def costs(evaluator: Any) -> dict[str, float]:
     for name, kind in SUPPRESSED.items():
         gained[name] = _ap50(seen, rows[seen.kind != kind], counts, counts)
     gained["missed"] = _ap50(seen, rows, counts, counts - missed)
-    return {name: max(0.0, ap - usual) for name, ap in gained.items()}  # below by rounding only
+    return {name: max(0.0, ap - usual) for name, ap in gained.items()}  # rounding may give less
 
 
 def judged(evaluator: Any) -> Judged:
-    """Every detection with its kind of error, in the order of images."""
+    """All detections with their kinds of errors, image by image."""
     images = len(evaluator.params.imgIds)
     parts: list[Judged] = []
     objects = 0
@@ -89,7 +89,7 @@ def judged(evaluator: Any) -> Judged:
 
 
 def _of_image(evaluator: Any, entries: list[tuple[int, dict[str, Any]]], first: int) -> Judged:
-    """One image's part, its objects numbered from ``first``, from its entries by class."""
+    """One image's detections, from its entries by class; objects are numbered from ``first``."""
     shown = [_rows(k, e["dtIds"], e["dtMatches"][0], e["dtIgnore"][0]) for k, e in entries]
     there = [_rows(k, e["gtIds"], e["gtMatches"][0], e["gtIgnore"]) for k, e in entries]
     (ids, label, true), (object_ids, object_label, found) = (
@@ -104,13 +104,13 @@ def _of_image(evaluator: Any, entries: list[tuple[int, dict[str, Any]]], first: 
 
 
 def _rows(label: int, ids: list[int], matches: np.ndarray, ignored: Any) -> np.ndarray:
-    """Ids, labels and matches [3, N] of those that are not ignored."""
+    """[3, N] ids, labels and matches, without the ignored ones."""
     rows = np.stack([ids, np.full(len(ids), label), matches]).astype(int)
     return rows[:, np.equal(ignored, 0)]
 
 
 def _ious(detections: list[dict[str, Any]], objects: list[dict[str, Any]]) -> np.ndarray:
-    """[D, G]."""
+    """[D, G] IoUs of detections and objects."""
     if not detections or not objects:
         return np.zeros((len(detections), len(objects)))
     boxes = [np.array([row["bbox"] for row in rows]) for rows in (detections, objects)]
@@ -126,7 +126,7 @@ def _kinds(
         ious, same_class: [D, G].
         true: [D].
     """
-    nobody = np.zeros((len(ious), 1))  # where an image has no objects
+    nobody = np.zeros((len(ious), 1))  # for an image without objects
     own, other = (np.hstack([ious * which, nobody]) for which in (same_class, ~same_class))
     best_own, best_other = own.max(axis=1), other.max(axis=1)
     tests = {
@@ -142,7 +142,7 @@ def _kinds(
 
 
 def _mendable(seen: Judged, kind: int) -> np.ndarray:
-    """Rows of the errors that an oracle makes true: the best score for each object not found."""
+    """Rows of the errors that the oracle corrects: the highest score per object not found."""
     rows = np.flatnonzero(seen.kind == kind)
     rows = rows[~seen.found[seen.target[rows]]]
     rows = rows[np.argsort(-seen.score[rows], kind="stable")]
@@ -150,7 +150,7 @@ def _mendable(seen: Judged, kind: int) -> np.ndarray:
 
 
 def _missed(seen: Judged) -> np.ndarray:
-    """bool [G]."""
+    """[G] bool: no detection finds the object, and none would after a correction."""
     missed = ~seen.found
     for kind in MENDED.values():
         missed[seen.target[_mendable(seen, kind)]] = False
@@ -158,7 +158,7 @@ def _missed(seen: Judged) -> np.ndarray:
 
 
 def _mended(seen: Judged, kind: int, counts: np.ndarray) -> float:
-    """AP50 where errors of a wrong class or box are right, or gone."""
+    """AP50 with the errors of a kind corrected or removed."""
     right = _mendable(seen, kind)
     label, true = seen.label.copy(), seen.true.copy()
     label[right], true[right] = seen.object_label[seen.target[right]], True
@@ -171,7 +171,8 @@ def _ap50(seen: Judged, rows: np.ndarray, counts: np.ndarray, left: np.ndarray) 
 
     Args:
         rows: of the detections that count.
-        counts, left: [C], the objects of each class, and how many are to be found.
+        counts: [C], the objects of each class.
+        left: [C], how many of them are to be found.
     """
     found = []
     for k in np.flatnonzero(counts):

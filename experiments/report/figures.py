@@ -20,8 +20,11 @@ LINES = {"50": "-", "75": "--"}
 
 
 def figures(study: Study) -> dict[str, bytes]:
-    """PNG by name: ``differences`` where methods are compared, ``curves`` where there are any;
-    ``precision`` and ``errors`` of the methods whose runs all have usable detections."""
+    """PNG by name.
+
+    ``differences`` if methods are compared, ``curves`` if runs have any, ``precision`` and
+    ``errors`` of the methods whose runs all have usable detections.
+    """
     found = {}
     if verdicts := compare(study):
         found["differences"] = png(differences(verdicts, study.baseline or ""))
@@ -37,8 +40,8 @@ def figures(study: Study) -> dict[str, bytes]:
 def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
     """A forest plot: each method's mean difference with its interval, and zero.
 
-    It is as wide as the methods of the common spread take; of another, what lies outside runs out
-    of the picture, and a mean that does stands at its edge.
+    The axis spans the methods with the common standard deviation. An interval of another method is
+    cut at its ends; a mean beyond them is written at the edge.
     """
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(verdicts)), layout="constrained")
     axes = figure.subplots()
@@ -66,7 +69,7 @@ def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
 
 
 def _width(verdicts: Mapping[str, Verdict]) -> tuple[float, float]:
-    """Of zero and the methods of the common spread; of all where none has it."""
+    """Spans zero and the methods with the common standard deviation; all where none has it."""
     chosen = [v for v in verdicts.values() if v.difference.common] or list(verdicts.values())
     ends = [0.0, *(v.difference.spread.mean for v in chosen)]
     ends += [end for v in chosen for end in v.interval or ()]
@@ -75,12 +78,12 @@ def _width(verdicts: Mapping[str, Verdict]) -> tuple[float, float]:
 
 
 def _wrapped(method: str) -> str:
-    """On as many lines as its terms take."""
+    """A label, broken into lines between its terms."""
     return textwrap.fill(method, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _colour(verdict: Verdict) -> str:
-    if not verdict.told_apart:
+    if not verdict.differs:
         return GREY
     return BLUE if verdict.difference.spread.mean > 0 else VERMILLION
 
@@ -96,8 +99,8 @@ def curves(study: Study) -> Figure:
 
 
 def precision(study: Study, methods: Sequence[str]) -> Figure:
-    """Precision at every recall, of the methods whose runs have it: the mean over the seeds, at
-    IoU 0.5 and, dashed, 0.75."""
+    """Precision at every recall, of the given methods: the mean over the seeds, at IoU 0.5 and,
+    dashed, at 0.75."""
     figure, panels = _beside(study, methods, _precision)
     for axes in panels:
         axes.set(xlim=(0, 100), ylim=(0, 102))
@@ -109,7 +112,7 @@ def precision(study: Study, methods: Sequence[str]) -> Figure:
 def _beside(
     study: Study, methods: Sequence[str], draw: Callable[[Axes, Sequence[Run], str], None]
 ) -> tuple[Figure, list[Axes]]:
-    """A panel a method beside the baseline; one a method where the baseline is not among them."""
+    """One panel per method, each also with the baseline if that is among them."""
     base = study.baseline if study.baseline in methods else None
     shown = [method for method in methods if method != base] or list(methods)
     columns = min(COLUMNS, len(shown))
@@ -133,7 +136,7 @@ def _beside(
 
 
 def _band(axes: Axes, runs: Sequence[Run], colour: str) -> None:
-    """Over the epochs that all of the runs have."""
+    """Mean and standard deviation at the epochs that all runs have."""
     epochs = sorted(set.intersection(*(set(run.curve) for run in runs)))
     columns = [[100 * run.curve[epoch] for run in runs] for epoch in epochs]
     means = [statistics.fmean(column) for column in columns]
@@ -152,8 +155,10 @@ def _precision(axes: Axes, runs: Sequence[Run], colour: str) -> None:
 
 
 def errors(study: Study, methods: Sequence[str]) -> Figure:
-    """The AP50 that each kind of error costs, a panel a kind: a bar a method with ± one standard
-    deviation over the seeds, and a line at the baseline's."""
+    """The AP50 that each kind of error costs: one panel per kind, one bar per method.
+
+    A bar has ± one standard deviation over the seeds; a line marks the baseline's cost.
+    """
     kinds = costs(study)
     figure = Figure(figsize=(11.5, 0.9 + 0.3 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False).ravel()

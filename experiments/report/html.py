@@ -1,4 +1,4 @@
-"""A study as one HTML file that needs no other."""
+"""A study as one self-contained HTML file."""
 
 import base64
 import re
@@ -31,8 +31,8 @@ p.note { color: #555; font-size: 13px; max-width: 75ch; } img { max-width: 100%;
 CAPTIONS = {
     "differences": (
         "Differences",
-        "Mean difference to the baseline with its interval; blue is better, red worse, grey not "
-        "told apart, hollow one seed; an arrow points to a mean outside of the picture.",
+        "Mean difference to the baseline with its interval. Blue: better, red: worse, grey: no "
+        "difference shown, hollow: one seed. An arrow points to a mean outside of the picture.",
     ),
     "curves": (
         "Learning curves",
@@ -51,7 +51,7 @@ CAPTIONS = {
 
 
 def page(study: Study, figures: Mapping[str, bytes]) -> str:
-    """Sentences, problems, figures (PNG by name) and tables."""
+    """The whole page: sentences, problems, figures (PNG by name) and tables."""
     body = ["<h1>Comparison</h1>", *_listed("What can be said", sentences(study))]
     body += _listed("What is wrong with the runs", study.problems, "problems")
     body += [_figure(name, png) for name, png in figures.items()]
@@ -69,13 +69,13 @@ def _listed(title: str, texts: Sequence[str], kind: str = "said") -> list[str]:
 
 
 def _code(text: str) -> str:
-    """Text in which names stand between backquotes."""
+    """Escaped text; names between backquotes become code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _figure(name: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
-    # In its size on paper, whose text is as large as the page's; a sharp screen shows more dots.
+    # Its size on paper: then its text is as large as the page's.
     width = int.from_bytes(png[16:20]) * 96 // DPI
     title, caption = CAPTIONS[name]
     image = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'

@@ -1,8 +1,8 @@
-"""How far the validation images decide a difference: a bootstrap over them, for one pair of runs.
+"""How much a difference depends on the validation images: a bootstrap, for one pair of runs.
 
-Efron (1979): images are drawn anew, with replacement, as many as there are; how much the
-difference in AP varies over such draws shows how much other images would change it. It says nothing
-of other seeds: both runs are as they are.
+Efron (1979): as many images as there are, are drawn with replacement. The spread of the difference
+in AP over such draws shows how much other images would change it. It says nothing about
+other seeds.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """Of the difference in AP between two runs of one seed, over draws of the images.
+    """The interval of the difference in AP between two runs of one seed, over draws of the images.
 
     Args:
         seed: of both runs.
-        images: how many there are.
-        difference: on the images as they are, as a fraction, like
-        low, high: the quantiles of the differences that leave ``LEVEL`` of them between.
+        images: their number.
+        difference: on the images themselves, as a fraction.
+        low, high: quantiles of the drawn differences, as fractions; ``LEVEL`` of them lie between.
     """
 
     seed: int
@@ -35,7 +35,7 @@ class Interval:
 
 
 def resampled(matches: Sequence[Matches]) -> np.ndarray:
-    """The AP of every draw [DRAWS] as a fraction; the same draws for all runs of as many images."""
+    """[DRAWS] AP of each draw as a fraction; runs of as many images have the same draws."""
     images = len(matches[0].objects)
     generator = np.random.default_rng(0)
     shares = np.full(images, 1 / images)
@@ -46,9 +46,9 @@ def resampled(matches: Sequence[Matches]) -> np.ndarray:
 def interval(
     seed: int, method: Sequence[Matches], baseline: Sequence[Matches], over: np.ndarray
 ) -> Interval:
-    """From the matches of both runs, and the differences ``over`` the draws.
+    """The interval from the matches of both runs and the differences ``over`` the draws.
 
-    A draw in which there is no object has none, and is left out.
+    A draw without any object has a NaN, which is left out.
     """
     tail = (1 - LEVEL) / 2
     low, high = np.nanquantile(over, [tail, 1 - tail])

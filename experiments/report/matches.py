@@ -1,7 +1,7 @@
-"""What COCO's matching says of the detections, and the average precision of any draw of images.
+"""COCO's matches of the detections, and the average precision of any draw of images.
 
-COCO's evaluator matches, once; how often an image counts enters only afterwards, so that a
-thousand draws of images cost a thousand sums and not a thousand evaluations.
+COCO's evaluator matches once. The weights of the images enter only afterwards: a thousand draws of
+images cost a thousand sums, and not a thousand evaluations.
 
 Shape letters: I images, D detections of a class, T = 10 IoU thresholds 0.50..0.95, C classes,
 R = 101 recalls 0.00..1.00.
@@ -24,9 +24,9 @@ class Matches:
     """The detections of one class, the best score first, and how many objects it has.
 
     Args:
-        image: int [D], the index of each detection's image.
+        image: int [D], index of each detection's image.
         true, false: bool [T, D]; a detection that is neither is ignored (it lies on a crowd).
-        objects: int [I], in each image; crowds and other ignored ones are none.
+        objects: int [I], number in each image, without crowds and other ignored ones.
     """
 
     image: np.ndarray
@@ -36,7 +36,7 @@ class Matches:
 
 
 def match(evaluator: Any) -> list[Matches]:
-    """Run a pycocotools ``COCOeval`` and gather its matches, class by class.
+    """Run a pycocotools ``COCOeval`` and return its matches by class.
 
     ``evaluator.evalImgs`` then has one entry for every class and image, class by class.
     """
@@ -51,7 +51,7 @@ def match(evaluator: Any) -> list[Matches]:
 
 
 def _of_class(entries: Sequence[dict[str, Any] | None], thresholds: int) -> Matches:
-    """From the entry of every image; None where it has neither objects nor detections."""
+    """From one entry per image; None for an image with neither objects nor detections."""
     objects = [0 if e is None else int(np.sum(np.equal(e["gtIgnore"], 0))) for e in entries]
     shown = [(image, e) for image, e in enumerate(entries) if e is not None]
     counts = [len(e["dtScores"]) for _, e in shown]
@@ -60,17 +60,17 @@ def _of_class(entries: Sequence[dict[str, Any] | None], thresholds: int) -> Matc
     nothing = np.zeros((thresholds, 0), dtype=bool)
     matched = np.hstack([nothing, *(e["dtMatches"] > 0 for _, e in shown)])
     ignored = np.hstack([nothing, *(e["dtIgnore"] > 0 for _, e in shown)])
-    order = np.argsort(-scores, kind="stable")  # equal ones in the order of images, as COCO has it
+    order = np.argsort(-scores, kind="stable")  # ties keep the order of the images, as in COCO
     true, false = matched & ~ignored, ~matched & ~ignored
     return Matches(image[order], true[:, order], false[:, order], np.array(objects))
 
 
 def precision(true: np.ndarray, false: np.ndarray, objects: float) -> np.ndarray:
-    """COCO's interpolated precision: the highest at this recall or a higher one, 0 past the last.
+    """COCO's interpolated precision: the highest at this or a higher recall; 0 beyond the last.
 
     Args:
-        true, false: [T, D], the best score first: how often each detection counts as what.
-        objects: how many are to be found, above 0.
+        true, false: [T, D], the best score first: the weight of each detection as true or false.
+        objects: their number, above 0.
 
     Returns:
         [T, R].
@@ -87,8 +87,8 @@ def mean_precision(matches: Sequence[Matches], weights: np.ndarray | None = None
     """The mean over the classes that have objects; NaN if none has.
 
     Args:
-        weights: whole numbers [I], how often each image counts; once by default. A copy of an
-            image follows it where scores are equal.
+        weights: [I] whole numbers, how often each image counts; by default once. Where scores tie,
+            the copies of an image follow each other.
 
     Returns:
         [T, R]; the mean of all is COCO's AP as a fraction.

@@ -15,24 +15,26 @@ import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
-# Of environment.json: the code and the machine.
+# What environment.json says of code and machine.
 MADE = ("commit", "torch", "processor", "threads", "gpu")
-# Before the name of a kind of error, the AP50 that it costs; before a class's, its AP; before a
-# loss term's, its mean over the run.
+# Prefixes of figures: the AP50 that a kind of error costs, the AP of a class, the mean of a loss
+# term over the run.
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
 MEMORY = "peak_memory_mb"
 STEP = "seconds_per_step"
+# All other metrics train/NAME are loss terms.
+NO_TERMS = {"loss", "lr", "images_per_second", STEP, "data_wait"}
 
-# What files that were cut short, or written by something else, raise.
+# The errors of files that were cut short, or written by another program.
 UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError)
 
-# Runs that are compared must share these: the data, the network, and how long it was trained.
+# Compared runs must share these: the data, the network, and the length of the training.
 CONDITIONS = re.compile(
     r"(data|augmentation)([./].*)?|model|model\.(name|weights|weights_backbone)|steps"
     r"|model\.(fpn_channels|representation_size|backbone_width)"
     r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate|precision|patience)"
 )
-# And these say nothing of what was learnt: names, places, speed, what is recorded.
+# These do not change what is learnt: names, folders, speed, what is recorded.
 IGNORED = re.compile(
     r"seed|run_name|resume|sweep|data\.root|(hydra|wandb|evaluation|trainer)[./].*"
 )
@@ -46,19 +48,19 @@ class Run:
         name: the folder, relative to the one that was read.
         status: COMPLETED, FAILED, INTERRUPTED, RUNNING, or UNREADABLE where files are missing.
         error: why it failed or cannot be read.
-        method: its values of all that any run was told beside seed, conditions and names: option
-            by group, value by key (``{"sampler": "ohem"}``).
-        settings: its values of all settings that are not the same in every run.
-        seed, steps, seconds, step_seconds, memory: None where the run does not say; the seconds
-            of a step are the median of its log lines, memory is the most that it held, in megabytes
-            of 10^6 bytes.
+        method: its value of each key that the command line of any run has, without seed,
+            conditions and names: ``{"sampler": "ohem", "sampler/rpn": "random"}``.
+        settings: its value of each setting that is not the same in all runs.
+        seed, steps, seconds: None where the run does not say.
+        step_seconds: seconds per step, the median of the log lines, or None.
+        memory: the peak in MB of 10^6 bytes, or None.
         figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions, NaN where
             there is no such object; ``loss <term>``.
         curve: AP as a fraction by epoch.
-        precision: at the recalls 0.00, 0.01 .. 1.00, the mean over classes, three decimals, by
-            the IoU in percent ("50").
-        lacks: why the run's detections say nothing, if that is known.
-        made: ``MADE``, as text, of the run's starts; empty where the run does not say.
+        precision: by IoU in percent ("50"), at the recalls 0.00, 0.01 .. 1.00: the mean over
+            classes, three decimals.
+        lacks: why the run's detections cannot be used, if that is known.
+        made: ``MADE`` as text, of all starts of the run; empty where the run does not say.
     """
 
     name: str
@@ -84,16 +86,17 @@ def is_condition(key: str) -> bool:
 
 
 def is_ignored(key: str) -> bool:
-    """Whether a setting says nothing of what was learnt."""
+    """Whether a setting does not change what is learnt."""
     free = key == "trainer.clip_norm" or is_condition(key)
     return not free and bool(IGNORED.fullmatch(key))
 
 
 def read(folder: Path, beside: Sequence[Run] = ()) -> list[Run]:
-    """The runs below a folder, which are the folders with a ``status.json``.
+    """The runs below a folder: a run is a folder with a ``status.json``.
 
     Args:
-        beside: runs that these are compared with; what they tell is told of these too.
+        beside: runs that these are compared with. The keys of their methods and settings are read
+            of these runs too.
     """
     contents = [_content(file.parent, folder) for file in sorted(folder.rglob("status.json"))]
     said = set().union(*(content["said"] for content in contents), *(run.method for run in beside))
@@ -117,7 +120,7 @@ def _files(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "status.json").read_text())
     values = _values(folder)
     starts = _starts(folder / "environment.json")
-    # What auto came to: another precision on another machine.
+    # The precision that auto chose, which depends on the machine.
     computed = {"trainer.precision": _all(starts, "precision")}
     values |= computed if computed["trainer.precision"] else {}
     if found["status"] == "COMPLETED":
@@ -135,18 +138,18 @@ def _files(folder: Path) -> dict[str, Any]:
 
 
 def settings_file(folder: Path, name: str = "config") -> Path:
-    """Hydra's file of the run; of the last command where an earlier version has made the run."""
+    """Hydra's file of the run, or of the last command if an earlier version made the run."""
     own = folder / ".hydra/run" / f"{name}.yaml"
     return own if own.exists() else folder / ".hydra" / f"{name}.yaml"
 
 
 def _values(folder: Path) -> dict[str, Any]:
-    """All of a run's settings, key by key, and its options by group."""
+    """A run's settings by key, and its options by group."""
     config = yaml.safe_load(settings_file(folder).read_text())
     hydra = yaml.safe_load(settings_file(folder, "hydra").read_text())
     choices = hydra["hydra"]["runtime"]["choices"]
     values = dict(_flat(config))
-    # What follows the seed says nothing beside it: data.seed=${seed}.
+    # A copy of the seed (data.seed=${seed}) adds nothing.
     values = {
         key: values.get(_reference(value), value)
         for key, value in values.items()
@@ -156,7 +159,7 @@ def _values(folder: Path) -> dict[str, Any]:
 
 
 def _reference(value: Any) -> str:
-    """``${budget.rcnn}`` -> the key whose value it is, else no key."""
+    """``${a.b}`` -> ``a.b``, the key whose value it is; "" for any other value."""
     found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
     return found[1] if found else ""
 
@@ -165,13 +168,13 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
     for key, value in node.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
-        else:  # 10.0 is 10, whichever was typed
+        else:  # 10.0 and 10 are the same value
             whole = isinstance(value, float) and value.is_integer()
             yield f"{prefix}{key}", int(value) if whole else value
 
 
 def _starts(file: Path) -> list[dict[str, str]]:
-    """What each start of a run says; nothing where a run of an earlier version has no such file."""
+    """One record per start of the run; none if an earlier version wrote no such file."""
     try:
         return [_start(start) for start in json.loads(file.read_text())]
     except UNUSABLE:
@@ -180,12 +183,12 @@ def _starts(file: Path) -> list[dict[str, str]]:
 
 def _start(start: Mapping[str, Any]) -> dict[str, str]:
     found = {key: str(start[key]) for key in ("torch", "processor", "threads")}
-    found |= {key: start[key] for key in ("precision",) if key in start}  # earlier versions: none
+    found |= {key: start[key] for key in ("precision",) if key in start}  # older runs have none
     return found | {"commit": _commit(start), "gpu": (start["gpu"] or {"name": "none"})["name"]}
 
 
 def _all(starts: Sequence[Mapping[str, str]], key: str) -> str:
-    """The values of all starts, each once."""
+    """The distinct values of all starts, as text."""
     return ", ".join(dict.fromkeys(start[key] for start in starts if key in start))
 
 
@@ -202,25 +205,25 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """COCO's, of all classes and of each."""
+    """COCO's metrics, of all classes together and AP of each."""
     found = {name: summary[name] for name in METRICS if name in summary}
     found |= {f"{CLASS}{name}": own["AP"] for name, own in summary.get("per_class", {}).items()}
     return {name: math.nan if value is None else value for name, value in found.items()}
 
 
 def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of each loss term the mean over the log lines."""
-    before = "train/loss_"
+    """The mean of each loss term over the log lines."""
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        for key in record:
-            if key.startswith(before):
-                values[LOSS + key.removeprefix(before)].append(record[key])
+        for key, value in record.items():
+            kind, _, name = key.partition("/")
+            if kind == "train" and name not in NO_TERMS:
+                values[LOSS + name.removeprefix("loss_")].append(value)
     return {name: math.fsum(found) / len(found) for name, found in values.items()}
 
 
 def _step(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """The seconds of a step: the median of the log lines, which a pause of the run leaves alone."""
+    """Seconds per step: the median of the log lines, which a pause of the run does not change."""
     key = f"train/{STEP}"
     found = [record[key] for record in records if key in record]
     return statistics.median(found) if found else None
@@ -257,5 +260,5 @@ def _text(value: Any) -> str:
 
 
 def terms(text: str) -> dict[str, str]:
-    """``sampler=ohem budget.rcnn=64`` as values by key."""
+    """``sampler=ohem seed=3`` as values by key."""
     return {key: value for key, _, value in (part.partition("=") for part in shlex.split(text))}

@@ -1,4 +1,4 @@
-"""A study as plain sentences: one a method, what is told apart first."""
+"""A study as plain sentences: one per method, those with a difference first."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,24 @@ from experiments.report.statistics import Verdict, seeds_needed
 from experiments.report.study import Study
 from experiments.report.tables import compare, interval, not_learnt, percent_range
 
-# AP in percent that people would change their detector for.
-WORTH = 0.5
+WORTH = 0.5  # a difference in AP (percent) for which people would change their detector
 
 
 def sentences(study: Study) -> list[str]:
-    """What can be said of each method that is compared, and with how many seeds more could be."""
+    """What the runs show of each method that is compared, and how many seeds would show more."""
     if not study.compared:
         return []
     found, failed = compare(study), not_learnt(study)
     learnt = {method: verdict for method, verdict in found.items() if method not in failed}
     tested = {method: verdict for method, verdict in learnt.items() if verdict.p is not None}
     said = [f"The baseline is `{study.baseline}`."]
-    for told_apart in (True, False):
-        those = {m: v for m, v in tested.items() if v.told_apart == told_apart}
-        said += [_told(method, verdict) for method, verdict in those.items()]
+    for differs in (True, False):
+        those = {m: v for m, v in tested.items() if v.differs == differs}
+        said += [_result(method, verdict) for method, verdict in those.items()]
     said += [_failed(study, method, found[method]) for method in found if method in failed]
     said += [_one_seed(m, v, study.images.get(m)) for m, v in learnt.items() if m not in tested]
     said += [
-        f"`{method}` shares no seed with the baseline: nothing can be said."
+        f"`{method}` shares no seed with the baseline: no comparison."
         for method in study.compared
         if method not in found
     ]
@@ -35,13 +34,13 @@ def sentences(study: Study) -> list[str]:
     return [*said, *_needed(study, tested, sizes)]
 
 
-def _told(method: str, verdict: Verdict) -> str:
+def _result(method: str, verdict: Verdict) -> str:
     difference = verdict.difference.spread
-    how = "is not told apart from"
-    if verdict.told_apart:
+    how = "shows no difference to"
+    if verdict.differs:
         how = f"is {'better' if difference.mean > 0 else 'worse'} than"
     level, between = interval(verdict)
-    own = "" if verdict.difference.common else ", by a spread of its own"
+    own = "" if verdict.difference.common else ", with a standard deviation of its own"
     return (
         f"`{method}` {how} the baseline with {difference.n} seeds: {difference.mean:+z.2f} AP, "
         f"{level} interval {between}{own}."
@@ -50,10 +49,10 @@ def _told(method: str, verdict: Verdict) -> str:
 
 def _failed(study: Study, method: str, verdict: Verdict) -> str:
     own, base = (study.values(name, "AP").values() for name in (method, study.baseline or ""))
-    more = f" {_told(method, verdict)}" if verdict.told_apart else ""
+    more = f" {_result(method, verdict)}" if verdict.differs else ""
     return (
         f"`{method}` did not learn with these settings: an AP of {fmean(own):.1f} over {len(own)} "
-        f"seed(s), where the baseline has {fmean(base):.1f}.{more}"
+        f"seed(s); the baseline has {fmean(base):.1f}.{more}"
     )
 
 
@@ -61,21 +60,21 @@ def _one_seed(method: str, verdict: Verdict, images: Interval | None) -> str:
     other = "" if images is None else f" {_of_images(images)}"
     return (
         f"`{method}` has one seed in common with the baseline "
-        f"({verdict.difference.spread.mean:+z.2f} AP): nothing can be said, because one seed does "
-        f"not show how much seeds differ.{other}"
+        f"({verdict.difference.spread.mean:+z.2f} AP): no comparison, because one seed does not "
+        f"show how much seeds differ.{other}"
     )
 
 
 def _of_images(images: Interval) -> str:
     return (
-        f"With other images than the {images.images} of the validation set these two runs would "
-        f"differ by {percent_range(images.low, images.high)} ({100 * LEVEL:.0f} % interval); that "
-        "is of the images, not of the training, which another seed changes too."
+        f"On other images than the {images.images} of the validation set these two runs would "
+        f"differ by {percent_range(images.low, images.high)} ({100 * LEVEL:.0f} % interval). This "
+        "is about the images alone; another seed changes the training too."
     )
 
 
 def _needed(study: Study, verdicts: Mapping[str, Verdict], sizes: Mapping[bool, int]) -> list[str]:
-    """A sentence for all methods of the common spread, and one for each other.
+    """A sentence for all methods with the common standard deviation, and one per other method.
 
     Args:
         sizes: how many methods are tested together, by whether they are of the family.
@@ -86,21 +85,23 @@ def _needed(study: Study, verdicts: Mapping[str, Verdict], sizes: Mapping[bool, 
     if common:
         std = next(iter(common.values())).spread.std or 0.0
         own = sorted({sizes[study.in_family(method)] for method in common}, reverse=True)
-        said.append(_seeds("the common spread", std, own, len(common)))
+        said.append(_seeds("the common standard deviation", std, own, len(common)))
     for method, difference in alone.items():
         own = [sizes[study.in_family(method)]]
-        said.append(_seeds(f"the spread of `{method}`", difference.spread.std or 0.0, own, 1))
+        said.append(
+            _seeds(f"the standard deviation of `{method}`", difference.spread.std or 0.0, own, 1)
+        )
     return said
 
 
 def _seeds(of: str, std: float, sizes: Sequence[int], share: int) -> str:
     among = [
-        f", among {tests} methods{' that share it' if share > 1 else ''} "
+        f"; with {tests} methods{' that share it' if share > 1 else ''}: "
         f"{seeds_needed(WORTH, std, tests, share)}"
         for tests in sizes
         if tests > 1
     ]
     return (
-        f"At {of} ({std:.2f}) a pair alone takes {seeds_needed(WORTH, std)} seeds to tell a "
+        f"At {of} ({std:.2f}) one pair alone needs {seeds_needed(WORTH, std)} seeds to show a "
         f"difference of {WORTH} AP{''.join(among)}."
     )

@@ -1,33 +1,34 @@
 """Is a method better than the baseline, or did it get the better seeds?
 
-Runs of one seed share initial weights, images, their order and augmentation, so a method is
-compared with the baseline seed by seed: n seeds give n differences. Student (1908): their mean
-over ``std / sqrt(n)`` follows a t distribution with n - 1 degrees of freedom where they are
-normal around zero. Units are the caller's; the report has AP in percent.
+Runs of one seed share initial weights, images, their order and augmentation. So a method is
+compared with the baseline seed by seed: n seeds give n differences. Student (1908): if these are
+normal around zero, their mean divided by ``std / sqrt(n)`` follows a t distribution with n - 1
+degrees of freedom. Units are the caller's; the report has AP in percent.
 """
 
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import f, nct, norm, t
 
-Key = TypeVar("Key", bound=Any)  # what a verdict is on: a method, or one under a condition
+Key = TypeVar("Key", bound=Any)  # of a verdict: a method, or a condition and a method
 
 ALPHA = 0.05
 POWER = 0.8
-LEARNT = 2 / 3  # of the baseline's mean: a method below it did not learn
-UNSTEADY = 0.01  # at most the chance that any of equally steady methods is taken for unsteady
-ROUNDING = 1e-12  # of the largest value: what least squares leave of runs that agree
+LEARNT = 2 / 3  # a method below this share of the baseline's mean did not learn
+UNSTEADY = 0.01  # most probability that one of equally steady methods is called unsteady
+ROUNDING = 1e-12  # residuals below this share of the largest value are zero
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (n - 1) of n values; ``std`` is None for one value."""
+    """Mean and sample standard deviation (divisor n - 1) of n values; ``std`` is None if n = 1."""
 
     mean: float
     std: float | None
@@ -41,9 +42,9 @@ class Difference:
     Args:
         spread: of the differences.
         p: of the two-sided paired t test, in 0..1; None for one seed.
-        freedom: degrees of freedom of ``spread.std``: n - 1, more where it comes from other
-            methods too.
-        common: whether ``spread.std`` is that of all methods, and not this one's own.
+        freedom: degrees of freedom of ``spread.std``: n - 1, or more if it is from other methods
+            too.
+        common: whether ``spread.std`` is that of all methods.
     """
 
     spread: Spread
@@ -66,13 +67,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of a method among all that are compared.
+    """The result of a method's comparison with the baseline, corrected for all comparisons.
 
     Args:
         difference: to the baseline.
         p: Holm's, in 0..1; None for one seed.
         level: of ``interval``, in 0..1; None for one seed.
-        interval: (low, high). It leaves zero out exactly where ``p`` is at most ``ALPHA``.
+        interval: (low, high). It excludes zero exactly where ``p`` is at most ``ALPHA``.
     """
 
     difference: Difference
@@ -81,13 +82,13 @@ class Verdict:
     interval: tuple[float, float] | None = None
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the method differs from the baseline, after Holm's correction."""
+    def differs(self) -> bool:
+        """Whether a difference to the baseline is shown, after Holm's correction."""
         return self.p is not None and self.p <= ALPHA
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """The spread of at least one value."""
     n = len(values)
     mean = math.fsum(values) / n
     squares = math.fsum((value - mean) ** 2 for value in values)
@@ -95,7 +96,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """The difference of two sets of runs, value by seed.
+    """The difference between a method and the baseline, each a value by seed.
 
     Raises:
         ValueError: they have no seed in common.
@@ -107,19 +108,21 @@ def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
 def in_blocks(
     methods: Mapping[str, Mapping[int, float]], baseline: str, apart: Collection[str] = ()
 ) -> dict[str, Difference]:
-    """The difference of each method to the baseline, with one spread for all that are ``steady``.
+    """The difference of each method to the baseline, with one ``std`` for all ``steady`` methods.
 
-    Randomised blocks (Fisher 1935): a value is the mean of its method, plus what all methods of
-    one seed share, plus an error of the same spread for all. The errors are what least squares
-    leave of all runs, so few seeds tell more apart than each pair alone would, if the methods are
-    about equally steady. A method that is not, or is ``apart``, is ``paired``, and all are where
-    the baseline is not. A method with one seed in common with the baseline is not tested.
+    Randomised blocks (Fisher 1935): a value is the mean of its method, plus an effect of its seed
+    that all methods share, plus an error with the same standard deviation for all. The errors are
+    the residuals of least squares over all runs. So few seeds show more than each pair alone would,
+    if the methods are about equally steady. A method that is not steady, or is in ``apart``, is
+    ``paired``; if it is the baseline, all are. A method with one seed in common with the baseline
+    is not tested.
 
     Args:
         methods: method -> seed -> value; those that share no seed with the baseline are left out.
+        apart: methods with a standard deviation of their own.
 
     Raises:
-        KeyError: the baseline is none of them.
+        KeyError: ``methods`` has no baseline.
     """
     base = methods[baseline]
     shared = {method: own for method, own in methods.items() if own.keys() & base.keys()}
@@ -142,32 +145,34 @@ def in_blocks(
 def failed(methods: Mapping[str, Mapping[int, float]], baseline: str) -> set[str]:
     """The methods that did not learn: their mean is below ``LEARNT`` of the baseline's.
 
-    Their runs tend to differ much more than others', which few methods are too few to show, and
-    would hide what those differ by, so they are ``apart``.
+    The runs of such a method tend to differ much more than others'. With few methods ``steady``
+    cannot show that, and the common standard deviation would hide the others' differences.
     """
     least = LEARNT * fmean(methods[baseline].values()) if methods[baseline] else 0.0
     return {method for method, own in methods.items() if own and fmean(own.values()) < least}
 
 
 def steady(methods: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int, float]]:
-    """The methods without those whose runs of several seeds differ far more than all others'.
+    """The methods without those whose seeds differ far more than those of all others.
 
-    Cochran's test for an outlying variance (1941; ISO 5725-2) in randomised blocks: a method's own
-    errors are what least squares leave more of all runs than of all but its own. Over those of the
-    others, each by its degrees of freedom, they follow Fisher's F. Held against ``UNSTEADY`` over
-    the number of methods, the least steady first, until none is left that stands out.
+    Cochran's test for an outlying variance (1941; ISO 5725-2) in randomised blocks. A method's own
+    sum of squares is the residual of all runs minus that of all runs but its own. Divided by the
+    others', each by its degrees of freedom, it follows Fisher's F. Its p is compared with
+    ``UNSTEADY`` over the number of methods; the least steady method is removed, until none stands
+    out.
     """
     left = dict(methods)
     while True:
-        chances = {method: _chance(left, method) for method in left}
-        least = min(chances, key=lambda method: chances[method], default=None)
-        if least is None or chances[least] > UNSTEADY / len(left):
+        p, method = min(
+            ((_p_steady(left, m), m) for m in left), key=itemgetter(0), default=(1.0, "")
+        )
+        if p > UNSTEADY / max(1, len(left)):
             return left
-        del left[least]
+        del left[method]
 
 
-def _chance(methods: Mapping[str, Mapping[int, float]], method: str) -> float:
-    """That one of equally steady methods has errors so large; 1 where nothing can be said."""
+def _p_steady(methods: Mapping[str, Mapping[int, float]], method: str) -> float:
+    """The probability that one of equally steady methods has errors so large; 1 if unknown."""
     squares, freedom = _left_over(methods)
     others, free = _left_over({m: own for m, own in methods.items() if m != method})
     if free == freedom or others == 0:
@@ -177,22 +182,24 @@ def _chance(methods: Mapping[str, Mapping[int, float]], method: str) -> float:
 
 
 def compared(methods: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
-    """``in_blocks``, those that ``failed`` apart."""
+    """``in_blocks``, with the methods that ``failed`` apart."""
     return in_blocks(methods, baseline, failed(methods, baseline))
 
 
 def depends(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float | None:
-    """p that methods' differences are the same under all conditions, in 0..1; None if it cannot
-    be said.
+    """p that the methods' differences are the same under all conditions, in 0..1.
 
-    Analysis of variance of split plots (Yates 1935): a run's value is what all methods of its seed
-    and condition share, plus what its method adds with this seed under all conditions, plus an
-    error. A mean a method and condition beside them leaves less. The squares saved over those left,
-    each by its degrees of freedom, follow F where there is none such; with as many fewer degrees as
-    conditions differ in spread (Box 1954).
+    Analysis of variance of split plots (Yates 1935): a value is an effect of its seed and
+    condition, plus an effect of its seed and method, plus an error. A second model adds an effect
+    of method and condition. The squares that it explains over those that it leaves, each by its
+    degrees of freedom, follow F if the effect does not exist. The degrees of freedom are reduced as
+    the conditions differ in spread (Box 1954).
 
     Args:
-        conditions: of each, method -> seed -> value; of the same methods, about equally steady.
+        conditions: for each, method -> seed -> value, of the same about equally steady methods.
+
+    Returns:
+        None if there are too few values.
     """
     rows = [
         (place, method, seed, value)
@@ -214,7 +221,7 @@ def depends(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float | 
 
 def _evenness(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float:
     """Box's epsilon of the variances of the conditions' errors: 1 if they are equal, 1 over their
-    number if one has all."""
+    number if all but one are zero."""
     left = [_left_over(methods) for methods in conditions]
     variances = [squares / freedom for squares, freedom in left if freedom]
     total = math.fsum(v * v for v in variances)
@@ -222,17 +229,17 @@ def _evenness(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float:
 
 
 def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:
-    """Sum of squares that methods and seeds do not explain, and its degrees of freedom."""
+    """The sum of squares that methods and seeds do not explain, and its degrees of freedom."""
     cells = [(method, seed, v) for method, own in methods.items() for seed, v in own.items()]
     levels = [(("method", method), ("seed", seed)) for method, seed, _ in cells]
     return _fit(levels, [value for *_, value in cells])
 
 
 def _fit(levels: Sequence[Sequence[Hashable]], values: Sequence[float]) -> tuple[float, int]:
-    """Sum of squares that least squares leave, and its degrees of freedom.
+    """The residual sum of squares of least squares, and its degrees of freedom.
 
     Args:
-        levels: of each value those whose effects it is a sum of.
+        levels: for each value, the levels whose effects add up to it.
     """
     columns = {level: column for column, level in enumerate(dict.fromkeys(chain(*levels)))}
     design = np.zeros((len(levels), len(columns)))
@@ -253,7 +260,7 @@ def _differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> 
 
 
 def _tested(found: Spread, freedom: int, common: bool = False) -> Difference:
-    """With the p of Student's test; 0 / 0 are equal runs."""
+    """The difference with the p of Student's test; equal runs (0 / 0) have p = 1."""
     if found.std is None:
         p = None
     elif found.std == 0:
@@ -264,13 +271,13 @@ def _tested(found: Spread, freedom: int, common: bool = False) -> Difference:
 
 
 def verdicts(differences: Mapping[Key, Difference]) -> dict[Key, Verdict]:
-    """Every method's verdict, with Holm's correction for the number of them.
+    """Every method's verdict, with Holm's correction for their number.
 
-    Holm (1979): the k-th smallest of m values of p is held against alpha / (m - k + 1), up to the
-    first that is larger. So with a chance of at most alpha is any method told apart that does not
-    differ. An interval has the level 1 - alpha / (m - k + 1) of the step at which its method was
-    held, or at which the procedure stopped before it: it leaves zero out exactly where the
-    procedure tells apart. Methods with one seed are not tested and do not count.
+    Holm (1979): the k-th smallest of m values of p is compared with alpha / (m - k + 1), up to the
+    first that is larger. The probability that any equal method is shown to differ is then at most
+    alpha. An interval has the level 1 - alpha / (m - k + 1) of its method's step, or of the step at
+    which the procedure stopped before it: it excludes zero exactly where the procedure shows a
+    difference. Methods with one seed are not tested and do not count.
     """
     tested = sorted((d.p, name) for name, d in differences.items() if d.p is not None)
     found = {name: Verdict(d) for name, d in differences.items()}
@@ -289,16 +296,16 @@ def verdicts(differences: Mapping[Key, Difference]) -> dict[Key, Verdict]:
 def power(
     difference: float, std: float, n: int, alpha: float = ALPHA, freedom: int | None = None
 ) -> float:
-    """Chance in 0..1 that a paired t test of n seeds at ``alpha`` finds a true difference.
+    """Probability in 0..1 that a paired t test of n seeds at ``alpha`` finds a true difference.
 
     Args:
         std: of the differences between seeds, above 0.
         n: at least 2.
-        freedom: degrees of freedom of the spread; n - 1 by default.
+        freedom: degrees of freedom of ``std``; n - 1 by default.
     """
     freedom = n - 1 if freedom is None else freedom
     critical = t.isf(alpha / 2, freedom)
-    # Past these shifts the tails are 1 and below 1e-6, and scipy's sums do not converge.
+    # Beyond these shifts the tails are 1 and below 1e-6, and scipy's sums do not converge.
     shift = abs(difference) / std * math.sqrt(n)
     right = nct.sf(critical, freedom, min(shift, 4 * critical + 8))
     wrong = nct.cdf(-critical, freedom, shift) if shift < 3 else 0.0  # with the wrong sign
@@ -306,13 +313,13 @@ def power(
 
 
 def seeds_needed(difference: float, std: float, tests: int = 1, share: int = 1) -> int:
-    """The fewest seeds with which a true difference is found with a chance of ``POWER``.
+    """The fewest seeds that find a true difference with a probability of ``POWER``.
 
     Args:
         std: of the differences between seeds.
-        tests: it is held against ``ALPHA`` over so many, as the first of Holm's procedure is.
-        share: methods beside the baseline that ``std`` is of, so the degrees of freedom that each
-            seed but the first adds.
+        tests: number of comparisons: p is compared with ``ALPHA`` / tests, Holm's first step.
+        share: number of methods beside the baseline that ``std`` is from: each seed but the first
+            adds so many degrees of freedom.
     """
     alpha = ALPHA / tests
     if std == 0:

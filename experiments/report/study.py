@@ -12,11 +12,13 @@ from typing import Any
 from experiments.report.images import Interval
 from experiments.report.runs import MADE, Run, is_condition, terms
 
-# What a baseline may say of itself where the methods differ from it.
+# The options of the default baseline, by group; GROUP/SITE has those of GROUP, whatever the site.
 DEFAULTS = {
     "sampler": "random",
     "loss": "cross_entropy",
     "box_loss": "smooth_l1",
+    "assigner": "max_iou",
+    "weigher": "none",
     "experiment": "null",
 }
 ENDS = {
@@ -26,9 +28,9 @@ ENDS = {
     "UNREADABLE": "cannot be read",
 }
 
-# What a method is made of: it may be unlike the baseline in these without a word.
-METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight)([./@]|$)")
-SHOWN = 4  # of the settings in which a run is unlike others
+# What a method is made of. A difference from the baseline in any other setting is reported.
+METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight|assigner|weigher)([./@]|$)")
+SHOWN = 4  # at most so many settings or runs are named in a sentence
 
 Terms = tuple[tuple[str, str], ...]
 
@@ -40,10 +42,11 @@ class Study:
     Args:
         methods: the runs by label (``sampler=ohem``) and seed, the baseline first.
         baseline: its label, or None if there is none.
-        problems: a sentence for every run that is left out, every seed and baseline missing, for
-            runs without usable detections, and for what they were made with that differs.
-        images: how far the images decide a method's difference to the baseline, where it is known.
-        family: a term's key; the methods that have it are held against each other alone.
+        problems: a sentence for every run that is left out, every missing seed or baseline, runs
+            without usable detections, and every difference in code or machine.
+        images: by method the interval of its difference to the baseline over the validation
+            images, where it is known.
+        family: a key; the methods that have it get a correction of their own.
     """
 
     methods: Mapping[str, Mapping[int, Run]]
@@ -59,33 +62,33 @@ class Study:
 
     @property
     def runs(self) -> list[Run]:
-        """Of all methods."""
+        """The runs of all methods."""
         return [run for by_seed in self.methods.values() for run in by_seed.values()]
 
     @property
     def compared(self) -> list[str]:
-        """The methods beside the baseline; none without a baseline."""
+        """All methods but the baseline; empty without a baseline."""
         return [] if self.baseline is None else [m for m in self.methods if m != self.baseline]
 
     def in_family(self, method: str) -> bool:
-        """Whether a method was told ``family``."""
+        """Whether a method's command line had the key ``family``."""
         return any(self.family in run.method for run in self.methods[method].values())
 
     def pairs(self, method: str) -> dict[int, tuple[Run, Run]]:
-        """By seed a method's run and the baseline's, of the seeds that both have."""
+        """By seed the runs of a method and of the baseline, for the seeds that both have."""
         own, base = self.methods[method], self.methods[self.baseline or ""]
         return {seed: (own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
 
 
 def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
-    """Group runs by method and seed; what cannot be compared is left out, and named.
+    """Group runs by method and seed. Runs that cannot be compared are left out, with a sentence.
 
     Args:
         baseline: a method's label or a part of it (``sampler=ohem``); by default the method that
             is random sampling with the default losses.
 
     Raises:
-        LookupError: ``baseline`` is none of the methods, or more than one.
+        LookupError: ``baseline`` matches no method, or several.
     """
     problems: list[str] = []
     found = grouped(usable_runs(runs, problems), baseline, problems)
@@ -93,47 +96,52 @@ def study(runs: Sequence[Run], baseline: str | None = None) -> Study:
 
 
 def usable_runs(runs: Sequence[Run], problems: list[str], keys: Sequence[str] = ()) -> list[Run]:
-    """The finished runs of the usual conditions, for each value of ``keys`` its own; a run's method
-    keeps the terms that are not the same in all runs of the same values."""
+    """The finished runs under the usual conditions.
+
+    Runs with different values of ``keys`` need not share their other conditions. The terms that are
+    the same in all runs with the same values are removed from the runs' methods.
+    """
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in _finished(runs, problems):
         groups[json.dumps([run.settings.get(key) for key in keys])].append(run)
     agreeing = [_agreeing(g, is_condition, "most runs", problems) for g in groups.values()]
     found = [run for group in agreeing for run in group]
-    shared = {
-        key
-        for key in set().union(*(run.method for run in found))
-        if all(len({run.method.get(key) for run in group}) == 1 for group in agreeing)
-    }
+    shared = _shared_terms(agreeing)
     own = [{k: v for k, v in run.method.items() if k not in shared} for run in found]
     if not any(own):
-        return found  # one method, which keeps all that it was told
+        return found  # there is one method, which keeps its terms
     return [replace(run, method=method) for run, method in zip(found, own, strict=True)]
 
 
-def grouped(usable: Sequence[Run], baseline: str | None, said: Sequence[str] = ()) -> Study:
-    """The study of ``usable_runs``, with what was ``said`` before among its problems.
+def _shared_terms(groups: Sequence[Sequence[Run]]) -> set[str]:
+    """The keys that have one value in each group."""
+    keys = {key for group in groups for run in group for key in run.method}
+    return {k for k in keys if all(len({run.method.get(k) for run in g}) == 1 for g in groups)}
+
+
+def grouped(usable: Sequence[Run], baseline: str | None, problems: Sequence[str] = ()) -> Study:
+    """The study of ``usable_runs``, whose ``problems`` come first among its own.
 
     Raises:
         LookupError: as ``study``.
     """
-    problems = list(said)
+    found = list(problems)
     groups: dict[Terms, list[Run]] = defaultdict(list)
     for run in usable:
         groups[tuple(run.method.items())].append(run)
-    methods = {key: _seeds(groups[key], problems) for key in sorted(groups)}
+    methods = {key: _seeds(groups[key], found) for key in sorted(groups)}
     chosen = _baseline(list(methods), baseline)
     if chosen is None:
-        problems.append(
-            "There is no baseline: random sampling with the default losses is no finished method, "
-            "or more than one, so nothing is compared. `--baseline` names another one."
+        found.append(
+            "There is no baseline, so nothing is compared: no finished method, or more than one, "
+            "is random sampling with the default losses. `--baseline` names another method."
         )
     labels = _labels(sorted(methods, key=lambda key: key != chosen), chosen)
     named = {label: methods[key] for key, label in labels.items()}
-    problems += [*_missing_seeds(named), *_without_detections(named)]
-    if chosen is not None:
-        problems += _untold(named, labels[chosen])
-    return Study(named, None if chosen is None else labels[chosen], problems)
+    found += [*_missing_seeds(named), *_without_detections(named)]
+    if chosen is None:
+        return Study(named, None, found)
+    return Study(named, labels[chosen], [*found, *_other_settings(named, labels[chosen])])
 
 
 def _finished(runs: Sequence[Run], problems: list[str]) -> list[Run]:
@@ -160,22 +168,25 @@ def named_run(run: Run) -> str:
 def _agreeing(
     runs: Sequence[Run], compared: Callable[[str], bool], whose: str, problems: list[str]
 ) -> list[Run]:
-    """The runs whose settings are the usual ones; where two kinds are as many, the first ones."""
+    """The runs with the most frequent settings; of two that are as frequent, the first.
 
-    def kind(run: Run) -> str:
-        return json.dumps({k: v for k, v in run.settings.items() if compared(k)}, sort_keys=True)
-
+    Args:
+        compared: whether the runs must share a setting, by its key.
+        whose: who has the most frequent settings, in words.
+    """
+    kinds = [json.dumps(_chosen(run, compared), sort_keys=True) for run in runs]
     if not runs:
         return []
-    usual_kind = Counter(kind(run) for run in runs).most_common(1)[0][0]
-    usual = json.loads(usual_kind)
-    for run in runs:
-        if kind(run) != usual_kind:
-            own = json.loads(kind(run))
-            problems.append(
-                f"{named_run(run)} has other settings: {_unlike(own, usual, whose)}; left out."
-            )
-    return [run for run in runs if kind(run) == usual_kind]
+    usual = Counter(kinds).most_common(1)[0][0]
+    for run, kind in zip(runs, kinds, strict=True):
+        if kind != usual:
+            unlike = _unlike(json.loads(kind), json.loads(usual), whose)
+            problems.append(f"{named_run(run)} has other settings: {unlike}; left out.")
+    return [run for run, kind in zip(runs, kinds, strict=True) if kind == usual]
+
+
+def _chosen(run: Run, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    return {key: value for key, value in run.settings.items() if wanted(key)}
 
 
 def _unlike(own: Mapping[str, Any], usual: Mapping[str, Any], whose: str) -> str:
@@ -187,14 +198,18 @@ def _unlike(own: Mapping[str, Any], usual: Mapping[str, Any], whose: str) -> str
 def _seeds(runs: Sequence[Run], problems: list[str]) -> dict[int, Run]:
     """A method's runs by seed."""
     found: dict[int, Run] = {}
-    for run in _agreeing(runs, lambda key: not is_condition(key), "most of its method", problems):
+    for run in _agreeing(runs, _is_free, "most of its method", problems):
         assert run.seed is not None
         if run.seed in found:
             first = found[run.seed].name
-            problems.append(f"{named_run(run)} repeats run `{first}`, which counts: left out.")
+            problems.append(f"{named_run(run)} repeats run `{first}`, which is kept: left out.")
         else:
             found[run.seed] = run
     return dict(sorted(found.items()))
+
+
+def _is_free(key: str) -> bool:
+    return not is_condition(key)
 
 
 def _baseline(methods: Sequence[Terms], text: str | None) -> Terms | None:
@@ -206,7 +221,7 @@ def _baseline(methods: Sequence[Terms], text: str | None) -> Terms | None:
     found = [key for key in found if wanted == dict(key).items()] or found
     if len(found) != 1:
         known = ", ".join(_label(key, None) for key in found or methods)
-        raise LookupError(f"--baseline {text}: {len(found)} methods are that; there are {known}")
+        raise LookupError(f"--baseline {text}: {len(found)} methods match; there are {known}")
     return found[0]
 
 
@@ -215,31 +230,30 @@ def _is_default(key: str, value: str) -> bool:
 
 
 def _labels(methods: Sequence[Terms], baseline: Terms | None) -> dict[Terms, str]:
-    """In the fewest words that no two methods share."""
+    """Short labels, each of one method alone."""
     short = {key: _label(key, baseline) for key in methods}
     times = Counter(short.values())
     return {key: label if times[label] == 1 else _label(key, None) for key, label in short.items()}
 
 
 def _label(method: Terms, baseline: Terms | None) -> str:
-    """In the fewest words: where a method differs from the baseline."""
+    """The terms in which a method differs from the baseline."""
     shared = set() if baseline is None or baseline == method else set(baseline)
     return shlex.join(f"{k}={v}" for k, v in method if (k, v) not in shared) or "defaults"
 
 
-def _untold(methods: Mapping[str, Mapping[int, Run]], baseline: str) -> list[str]:
-    """Where a method is unlike the baseline beside sampler, losses and what its name says."""
+def _other_settings(methods: Mapping[str, Mapping[int, Run]], baseline: str) -> list[str]:
+    """A sentence for each method that differs from the baseline in more than what makes a method
+    and its label."""
     base = _first(methods[baseline])
     found = []
     for label, runs in methods.items():
         own = _first(runs)
-        keys = [key for key in own.settings.keys() | base.settings.keys() if key not in own.method]
-        own_way, usual = (
-            {key: run.settings.get(key) for key in keys if not METHOD.match(key)}
-            for run in (own, base)
-        )
-        if own_way != usual:
-            unlike = _unlike(own_way, usual, "the baseline's runs")
+        keys = {k for k in own.settings.keys() | base.settings.keys() if not METHOD.match(k)}
+        free = keys - own.method.keys()
+        pair = [{key: run.settings.get(key) for key in free} for run in (own, base)]
+        if pair[0] != pair[1]:
+            unlike = _unlike(pair[0], pair[1], "the baseline's runs")
             found.append(f"`{label}` has other settings too: {unlike}.")
     return found
 
@@ -249,19 +263,21 @@ def _first(runs: Mapping[int, Run]) -> Run:
 
 
 def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
-    """A sentence for all seeds that the same methods lack; it names those, or the fewer others."""
+    """A sentence per set of methods that lack the same seeds."""
     seeds: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for seed in sorted(set().union(*methods.values())):
         seeds[tuple(label for label in methods if seed not in methods[label])].append(str(seed))
-    said = []
-    for lack, those in seeds.items():
-        others = [label for label in methods if label not in lack]
-        few = len(others) < len(lack)
-        who, has = ("Only ", others) if few else ("", lack)
-        names = ", ".join(f"`{label}`" for label in has)
-        what = f"{'a' if few else 'no'} finished run of seed {', '.join(those)}"
-        said += [f"{who}{names} {_have(has)} {what}."] if lack else []
-    return said
+    return [_lack(list(methods), lack, those) for lack, those in seeds.items() if lack]
+
+
+def _lack(methods: Sequence[str], lack: Sequence[str], seeds: Sequence[str]) -> str:
+    """It names the methods that lack the seeds, or those that have them, whichever are fewer."""
+    others = [label for label in methods if label not in lack]
+    few = len(others) < len(lack)
+    named = others if few else lack
+    names = ", ".join(f"`{label}`" for label in named)
+    what = f"{'a' if few else 'no'} finished run of seed {', '.join(seeds)}"
+    return f"{'Only ' if few else ''}{names} {_have(named)} {what}."
 
 
 def _have(names: Sequence[str]) -> str:
