@@ -206,7 +206,8 @@ def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
 def _detector(workload: Workload, classes: int, override: str) -> Detector:
     """The detector of a variant."""
     config = setting.compose(*workload.overrides(), override)
-    assemble.fill_from_data(config["loss"], assemble.dataset(config["data"], "train"))
+    images = assemble.dataset(config["data"], "train")
+    assemble.fill_from_data(config["loss"], images, config["model"]["sites"])
     return assemble.detector(config, classes)
 
 

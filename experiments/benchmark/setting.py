@@ -16,14 +16,8 @@ from frcnn import build as assemble
 from frcnn.config.compose import CONF, checked
 from frcnn.data import Batch, collate
 from frcnn.model import Detector
-from frcnn.model.detector import one_anchor_size_a_level
+from frcnn.model.detector import TorchvisionOptions, one_anchor_size_a_level
 from frcnn.parallel.device import choose_precision
-
-# Keys of conf/model that torchvision's FasterRCNN does not have.
-OURS = (
-    "name", "weights", "weights_backbone", "trainable_backbone_layers", "anchor_sizes",
-    "roi_align", "ignore_ioa", "fpn_channels", "representation_size", "backbone_width",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,8 @@ def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> Fas
         norm_layer=torch.nn.BatchNorm2d,
         trainable_layers=5,
     )
-    options = {key: value for key, value in node.items() if key not in OURS}
+    shared = TorchvisionOptions.__annotations__
+    options = {key: value for key, value in node.items() if key in shared}
     if node["anchor_sizes"] is not None:
         options["rpn_anchor_generator"] = one_anchor_size_a_level(node["anchor_sizes"])
     return FasterRCNN(backbone, num_classes, **options).to(device).train()

@@ -22,7 +22,9 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     from frcnn.evaluation.inference import validation_loader
     from frcnn.evaluation.load import chosen_data, load_trained
 
-    trained = load_trained(config["checkpoint"], config["device"], config["precision"])
+    trained = load_trained(
+        config["checkpoint"], config["device"], config["precision"], config["trust"]
+    )
     images = chosen_data(trained, config, config["split"])
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])

@@ -105,7 +105,11 @@ def created(path: Path) -> str:
     return f"${{oc.create:{{_target_:os.mkdir,path:'{path}'}}}}"
 
 
-NOT_OURS, NOT_PLAIN, NO_KEY = "which is not this project.s code", "no plain value", "which is not ours"
+NOT_OURS, NOT_PLAIN, NO_KEY = (
+    "which is not this project.s code",
+    "no plain value",
+    "which is not ours",
+)
 # Each is put in the place of a value that the configuration of a loss has.
 TRAPS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "node": (mkdir, NOT_OURS),
