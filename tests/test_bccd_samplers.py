@@ -30,6 +30,12 @@ TERMS = {
     ("box_loss", "rcnn"): {"box_reg"},
     ("box_loss", "rpn"): {"rpn_box_reg"},
 }
+TERM = {
+    ("rcnn", "class"): "classifier",
+    ("rcnn", "box"): "box_reg",
+    ("rpn", "class"): "objectness",
+    ("rpn", "box"): "rpn_box_reg",
+}
 MOST = 1.5  # times the baseline's mean loss, or one over it, that is left as it is
 
 
@@ -44,14 +50,20 @@ def preset(variant: str) -> str:
     """``focal`` -> ``loss=focal``; the control is random sampling."""
     if variant == "random_as_ohem":
         return "sampler=random"
-    (group,) = [group for group in GROUPS if (Path(CONF) / group / f"{variant}.yaml").exists()]
+    folder = Path(CONF) / "preset"
+    (group,) = [group for group in GROUPS if (folder / group / f"{variant}.yaml").exists()]
     return f"{group}={variant}"
 
 
 def weights(variant: str) -> dict[str, float]:
     """Of the terms whose weight is not one."""
     found = composed("sweep=bccd_matched", f"+matched={variant}")["loss_weight"]
-    return {term: weight for term, weight in found.items() if weight != 1}
+    return {
+        TERM[site, part]: weight
+        for site, parts in found.items()
+        for part, weight in parts.items()
+        if weight != 1
+    }
 
 
 @pytest.mark.parametrize("study", ["map", "bccd"])

@@ -170,7 +170,7 @@ def test_a_layout_keeps_its_strides() -> None:
 def test_every_option_is_compared_with_random() -> None:
     found = samplers.variants()
     for group, usual in (("sampler", "random"), ("loss", "cross_entropy")):
-        options = {f"{group}={file.stem}" for file in Path(CONF, group).glob("*.yaml")}
+        options = {f"{group}={file.stem}" for file in Path(CONF, "preset", group).glob("*.yaml")}
         assert options - set(found) == {f"{group}={usual}"}
     # At each site every sampler is compared once: alone, or by the preset that is the same.
     chosen = {text: setting.compose(text)["sampler"] for text in found if "sampler" in text}

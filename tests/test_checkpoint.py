@@ -145,5 +145,5 @@ def test_classes_of_this_project_may_be_built(target: str) -> None:
 def test_foreign_classes_are_refused_wherever_they_stand(target: Any) -> None:
     node = {"_target_": target}
     for config in (node, {"sampler": {"rpn": node}}, {"a": [1, [{"b": node}]]}):
-        with pytest.raises(UserError, match=r"^a\.pt: .* is not ours to run"):
+        with pytest.raises(UserError, match=r"^a\.pt: .* is not this project's code"):
             refuse_foreign(config, "a.pt")

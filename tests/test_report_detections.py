@@ -251,7 +251,7 @@ def test_a_configuration_cannot_choose_what_code_runs(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     config["data"] = {"_target_": "os.mkdir", "_partial_": True, "path": str(trap)}
     file.write_text(yaml.safe_dump(config))
-    assert "os.mkdir, which is not ours to run" in only(tmp_path).lacks
+    assert "os.mkdir, which is not this project's code" in only(tmp_path).lacks
     assert not trap.exists()
 
 

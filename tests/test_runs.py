@@ -26,6 +26,7 @@ from frcnn.evaluation.inference import (
     save_detections,
     validation_loader,
 )
+from frcnn.evaluation.load import load_trained
 from frcnn.model import Detector
 from frcnn.runfolder import checkpoint
 from frcnn.training.loop import Engine
@@ -249,14 +250,37 @@ def test_a_run_made_of_other_parts_does_not_resume(
         trained(tmp_path, f"resume={path}", *change)
 
 
-def test_a_run_of_before_an_option_existed_goes_on(whole: Path, tmp_path: Path) -> None:
-    path = tmp_path / "old.pt"
-    old = checkpoint.load(whole / "checkpoints/last.pt")
-    del old["config"]["loss_weight"], old["config"]["model"]["backbone_width"]
-    checkpoint.save(path, old)
-    trained(tmp_path / "a", f"resume={path}")
+def as_version_1(saved: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as the first version wrote it."""
+    config = {k: v for k, v in saved["config"].items() if k not in ("site", "weigher")}
+    model = {k: v for k, v in config["model"].items() if k not in ("_target_", "sites")}
+    del model["append_objects"]
+    assigner = config.pop("assigner")
+    for site, name in (("rpn", "rpn"), ("rcnn", "box")):
+        node = assigner[site]
+        model |= {f"{name}_fg_iou_thresh": node["high"], f"{name}_bg_iou_thresh": node["low"]}
+    config["model"] = model | {"ignore_ioa": assigner["rpn"]["ignore_ioa"]}
+    config["loss_weight"] = dict.fromkeys(("classifier", "box_reg", "objectness", "rpn_box_reg"), 1)
+    old = {k: v for k, v in saved.items() if k not in ("sites", "own_optimizers")}
+    shares = saved["sites"]["rpn.class_loss.density.shares"]
+    states = {"rpn.class_loss": {"shares": shares}}
+    return old | {"version": 1, "config": config, "losses": states}
+
+
+def test_a_run_of_version_1_goes_on_and_evaluates(tmp_path: Path) -> None:
+    trained(tmp_path / "whole", "loss=ghm")
+    path, saved = tmp_path / "old.pt", checkpoint.load(tmp_path / "whole/checkpoints/last.pt")
+    torch.save(as_version_1(saved), path)
+    read = checkpoint.load(path)
+    assert read["config"]["assigner"] == saved["config"]["assigner"]
+    assert read["config"]["model"] == saved["config"]["model"]
+    assert read["sites"].keys() == saved["sites"].keys()
+    trained(tmp_path / "a", f"resume={path}", "loss=ghm")
     with pytest.raises(ConfigError, match=r"trained with another loss_weight: "):
-        trained(tmp_path / "b", f"resume={path}", "loss_weight.rcnn.box=3")
+        trained(tmp_path / "b", f"resume={path}", "loss=ghm", "loss_weight.rcnn.box=3")
+    model = load_trained(str(path), "cpu", "fp32").detector
+    shares = model.sites["rpn"].class_loss.density.shares
+    assert torch.equal(shares, saved["sites"]["rpn.class_loss.density.shares"])
 
 
 def test_resume_from_weights_alone_or_from_nothing(whole: Path, tmp_path: Path) -> None:

@@ -358,8 +358,8 @@ class Run:
     def _wandb(self) -> dict[str, Any]:
         node = self.config["wandb"]
         tags = [f"{group}={option}" for group, option in sorted(self.choices.items())]
-        sites = self.config["model"]["sites"]
-        named = ["data", *(f"{group}/{site}" for group in ("sampler", "loss") for site in sites)]
+        *_, last = sites = list(self.config["model"]["sites"])
+        named = ["data", *(f"sampler/{site}" for site in sites), f"loss/{last}"]
         made_of = [self.choices[key] for key in named if key in self.choices]
         name = " ".join([*made_of, f"seed {self.config['seed']}", self.folder.name])
         return node | {"name": node["name"] or name, "tags": node["tags"] + tags}

@@ -95,7 +95,11 @@ def test_a_loss_of_a_foreign_package_trains_resumes_and_evaluates(
     assert the_same(cut, whole)
     assert evaluated(whole, tmp_path / "e", trust="[]") == 1
     *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: ") and "names extension.Counted" in error and "trust=[extension] runs it" in error
+    assert (
+        error.startswith("error: ")
+        and "names extension.Counted" in error
+        and "trust=[extension] runs it" in error
+    )
     assert evaluated(whole, tmp_path / "e") == 0
     found = json.loads((tmp_path / "e/metrics.json").read_text())
     assert found["AP"] == json.loads((whole / "summary.json").read_text())["AP"]
