@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from frcnn.config.compose import build
 from frcnn.config.methods import GROUPS
 from frcnn.data import DetectionDataset, drop_misfits
 from frcnn.errors import ConfigError
+from frcnn.model import Detector
 
 # Said in the data's file, since they suit the data, and used by the model.
 VIEW = ("min_size", "max_size", "anchor_sizes")
@@ -28,7 +29,7 @@ def annotated(node: dict[str, Any], split: str) -> DetectionDataset:
     return reader(split=split)
 
 
-def detector(config: dict[str, Any], num_classes: int) -> nn.Module:
+def detector(config: dict[str, Any], num_classes: int) -> Detector:
     """The detector of a configuration; C + 1 classes.
 
     Methods that the configuration does not name (a checkpoint's has no samplers) are the usual

@@ -8,9 +8,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
-from frcnn.config.compose import command
+from frcnn.config.compose import command, plain_values
 from frcnn.errors import ConfigError
 from frcnn.parallel.cluster import place
 
@@ -35,7 +34,7 @@ def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> floa
     if config["wandb"]["method"] is None:
         config["wandb"]["method"] = method(hydra.overrides.task)
     check_launcher(config, sweep, [*hydra.overrides.task, *hydra.overrides.hydra])
-    logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
+    logs = plain_values(hydra.job_logging)
     return run_in_all(config, choices, folder, logs)
 
 

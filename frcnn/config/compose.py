@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import yaml
@@ -224,11 +224,11 @@ def checked(
         keep_sites(config, overrides)
         composed.model.sites = config.model.sites
         keep_sites(composed, ())
-    reference = OmegaConf.to_container(composed, resolve=False)
+    reference = plain_values(composed, resolve=False)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} is required: add {missing[0]}=VALUE")
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = plain_values(config)
     _check_keys("", plain, reference)
     check_schema(plain, SCHEMAS[name], reference)
     if "data" in plain and isinstance(plain["data"], dict):
@@ -236,6 +236,11 @@ def checked(
     _check_targets("", plain, reference)
     _try_methods(plain)
     return plain
+
+
+def plain_values(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as dicts, lists and scalars; interpolations stay unless resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def _without_appended(choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
@@ -329,8 +334,8 @@ def _siblings(name: str, path: str) -> Mapping[str, Any]:
             config = hydra.compose(name, groups)
         except HydraException:  # a sweep over options, or options of a folder of the user's
             config = hydra.compose(name)
-    plain = OmegaConf.to_container(config, resolve=False)
-    parent = plain
+    plain = plain_values(config, resolve=False)
+    parent: Any = plain
     for part in path.split(".")[:-1]:
         parent = parent.get(part) if isinstance(parent, dict) else None
     return parent if isinstance(parent, dict) else plain

@@ -98,6 +98,6 @@ def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> Data
 def empty_batch() -> Batch:
     """A batch for a process without an image: one small image whose whole area is ignored."""
     everywhere = torch.tensor([[-1e6, -1e6, 1e6, 1e6]])
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    target: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     target |= {"ignore": everywhere, "image_id": -1, "seed": 0}
     return [torch.zeros(3, 64, 64, dtype=torch.uint8)], [target]

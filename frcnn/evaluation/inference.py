@@ -87,7 +87,8 @@ def save_detections(path: Path, detections: Detections) -> None:
     counts = [len(found["scores"]) for found in detections]
     boxes, scores, labels = (torch.cat([found[key] for found in detections]) for key in ARRAYS)
     with replacing(path) as file:
-        arrays = {"boxes": boxes.float(), "scores": scores.float(), "labels": labels}
+        arrays: dict[str, Any] = {"boxes": boxes.float(), "scores": scores.float()}
+        arrays["labels"] = labels
         np.savez(file, image_id=ids, count=counts, **arrays)
 
 

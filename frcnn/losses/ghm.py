@@ -63,7 +63,7 @@ class GradientDensity(nn.Module):
 
 def check_shares(density: nn.Module, keys: object) -> None:
     """Raise ValueError unless the loaded shares of a ``GradientDensity`` are finite and >= 0."""
-    shares = density.shares
+    shares = density.get_buffer("shares")
     if not (shares.isfinite() & (shares >= 0)).all():
         raise ValueError(f"the densities' shares are not {len(shares)} finite numbers >= 0")
 

@@ -77,6 +77,8 @@ class Detector(FasterRCNN):
             detector's; their states are not in ``state_dict``, whose names are torchvision's.
     """
 
+    sites: nn.ModuleDict
+
     def __init__(self, base: FasterRCNN, sites: Mapping[str, Site], append_objects: bool) -> None:
         # The modules stay torchvision's, with its options: only their class changes.
         base.rpn.__class__ = SamplingRPN
