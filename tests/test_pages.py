@@ -9,15 +9,23 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny import SMALL, call, lines, small_network
+from tiny import SMALL, call, lines, options, small_network
 
 from frcnn import evaluate, train
+from frcnn.config.methods import GROUPS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/extending.md", "docs/data.md")
 SHOWN = re.compile(r"```(?:python|yaml)\n# (my(?:package|conf)/\S+)\n(.*?)```", re.S)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-BY_SITE = ("near_threshold", "smoothed", "log_cosh", "ignore_small", "uncertainty")
+NAMED = re.compile(r"`((?:\w+/)*\w+\.py)(?:::(\w+))?`")
+METHODS = {
+    "sampler": "near_threshold",
+    "loss": "smoothed",
+    "box_loss": "log_cosh",
+    "assigner": "ignore_small",
+    "weigher": "uncertainty",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +45,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.remove(str(folder))
 
 
-def run(written: Path, folder: Path, *options: str) -> dict[str, float]:
+def run(written: Path, folder: Path, *chosen: str) -> dict[str, float]:
     """The first record of a run of two steps."""
-    line = ["--config-dir", str(written / "myconf"), *options, "trainer.max_steps=2"]
+    line = ["--config-dir", str(written / "myconf"), *chosen, "trainer.max_steps=2"]
     assert call(train.main, *line, f"hydra.run.dir={folder}") == 0
     return next(record for record in lines(folder) if "train/loss" in record)
 
@@ -49,9 +57,8 @@ def chosen(folder: Path) -> dict[str, str]:
 
 
 def test_methods_run_together(written: Path, tmp_path: Path) -> None:
-    groups = ("sampler", "loss", "box_loss", "assigner", "weigher")
-    options = [f"{group}={name}" for group, name in zip(groups, BY_SITE, strict=True)]
-    record = run(written, tmp_path, *SMALL, *options)
+    methods = [f"{group}={name}" for group, name in METHODS.items()]
+    record = run(written, tmp_path, *SMALL, *methods)
     assert "train/loss_rcnn_s" in record
     assert chosen(tmp_path)["sampler/rcnn"] == "near_threshold"
     assert chosen(tmp_path)["assigner/rpn"] == "ignore_small"
@@ -74,8 +81,8 @@ def test_a_backbone(written: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_head(written: Path, tmp_path: Path) -> None:
-    options = ["model=two_heads", "sampler/rcnn2=ohem", "site.rcnn2.budget=8"]
-    assert "train/loss_classifier_rcnn2" in run(written, tmp_path, *SMALL, *options)
+    line = ["model=two_heads", "sampler/rcnn2=ohem", "site.rcnn2.budget=8"]
+    assert "train/loss_classifier_rcnn2" in run(written, tmp_path, *SMALL, *line)
 
 
 def test_a_reader(written: Path, tmp_path: Path) -> None:
@@ -99,3 +106,19 @@ def test_links_lead_somewhere(page: str) -> None:
     for file in sorted(place.glob("*.md")) if place.is_dir() else [place]:
         for target in LINK.findall(file.read_text()):
             assert "://" in target or (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+@pytest.mark.parametrize("page", ["methods", "reliability"])
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text()
+    for name, function in NAMED.findall(text):
+        found = [file for file in (ROOT / "tests").rglob("*.py") if str(file).endswith(f"/{name}")]
+        assert found, name
+        assert f"def {function}" in "".join(file.read_text() for file in found), function
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_is_described(group: str) -> None:
+    page = (ROOT / "docs/methods.md").read_text()
+    names = {*options(group), *options(f"{group}/rcnn")}
+    assert not [name for name in names if not re.search(rf"[`=]{name}`", page)]
