@@ -23,7 +23,7 @@ from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from frcnn.config.compose import checked
-from frcnn.config.methods import CONF, own_choices
+from frcnn.config.methods import CONF, GROUPS, own_choices
 from frcnn.model import backbones as zoo
 from frcnn.runfolder import checkpoint
 
@@ -126,7 +126,11 @@ def presets(*groups: str) -> list[str]:
 def tiny(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
     """``composed`` of a tiny training run; composes once for every choice of options."""
     keys = {override: override.partition("=")[0] for override in overrides}
-    groups = tuple(o for o, key in keys.items() if (Path(CONF) / key).is_dir())
+    groups = tuple(
+        override
+        for override, key in keys.items()
+        if key.partition("/")[0] in GROUPS or (Path(CONF) / key).is_dir()
+    )
     config, choices = copy.deepcopy(_tiny(groups))
     for override in (o for o in overrides if o not in groups):
         *path, last = keys[override].split(".")

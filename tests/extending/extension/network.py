@@ -1,0 +1,40 @@
+"""A Faster R-CNN with a second RCNN head, which has a site and a budget of its own."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from frcnn.model import Detector, build_detector
+from frcnn.model.sites import add_sites, make_site, parts_by_site, refer_to_site
+
+SITES = {"rpn": "rpn", "rcnn": "rcnn", "rcnn2": "rcnn"}
+GROUPS = ("assigner", "sampler", "loss", "box_loss", "weigher", "loss_weight")
+
+
+class TwoHeads(nn.Module):
+    """Both heads learn from the same proposals; the second one detects."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, *arguments: Any) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        _, losses = self.first(*arguments)
+        found, more = self.second(*arguments)
+        return found, losses | more
+
+
+def three_sites(num_classes: int, **options: Any) -> Detector:
+    """``build_detector`` with a third site, ``rcnn2``."""
+    parts: dict[str, Mapping[str, Any]] = {g: options.pop(g, {}) for g in GROUPS}
+    usual = {g: {s: part for s, part in p.items() if s != "rcnn2"} for g, p in parts.items()}
+    model = build_detector(num_classes, **usual, **options)
+    second = copy.deepcopy(model.roi_heads)
+    own = parts_by_site(SITES, parts)["rcnn2"]
+    site = make_site("rcnn2", "rcnn", second.box_coder, own)
+    add_sites(model, {**model.sites, "rcnn2": site})
+    refer_to_site(second, site)
+    model.roi_heads = TwoHeads(model.roi_heads, second)
+    return model

@@ -1,0 +1,205 @@
+"""What a user can add from a package and a folder of their own, without a change to the project."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import CPU
+from tiny import SMALL, call, lines, small_network, the_same
+from torch import Tensor
+
+from frcnn import evaluate, train
+from frcnn.evaluation.load import load_trained
+from frcnn.parallel.group import joined
+from frcnn.runfolder import checkpoint
+from frcnn.training.launch import places, start
+from frcnn.training.loop import Engine
+
+OWN = Path(__file__).parent / "conf"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+def trained(folder: Path, *options: str) -> dict[str, Any]:
+    """``last.pt`` of a tiny run."""
+    line = ["--config-dir", str(OWN), *SMALL, *options, f"hydra.run.dir={folder}"]
+    assert call(train.main, *line) == 0
+    return checkpoint.load(folder / "checkpoints/last.pt")
+
+
+@contextmanager
+def signal_after_five_steps(number: int) -> Iterator[None]:
+    """Send this process a signal when a run's sixth step begins."""
+    step = Engine.train_step
+
+    def fatal(self: Engine, group: Any) -> Any:
+        if self.step == 5:
+            signal.raise_signal(number)
+        return step(self, group)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "train_step", fatal)
+        yield
+
+
+def stopped(folder: Path, *options: str) -> None:
+    """A tiny run that SIGTERM ends."""
+    line = ["--config-dir", str(OWN), *SMALL, *options, f"hydra.run.dir={folder}"]
+    with signal_after_five_steps(signal.SIGTERM):
+        assert call(train.main, *line) == 143
+
+
+def states(folder: Path) -> dict[str, Tensor]:
+    return checkpoint.load(folder / "checkpoints/last.pt")["sites"]
+
+
+def evaluated(folder: Path, output: Path, trust: str = "[extension]") -> int:
+    """Exit code of ``frcnn.evaluate``; metrics.json is in ``output``."""
+    options = [f"trust={trust}", f"output={output}", "device=cpu", "precision=fp32", "workers=0"]
+    backend = "evaluation.backend=pycocotools"
+    return call(
+        evaluate.main, f"checkpoint={folder}/checkpoints/last.pt", backend, "batch_size=2", *options
+    )
+
+
+def test_a_sampler_with_arguments_of_any_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = trained(tmp_path, "sampler=banded", "sampler.rcnn.beta=3", "trainer.epochs=1")
+    node = saved["config"]["sampler"]["rcnn"]
+    assert node == {"_target_": "extension.Banded", "budget": 16, "width": 0.2, "beta": 3}
+    assert saved["choices"]["sampler/rcnn"] == "banded"
+    line = ["--config-dir", str(OWN), *SMALL, "sampler=banded", f"hydra.run.dir={tmp_path}/b"]
+    assert call(train.main, *line, "sampler.rcnn.width=2") == 2
+    assert "error: sampler.rcnn.width must be in (0, 1], got 2" in capsys.readouterr().err
+    assert call(train.main, *line, "sampler.rcnn.width=wide") == 2
+    assert "sampler.rcnn.width: expected a number, got 'wide'" in capsys.readouterr().err
+
+
+def test_a_loss_of_a_foreign_package_trains_resumes_and_evaluates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trained(whole, "loss=counted")
+    stopped(cut, "loss=counted")
+    trained(cut, "loss=counted")
+    assert the_same(cut, whole)
+    assert evaluated(whole, tmp_path / "e", trust="[]") == 1
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and "names extension.Counted" in error and "trust=[extension] runs it" in error
+    assert evaluated(whole, tmp_path / "e") == 0
+    found = json.loads((tmp_path / "e/metrics.json").read_text())
+    assert found["AP"] == json.loads((whole / "summary.json").read_text())["AP"]
+
+
+def test_a_counter_counts_each_step_once_under_ohem(tmp_path: Path) -> None:
+    saved = trained(tmp_path, "loss=counted", "sampler=ohem")
+    state = saved["sites"]
+    assert state["rcnn.class_loss.steps"].item() == saved["step"] == 12
+    # Sixteen samples per image at most, two images per step.
+    assert 0 < state["rcnn.class_loss.counts"].sum() <= 12 * 32
+
+
+def test_a_soft_label_loss_and_an_assigner_that_reads_predictions(tmp_path: Path) -> None:
+    saved = trained(tmp_path, "loss=soft", "assigner=by_score", "trainer.epochs=1")
+    assert saved["config"]["assigner"]["rpn"]["_target_"] == "extension.ByScore"
+    losses = [record["train/loss"] for record in lines(tmp_path) if "train/loss" in record]
+    assert len(losses) == 6 and all(loss > 0 for loss in losses)
+    loaded = load_trained(str(tmp_path / "checkpoints/last.pt"), "cpu", "fp32", trust=["extension"])
+    assert type(loaded.detector.sites["rcnn"].assigner).__name__ == "ByScore"
+
+
+def test_a_backbone_of_timm(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="extra timm")
+    options = ["model=fasterrcnn_timm", "model.backbone=test_resnet", "model.fpn_channels=16"]
+    saved = trained(tmp_path, *options, "trainer.max_steps=2", "model.representation_size=16")
+    assert any("backbone" in name for name in saved["model"])
+    assert evaluated(tmp_path, tmp_path / "e", trust="[]") == 0
+
+
+def test_a_detector_with_three_sites(tmp_path: Path) -> None:
+    options = ["model=three_sites", "sampler/rcnn2=ohem", "site.rcnn2.budget=8"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    saved = trained(whole, *options)
+    assert saved["config"]["sampler"]["rcnn2"]["batch_size_per_image"] == 8
+    assert saved["config"]["sampler"]["rcnn"]["batch_size_per_image"] == 16
+    record = next(record for record in lines(whole) if "train/loss" in record)
+    assert {"train/loss_classifier", "train/loss_classifier_rcnn2"} <= record.keys()
+    assert any("sampling/rcnn2/positive_iou" in record for record in lines(whole))
+    stopped(cut, *options)
+    trained(cut, *options)
+    assert the_same(cut, whole)
+    assert evaluated(whole, tmp_path / "e") == 0
+
+
+def test_three_sites_are_reported(tmp_path: Path) -> None:
+    report = pytest.importorskip("experiments.report.__main__", reason="extra report")
+    for seed in (0, 1):
+        for sampler in ("random", "ohem"):
+            options = [f"sampler={sampler}", f"seed={seed}", "trainer.max_steps=2"]
+            trained(tmp_path / f"{sampler}{seed}", "model=three_sites", *options)
+    assert call(report.main, str(tmp_path)) == 0
+    assert "ohem" in (tmp_path / "report/report.md").read_text()
+
+
+def test_a_reader(tmp_path: Path) -> None:
+    saved = trained_on_squares(tmp_path)
+    assert saved["class_names"] == ["square"]
+    assert evaluated(tmp_path, tmp_path / "e") == 0
+
+
+def trained_on_squares(folder: Path) -> dict[str, Any]:
+    small = [option for option in SMALL if not option.startswith("data.")]
+    line = ["--config-dir", str(OWN), *small, "data=squares", "trainer.max_steps=2"]
+    assert call(train.main, *line, f"hydra.run.dir={folder}") == 0
+    return checkpoint.load(folder / "checkpoints/last.pt")
+
+
+WEIGHER = ("weigher=learned", "sampler=ohem", "trainer.checkpoint_minutes=0")
+
+
+def killed(here: Any, store: Any, folder: Path) -> None:
+    """A process whose run kill -9 ends after five steps."""
+    with small_network(), signal_after_five_steps(signal.SIGKILL):
+        trained(folder, *WEIGHER)
+
+
+def test_learned_weights_change_and_survive_a_kill(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    saved = trained(whole, *WEIGHER)
+    assert saved["sites"]["rcnn.weigher.s"].abs().min() > 1e-3
+    assert saved["own_optimizers"].keys() == {"rpn.weigher", "rcnn.weigher"}
+    with pytest.raises(Exception, match="SIGKILL"):
+        start(places(1), killed, cut)
+    assert checkpoint.load(cut / "checkpoints/last.pt")["step"] == 5
+    trained(cut, *WEIGHER)
+    assert the_same(cut, whole)
+    assert all(torch.equal(value, states(whole)[name]) for name, value in states(cut).items())
+
+
+def one_of_two(here: Any, store: Any, config: dict, choices: dict, folder: Path) -> None:
+    from frcnn.training.run import run
+
+    torch.set_num_threads(1)
+    with small_network(), joined(here, store, CPU) as group:
+        run(config, choices, folder, group)
+
+
+def test_learned_weights_are_those_of_one_process(tmp_path: Path) -> None:
+    options = ("weigher=learned", "sampler=ohem", "optimizer.lr=0.005", "trainer.epochs=1")
+    saved = trained(tmp_path / "one", *options, "trainer.batch_size=4")
+    config, choices = saved["config"], saved["choices"]
+    config["trainer"]["batch_size"] = 2
+    start(places(2), one_of_two, config, choices, tmp_path / "two")
+    one, two = states(tmp_path / "one"), states(tmp_path / "two")
+    assert one.keys() == two.keys() == {"rpn.weigher.s", "rcnn.weigher.s"}
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
