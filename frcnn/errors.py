@@ -2,7 +2,7 @@
 
 import re
 
-LONGEST = 1000  # characters of a message
+MAX_LENGTH = 1000  # characters of a message
 
 
 def printable(text: str) -> str:
@@ -11,9 +11,10 @@ def printable(text: str) -> str:
     What is not printable (line ends, control sequences, halves of surrogates) is shown escaped.
     """
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    if len(shown) <= LONGEST:
+    if len(shown) <= MAX_LENGTH:
         return shown
-    return f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"  # the reason stands at the end
+    # The reason stands at the end.
+    return f"{shown[: MAX_LENGTH // 2]} ... {shown[-MAX_LENGTH // 2 :]}"
 
 
 class UserError(Exception):

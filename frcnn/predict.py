@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frcnn.config.compose import command
 from frcnn.errors import UserError
-from frcnn.runfolder.files import replacing, write_text
+from frcnn.runfolder.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ def _predict_one(
     found = {key: value[found["scores"] >= min_score] for key, value in found.items()}
     shown = (found["boxes"], found["labels"], found["scores"])
     drawn = draw_boxes(image, *shown, trained.class_names)
-    with replacing(picture) as out:
+    with atomic_write(picture) as out:
         drawn.save(out, "PNG")
     boxes = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
     return [

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from frcnn.config.compose import command, plain_values
 from frcnn.errors import ConfigError
-from frcnn.parallel.cluster import place
+from frcnn.parallel.cluster import detect_launcher
 
 # Seeds, names, places, speed, and what is recorded: they make no other method, here as in a report
 # (experiments/report/runs.py).
@@ -25,7 +25,7 @@ ASIDE = re.compile(
 def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """One run; returns its best AP, for a sweeper to compare."""
     # torch takes seconds to load; --help and bad keys need none of it
-    from frcnn.training.launch import run_in_all
+    from frcnn.training.launch import launch_run
 
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
@@ -35,7 +35,7 @@ def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> floa
         config["wandb"]["method"] = method(hydra.overrides.task)
     check_launcher(config, sweep, [*hydra.overrides.task, *hydra.overrides.hydra])
     logs = plain_values(hydra.job_logging)
-    return run_in_all(config, choices, folder, logs)
+    return launch_run(config, choices, folder, logs)
 
 
 def method(overrides: Iterable[str]) -> str:
@@ -48,7 +48,7 @@ def method(overrides: Iterable[str]) -> str:
 
 def check_launcher(config: dict[str, Any], sweep: bool, overrides: list[str]) -> None:
     """Raise ConfigError where the processes that torchrun or srun started cannot be one run."""
-    here = place()
+    here = detect_launcher()
     if here is None:
         return
     if sweep:

@@ -12,7 +12,7 @@ from tiny import sigterm_at_save
 from frcnn.errors import UserError
 from frcnn.evaluation.load import refuse_foreign
 from frcnn.runfolder import checkpoint
-from frcnn.runfolder.signals import Stop, stopping
+from frcnn.runfolder.signals import Stop, stop_on_signals
 
 CONTENT: dict[str, Any] = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -73,7 +73,7 @@ def test_a_signal_in_a_write_stays_a_signal(saved: Path, monkeypatch: pytest.Mon
     """torch's writer makes a RuntimeError of what ends it, "unexpected pos"."""
     before = saved.read_bytes()
     sigterm_at_save(1, monkeypatch)
-    with pytest.raises(Stop) as caught, stopping():
+    with pytest.raises(Stop) as caught, stop_on_signals():
         checkpoint.save(saved, {**CONTENT, "step": 8})
     assert caught.value.code == 143
     assert saved.read_bytes() == before and os.listdir(saved.parent) == ["last.pt"]

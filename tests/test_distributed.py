@@ -27,11 +27,11 @@ from frcnn.build import dataset
 from frcnn.data import AspectGroupedBatches
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation.inference import in_order, validation_loader
-from frcnn.parallel.cluster import Meeting, first_host, meeting, place
+from frcnn.parallel.cluster import Rendezvous, detect_launcher, first_host, rendezvous
 from frcnn.runfolder import checkpoint
-from frcnn.runfolder.signals import Stop, stopping
+from frcnn.runfolder.signals import Stop, stop_on_signals
 from frcnn.training import launch
-from frcnn.training.launch import places, run_in_all, start
+from frcnn.training.launch import launch_run, local_ranks, start
 from frcnn.training.run import run
 
 # One of each way in which a loss or a sampler looks at the batch.
@@ -134,7 +134,7 @@ def test_two_processes_are_one_for_every_name(
 
 
 def test_what_processes_say_to_each_other() -> None:
-    slope, rows, names, said = start(places(2), sums, 3.0)
+    slope, rows, names, said = start(local_ranks(2), sums, 3.0)
     assert slope == 3.0 * 2 * 2 * 1
     assert rows == [0, 1, 0, 1, 2]
     assert names == ["process 0", "process 1"]
@@ -143,19 +143,19 @@ def test_what_processes_say_to_each_other() -> None:
 
 def test_the_error_of_the_process_that_fails_is_the_error() -> None:
     with pytest.raises(UserError, match=r"^a.png: no such image"):
-        start(places(2), one_fails)
+        start(local_ranks(2), one_fails)
 
 
 def test_a_killed_process_ends_the_others() -> None:
     with pytest.raises(UserError, match="process 1 of 2 was ended by SIGKILL"):
-        start(places(2), one_is_killed)
+        start(local_ranks(2), one_is_killed)
 
 
 def test_an_error_is_told_by_one_that_others_do_not_heed(monkeypatch: pytest.MonkeyPatch) -> None:
     # torchrun stops all when one has failed; the reason is still the failure.
     monkeypatch.setattr(launch, "all_ended_well", lambda *_: signal.raise_signal(signal.SIGTERM))
-    with stopping(), pytest.raises(UserError, match=r"^a.png: no such image"):
-        start(places(2), one_fails_as_one_is_busy)
+    with stop_on_signals(), pytest.raises(UserError, match=r"^a.png: no such image"):
+        start(local_ranks(2), one_fails_as_one_is_busy)
     assert not multiprocessing.active_children()
 
 
@@ -170,8 +170,8 @@ def test_a_second_signal_ends_a_process_that_does_not_leave(tmp_path: Path) -> N
         once_there("asked")
 
     threading.Thread(target=twice, daemon=True).start()
-    with stopping(), pytest.raises(Stop) as stop:
-        start(places(1), one_that_does_not_leave, tmp_path)
+    with stop_on_signals(), pytest.raises(Stop) as stop:
+        start(local_ranks(1), one_that_does_not_leave, tmp_path)
     assert stop.value.code == 143 and not multiprocessing.active_children()
 
 
@@ -183,10 +183,10 @@ def test_more_processes_than_gpus_are_refused_before_one_is_touched(
     monkeypatch.setattr(launch, "start", lambda members, *_, **__: float(len(members)))
     # Whatever puts a tensor on a GPU fails here: there is none.
     config, choices = tiny("trainer.device=cuda", "trainer.devices=2")
-    assert run_in_all(config, choices, tmp_path, {}) == 2
+    assert launch_run(config, choices, tmp_path, {}) == 2
     config["trainer"].update(device="auto", devices=3)
     with pytest.raises(ConfigError, match="^trainer.devices=3: 2 GPUs are here"):
-        run_in_all(config, choices, tmp_path, {})
+        launch_run(config, choices, tmp_path, {})
 
 
 def test_every_image_is_of_one_process() -> None:
@@ -230,7 +230,7 @@ def test_detections_of_all_are_in_order() -> None:
     ],
 )
 def test_the_place_that_a_launcher_gives(variables, expected) -> None:
-    here = place(variables)
+    here = detect_launcher(variables)
     assert (here and (here.rank, here.size, here.local_rank)) == expected
 
 
@@ -245,6 +245,6 @@ def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
 def test_where_processes_meet() -> None:
     torchrun = {"MASTER_ADDR": "a", "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     again = {**torchrun, "TORCHELASTIC_RESTART_COUNT": "2"}
-    assert meeting(again) == Meeting("a", 1, kept=True, attempt="2")
+    assert rendezvous(again) == Rendezvous("a", 1, launcher_store=True, attempt="2")
     slurm = {"SLURM_JOB_ID": "41234", "SLURM_STEP_NODELIST": "n[3-4]"}
-    assert meeting(slurm) == Meeting("n3", 21234)
+    assert rendezvous(slurm) == Rendezvous("n3", 21234)

@@ -10,7 +10,7 @@ import pytest
 from tiny import file_size_limit
 
 from frcnn.errors import UserError
-from frcnn.runfolder.files import locked, replacing, write_text
+from frcnn.runfolder.files import atomic_write, locked, write_text
 from frcnn.runfolder.signals import Stop
 
 
@@ -85,7 +85,7 @@ def test_a_disk_that_is_too_full_for_a_lock_is_one_line(tmp_path: Path) -> None:
 
 def test_no_folder_can_be_made_there(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for use in (replacing(tmp_path / "file/a"), locked(tmp_path / "file/a")):
+    for use in (atomic_write(tmp_path / "file/a"), locked(tmp_path / "file/a")):
         with (
             pytest.raises(UserError, match=r"cannot be written \((Not a directory|File exists)"),
             use,

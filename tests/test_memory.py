@@ -20,7 +20,7 @@ from frcnn.training.run import run
 CPU = torch.device("cpu")
 TAKEN = 300.0  # megabytes that a hungry step takes, and gives back
 
-linux = pytest.mark.skipif(not memory.forget_peak(CPU), reason="needs the /proc of Linux")
+linux = pytest.mark.skipif(not memory.reset_peak(CPU), reason="needs the /proc of Linux")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,11 +57,11 @@ def peak(folder: Path) -> float:
 
 @linux
 def test_a_peak_is_of_what_came_after_it_was_forgotten() -> None:
-    memory.forget_peak(CPU)
+    memory.reset_peak(CPU)
     before = memory.peak_mb(CPU)
     take()
     assert memory.peak_mb(CPU) == pytest.approx(before + TAKEN, abs=40)
-    memory.forget_peak(CPU)
+    memory.reset_peak(CPU)
     assert memory.peak_mb(CPU) == pytest.approx(before, abs=40)
 
 
@@ -102,7 +102,7 @@ def test_a_system_that_does_not_tell_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no/such")
-    assert not memory.forget_peak(CPU)
+    assert not memory.reset_peak(CPU)
     assert peak(tmp_path / "run") is None
 
 
@@ -111,7 +111,7 @@ def test_a_system_that_does_not_tell_is_none(
 def test_a_gpus_peak_is_what_was_given_out_since_it_was_forgotten() -> None:
     gpu = torch.device("cuda")
     for _ in range(2):
-        assert memory.forget_peak(gpu)
+        assert memory.reset_peak(gpu)
         before = memory.peak_mb(gpu)
         torch.ones(int(TAKEN * memory.MB), dtype=torch.uint8, device=gpu)
         assert memory.peak_mb(gpu) == pytest.approx(before + TAKEN, abs=3)

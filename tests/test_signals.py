@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from frcnn.runfolder.signals import SIGNALS, Stop, held, pass_on, stopping, unheard
+from frcnn.runfolder.signals import (
+    SIGNALS,
+    Stop,
+    block_signals,
+    defer_signals,
+    pass_on,
+    stop_on_signals,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +29,7 @@ CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_signal_stops_at_once_with_the_shell_s_code(number: int, code: int) -> None:
-    with pytest.raises(Stop) as caught, stopping():
+    with pytest.raises(Stop) as caught, stop_on_signals():
         signal.raise_signal(number)
         pytest.fail("went on")
     assert caught.value.code == code
@@ -31,8 +38,8 @@ def test_a_signal_stops_at_once_with_the_shell_s_code(number: int, code: int) ->
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_block_that_holds_signals_is_finished_first(number: int, code: int) -> None:
     done = []
-    with pytest.raises(Stop) as caught, stopping():
-        with held():
+    with pytest.raises(Stop) as caught, stop_on_signals():
+        with defer_signals():
             signal.raise_signal(number)
             done.append("block")
         done.append("after")
@@ -41,7 +48,7 @@ def test_a_block_that_holds_signals_is_finished_first(number: int, code: int) ->
 
 def test_a_second_signal_does_not_wait_and_is_no_stop() -> None:
     """Half a block is done: what catches Stop, to save, must not catch it."""
-    with pytest.raises(SystemExit) as caught, stopping(), held():
+    with pytest.raises(SystemExit) as caught, stop_on_signals(), defer_signals():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
@@ -49,7 +56,7 @@ def test_a_second_signal_does_not_wait_and_is_no_stop() -> None:
 
 
 def test_an_error_in_the_block_is_what_is_raised() -> None:
-    with pytest.raises(ZeroDivisionError), stopping(), held():
+    with pytest.raises(ZeroDivisionError), stop_on_signals(), defer_signals():
         signal.raise_signal(signal.SIGTERM)
         raise ZeroDivisionError
 
@@ -60,7 +67,7 @@ def test_a_launcher_s_own_handler_runs_once_after_what_was_stopped(
     heard: list[int | str] = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
     try:
-        with pytest.raises(Stop) as caught, stopping():
+        with pytest.raises(Stop) as caught, stop_on_signals():
             try:
                 signal.raise_signal(signal.SIGUSR2)
             finally:
@@ -77,7 +84,7 @@ def test_what_nobody_else_handles_is_not_passed_on(number: int, code: int) -> No
 
 
 def test_without_a_signal_nothing_happens() -> None:
-    with stopping(), held():
+    with stop_on_signals(), defer_signals():
         pass
 
 
@@ -85,19 +92,19 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As Ctrl-C is in a shell's background jobs."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stopping(), held():
+        with stop_on_signals(), defer_signals():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def test_a_process_started_unheard_hears_neither() -> None:
-    with unheard():
+    with block_signals():
         child = os.fork()
         if child == 0:
             for number in SIGNALS:
                 os.kill(os.getpid(), number)
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    with pytest.raises(Stop), stopping(), unheard():
+    with pytest.raises(Stop), stop_on_signals(), block_signals():
         os.kill(os.getpid(), signal.SIGTERM)

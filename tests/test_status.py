@@ -8,7 +8,7 @@ import pytest
 from tiny import file_size_limit
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.runfolder.status import recorded, write
+from frcnn.runfolder.status import record_status, write_status
 
 
 def status(folder: Path) -> dict:
@@ -25,7 +25,7 @@ def status(folder: Path) -> dict:
     ],
 )
 def test_how_a_run_ended(tmp_path: Path, error: BaseException, expected: str) -> None:
-    with pytest.raises(type(error)), recorded(tmp_path, ["seed=1"]):
+    with pytest.raises(type(error)), record_status(tmp_path, ["seed=1"]):
         assert status(tmp_path)["status"] == "RUNNING"
         raise error
     assert status(tmp_path)["status"] == expected
@@ -35,7 +35,7 @@ def test_how_a_run_ended(tmp_path: Path, error: BaseException, expected: str) ->
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), SystemExit(143)])
 def test_a_full_disk_does_not_change_how_a_run_ends(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)) as ended, ExitStack() as disk, recorded(tmp_path, []):
+    with pytest.raises(type(error)) as ended, ExitStack() as disk, record_status(tmp_path, []):
         disk.enter_context(file_size_limit(0))
         raise error
     assert ended.value is error
@@ -43,20 +43,20 @@ def test_a_full_disk_does_not_change_how_a_run_ends(tmp_path: Path, error: BaseE
 
 
 def test_a_refused_command_leaves_the_record_of_the_run_before(tmp_path: Path) -> None:
-    with recorded(tmp_path, ["sampler=random"]):
+    with record_status(tmp_path, ["sampler=random"]):
         pass
     before = status(tmp_path)
     assert before["status"] == "COMPLETED"
-    with pytest.raises(ConfigError), recorded(tmp_path, ["sampler=ohem"]):
+    with pytest.raises(ConfigError), record_status(tmp_path, ["sampler=ohem"]):
         raise ConfigError("trained with another sampler")
     assert status(tmp_path) == before
-    with pytest.raises(ZeroDivisionError), recorded(tmp_path, ["sampler=random"]):
+    with pytest.raises(ZeroDivisionError), record_status(tmp_path, ["sampler=random"]):
         raise ZeroDivisionError
     before = status(tmp_path), (tmp_path / "traceback.txt").read_text()
-    with pytest.raises(ConfigError), recorded(tmp_path, ["sampler=ohem"]):
+    with pytest.raises(ConfigError), record_status(tmp_path, ["sampler=ohem"]):
         raise ConfigError("trained with another sampler")
     assert (status(tmp_path), (tmp_path / "traceback.txt").read_text()) == before
-    with pytest.raises(ConfigError), recorded(tmp_path / "..", ["sampler=ohem"]):
+    with pytest.raises(ConfigError), record_status(tmp_path / "..", ["sampler=ohem"]):
         raise ConfigError("in a folder without a run")
     assert status(tmp_path / "..")["status"] == "FAILED"
 
@@ -69,10 +69,10 @@ def test_a_finished_run_that_did_not_go_on_stays_completed(
     tmp_path: Path, error: BaseException
 ) -> None:
     summary = tmp_path / "summary.json"
-    with recorded(tmp_path, ["trainer.epochs=1"]):
+    with record_status(tmp_path, ["trainer.epochs=1"]):
         summary.write_text('{"seconds": 1}')
     before = (tmp_path / "status.json").read_text()
-    with pytest.raises(type(error)), recorded(tmp_path, ["trainer.epochs=2"]):
+    with pytest.raises(type(error)), record_status(tmp_path, ["trainer.epochs=2"]):
         assert status(tmp_path)["status"] == "RUNNING"
         raise error
     assert (tmp_path / "status.json").read_text() == before
@@ -85,9 +85,9 @@ def test_a_finished_run_that_went_on_says_how_that_ended(
     tmp_path: Path, error: BaseException, after: str | None
 ) -> None:
     summary = tmp_path / "summary.json"
-    with recorded(tmp_path, ["trainer.epochs=1"]):
+    with record_status(tmp_path, ["trainer.epochs=1"]):
         summary.write_text('{"seconds": 1}')
-    with pytest.raises(type(error)), recorded(tmp_path, ["trainer.epochs=2"]):
+    with pytest.raises(type(error)), record_status(tmp_path, ["trainer.epochs=2"]):
         summary.unlink()
         if after:
             summary.write_text(after)
@@ -101,7 +101,7 @@ def test_a_run_without_a_record_of_its_end_is_not_taken_for_finished(tmp_path: P
     (tmp_path / "summary.json").write_text("{}")
     for before in (None, "FAILED", "INTERRUPTED", "RUNNING"):
         if before:
-            write(tmp_path, before, [])
-        with pytest.raises(KeyboardInterrupt), recorded(tmp_path, []):
+            write_status(tmp_path, before, [])
+        with pytest.raises(KeyboardInterrupt), record_status(tmp_path, []):
             raise KeyboardInterrupt
         assert status(tmp_path)["status"] == "INTERRUPTED"

@@ -6,7 +6,7 @@ from typing import Any
 
 from frcnn.config.compose import command
 from frcnn.errors import UserError
-from frcnn.runfolder.files import replacing
+from frcnn.runfolder.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
         drawn["classes"] = sampling.classes(trained.class_names, counts)
     output = Path(config["output"] or "figures")
     for name, figure in drawn.items():
-        with replacing(output / f"{name}.png") as file:
+        with atomic_write(output / f"{name}.png") as file:
             file.write(png(figure))
     log.info("%d images of %s; figures in %s", len(images), config["split"], output)
 

@@ -32,10 +32,10 @@ from frcnn.config.methods import (
 )
 from frcnn.config.schema import SCHEMAS, View
 from frcnn.errors import ConfigError, UserError
-from frcnn.parallel.cluster import place
+from frcnn.parallel.cluster import detect_launcher
 from frcnn.runfolder.files import locked
-from frcnn.runfolder.signals import Stop, held, pass_on, stopping
-from frcnn.runfolder.status import recorded
+from frcnn.runfolder.signals import Stop, defer_signals, pass_on, stop_on_signals
+from frcnn.runfolder.status import record_status
 from frcnn.runfolder.sweeps import summed_up
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Job:
         folder = Path(settings.runtime.output_dir)
         try:
             with _run_folder(settings, folder):
-                with held():  # Hydra would turn a signal into an error of its own
+                with defer_signals():  # Hydra would turn a signal into an error of its own
                     plain, choices = self._checked(config, settings)
                 return self.task(plain, choices, folder)
         except Stop as stop:
@@ -165,14 +165,14 @@ class Job:
 @contextmanager
 def _run_folder(settings: DictConfig, folder: Path) -> Iterator[None]:
     """Lock the run's folder and record the run's status, in the process that keeps the folder."""
-    launched = place()
+    launched = detect_launcher()
     # Of a launcher's processes the first one keeps the run's folder.
     keeps = settings.output_subdir is not None and (launched is None or launched.rank == 0)
     with ExitStack() as stack:
-        stack.enter_context(stopping())
+        stack.enter_context(stop_on_signals())
         if keeps:
             stack.enter_context(locked(folder))
-            stack.enter_context(recorded(folder, settings.overrides.task))
+            stack.enter_context(record_status(folder, settings.overrides.task))
         yield
 
 

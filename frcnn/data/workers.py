@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from frcnn.errors import UserError
-from frcnn.runfolder.signals import unheard
+from frcnn.runfolder.signals import block_signals
 
 
 class Watched(Dataset):
@@ -60,7 +60,7 @@ class Loader(DataLoader):
     """A loader whose workers leave SIGTERM and Ctrl-C to the main process."""
 
     def __iter__(self) -> Any:
-        with unheard():
+        with block_signals():
             return super().__iter__()
 
 

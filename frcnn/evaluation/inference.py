@@ -13,8 +13,8 @@ from frcnn.build import prepare
 from frcnn.data import DetectionDataset, empty_batch, make_loader
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
-from frcnn.parallel.group import Alone
-from frcnn.runfolder.files import replacing
+from frcnn.parallel.group import SingleProcess
+from frcnn.runfolder.files import atomic_write
 
 Detections = list[dict[str, Any]]
 ARRAYS = ("boxes", "scores", "labels")
@@ -38,7 +38,7 @@ def detect(
     loader: DataLoader,
     device: torch.device,
     dtype: torch.dtype,
-    processes: Alone | None = None,
+    processes: SingleProcess | None = None,
 ) -> tuple[Detections, dict[str, float]]:
     """Run a detector over a data set; each of several processes over its share.
 
@@ -48,7 +48,7 @@ def detect(
         processes, with their sum as "loss". They are means over batches, weighted by the number of
         images, so that another batch size gives slightly other numbers.
     """
-    processes = processes or Alone()
+    processes = processes or SingleProcess()
     detector.eval()
     for site in detector.sites.values():
         site.processes, site.observer = processes, None
@@ -86,7 +86,7 @@ def save_detections(path: Path, detections: Detections) -> None:
     ids = [found["image_id"] for found in detections]
     counts = [len(found["scores"]) for found in detections]
     boxes, scores, labels = (torch.cat([found[key] for found in detections]) for key in ARRAYS)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         arrays: dict[str, Any] = {"boxes": boxes.float(), "scores": scores.float()}
         arrays["labels"] = labels
         np.savez(file, image_id=ids, count=counts, **arrays)

@@ -58,7 +58,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
     """
     saved = checkpoint.load(Path(path))
     place = choose_device(device)
-    with checkpoint.usable(path):
+    with checkpoint.as_user_error(path):
         # Samplers, optimizer and the like are training's, and may be the user's own.
         config = {part: saved["config"][part] for part in PARTS}
         refuse_foreign(config, path, trust)
@@ -85,7 +85,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
 
 def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
     """The data that a detector was trained with, from the checkpoint at ``path``."""
-    with checkpoint.usable(path):
+    with checkpoint.as_user_error(path):
         _check_values("data", trained.config["data"], path)
         return dataset(trained.config["data"], split)
 

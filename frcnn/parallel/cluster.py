@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Place:
+class RankInfo:
     """This process among ``size``: its number overall, and on its machine."""
 
     rank: int
@@ -16,21 +16,21 @@ class Place:
 
 
 @dataclass
-class Meeting:
+class Rendezvous:
     """Where processes meet: a store of torch.distributed's.
 
     Args:
-        kept: by a process of the launcher's; else by the first of those that meet.
+        launcher_store: by a process of the launcher's; else by the first of those that meet.
         attempt: changes where a launcher starts them all again.
     """
 
     host: str
     port: int
-    kept: bool = False
+    launcher_store: bool = False
     attempt: str = "0"
 
 
-def place(variables: Mapping[str, str] = os.environ) -> Place | None:
+def detect_launcher(variables: Mapping[str, str] = os.environ) -> RankInfo | None:
     """What the launcher's variables say; None where there is no launcher.
 
     A batch script of Slurm's has SLURM_PROCID and the job's SLURM_NTASKS too, though it is no task
@@ -41,21 +41,23 @@ def place(variables: Mapping[str, str] = os.environ) -> Place | None:
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ):
         if int(variables.get(size, "1")) > 1 and rank in variables:
-            return Place(int(variables[rank]), int(variables[size]), int(variables.get(local, "0")))
+            return RankInfo(
+                int(variables[rank]), int(variables[size]), int(variables.get(local, "0"))
+            )
     return None
 
 
-def meeting(variables: Mapping[str, str] = os.environ) -> Meeting:
+def rendezvous(variables: Mapping[str, str] = os.environ) -> Rendezvous:
     """Where the processes of a launcher meet.
 
     srun does not say: they meet on the job's first machine, at a port that the job's number gives.
     """
     host = first_host(variables.get("SLURM_STEP_NODELIST", "localhost"))
     port = 20_000 + int(variables.get("SLURM_JOB_ID", "0")) % 20_000
-    return Meeting(
+    return Rendezvous(
         variables.get("MASTER_ADDR", host),
         int(variables.get("MASTER_PORT", port)),
-        kept=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        launcher_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         attempt=variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )
 

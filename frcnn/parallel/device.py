@@ -36,7 +36,7 @@ def wants_gpu(name: str) -> bool:
     return name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
 
 
-def device_of(name: str, local_rank: int) -> torch.device:
+def rank_device(name: str, local_rank: int) -> torch.device:
     """The device of a process of several on one machine: a GPU each, or the CPU for all.
 
     Raises:
@@ -58,7 +58,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _computes_bf16(device) else torch.float32
 
 
-def precision_of(dtype: torch.dtype) -> str:
+def precision_name(dtype: torch.dtype) -> str:
     """The name of a precision: ``fp32``, ``bf16`` or ``fp16``."""
     return next(name for name, own in DTYPES.items() if own == dtype)
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from frcnn.parallel.cluster import Place
+from frcnn.parallel.cluster import RankInfo
 
 
-class Alone:
+class SingleProcess:
     """One process: the batch is its own, and there is nobody to wait for."""
 
     rank = 0
@@ -41,20 +41,20 @@ class Alone:
         """The value of every process, by rank; to the first one only, others get nothing."""
         return [value]
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process has for a value."""
         return value
 
-    def shared(self, detector: nn.Module) -> nn.Module:
+    def data_parallel(self, detector: nn.Module) -> nn.Module:
         """The detector as its forward pass is called in training."""
         return detector
 
-    def last_backward(self, model: nn.Module, last: bool) -> AbstractContextManager:
+    def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager:
         """Around a forward and backward pass; gradients meet in the ``last`` one of a step."""
         return nullcontext()
 
 
-class Group(Alone):
+class ProcessGroup(SingleProcess):
     """One of several processes of ``torch.distributed``."""
 
     def __init__(self) -> None:
@@ -86,29 +86,29 @@ class Group(Alone):
         dist.gather_object(value, values)
         return values or []
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process has for a value."""
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
 
-    def shared(self, detector: nn.Module) -> nn.Module:
+    def data_parallel(self, detector: nn.Module) -> nn.Module:
         """The detector as its forward pass is called in training: gradients are averaged."""
         share_batch_norm(detector, next(detector.parameters()).device)
         # So BatchNorm's numbers agree by themselves.
         return DistributedDataParallel(detector, broadcast_buffers=False)
 
-    def last_backward(self, model: nn.Module, last: bool) -> AbstractContextManager:
+    def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager:
         """Around a forward and backward pass; gradients meet in the ``last`` one of a step."""
         return nullcontext() if last else model.no_sync()
 
 
 @contextmanager
-def joined(here: Place, store: dist.Store, device: torch.device) -> Iterator[Group]:
+def join_group(here: RankInfo, store: dist.Store, device: torch.device) -> Iterator[ProcessGroup]:
     """A member of a group of processes, which find each other through the store."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
-    yield Group()
+    yield ProcessGroup()
     # Not after an error: the others would hear of the end before they hear of its reason.
     dist.destroy_process_group()
 

@@ -10,7 +10,7 @@ MB = 1e6
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def forget_peak(device: torch.device) -> bool:
+def reset_peak(device: torch.device) -> bool:
     """Begin to measure anew: what runs before this one held counts no more.
 
     Returns:
@@ -31,7 +31,7 @@ def forget_peak(device: torch.device) -> bool:
 
 
 def peak_mb(device: torch.device) -> float:
-    """The peak since ``forget_peak`` in megabytes of 10^6 bytes.
+    """The peak since ``reset_peak`` in megabytes of 10^6 bytes.
 
     On a GPU what its allocator gave out; on a CPU the resident set of this process, libraries and
     weights included, data workers and further processes not.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frcnn.errors import UserError
-from frcnn.runfolder.files import replacing
+from frcnn.runfolder.files import atomic_write
 from frcnn.runfolder.versions import from_version_1
 
 VERSION = 2
@@ -29,7 +29,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is as it was.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         torch.save({"version": VERSION, **content}, file)
 
 
@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
     if len(names) != len(ids) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: its class names are not one text per category id")
     if version == 1:
-        with usable(path):
+        with as_user_error(path):
             return from_version_1(content)
     return content
 
@@ -79,7 +79,7 @@ def read(path: Path, what: str) -> Any:
 
 
 @contextmanager
-def usable(path: str | Path) -> Iterator[None]:
+def as_user_error(path: str | Path) -> Iterator[None]:
     """Turn what fails inside over a checkpoint's content into a UserError that names the file.
 
     A file of other hands may hold any value at any place; what it must be is known to those who

@@ -31,7 +31,7 @@ def record_environment(
     """Add this start of a run, which goes on after ``step``, to those before; at 0 to none.
 
     Args:
-        precision: what it computes in, as ``precision_of``: ``trainer.precision=auto`` is not the
+        precision: what it computes in, as ``precision_name``: ``trainer.precision=auto`` is not the
             same everywhere.
         evaluator: name of the COCO evaluator that ``evaluation.backend`` stands for here.
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` when the block is done.
 
     It is on the disk before it has its name, so that whatever ends the program or the machine
@@ -43,8 +43,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file as ``replacing`` does."""
-    with replacing(path) as file:
+    """Write a small file as ``atomic_write`` does."""
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 # SIGUSR1 is the warning that clusters can be asked for before their time is up.
-FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+EXTERNAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # What the process that watches several says to the first of them, which hears nothing else: a
 # signal to all would reach it twice.
-ASKED = signal.SIGUSR2
-SIGNALS = (*FROM_OUTSIDE, ASKED)
+SAVE_REQUEST = signal.SIGUSR2
+SIGNALS = (*EXTERNAL_SIGNALS, SAVE_REQUEST)
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -22,7 +22,7 @@ class Stop(SystemExit):
 
 
 @contextmanager
-def stopping() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """Each of the signals raises ``Stop`` where the block stands."""
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -43,7 +43,7 @@ def pass_on(stop: Stop) -> None:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """A signal waits until the block, which must not be cut in half, is done.
 
     A second one leaves at once, by SystemExit: after half a step there is nothing to save.
@@ -62,7 +62,7 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Processes started in the block hear none of the signals; this one hears them after it.
 
     They reach every process of a group. The main process decides, and may still need a batch.
@@ -86,7 +86,7 @@ def _handled(handler: Handler) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def leave_to_others(*numbers: signal.Signals) -> None:
+def ignore_signals(*numbers: signal.Signals) -> None:
     """Ignore these from here on: another process hears them and decides."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

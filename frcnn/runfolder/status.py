@@ -11,7 +11,7 @@ from frcnn.runfolder.files import write_text
 
 
 @contextmanager
-def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
+def record_status(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, with what was asked for.
 
     A command that is refused says nothing of the run that the folder holds, nor does whatever ends
@@ -23,7 +23,7 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     completed = '"status": "COMPLETED"' in before.get(status, "")
     summary = _summary(folder)
     try:
-        write(folder, "RUNNING", overrides)
+        write_status(folder, "RUNNING", overrides)
         trace.unlink(missing_ok=True)
         yield
     except BaseException as error:
@@ -35,15 +35,17 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
                 for file, text in before.items():
                     write_text(file, text)
             elif isinstance(error, Exception):
-                write(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
+                write_status(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
                 write_text(trace, "".join(traceback.format_exception(error)))
             else:
-                write(folder, "INTERRUPTED", overrides)
+                write_status(folder, "INTERRUPTED", overrides)
         raise
-    write(folder, "COMPLETED", overrides)
+    write_status(folder, "COMPLETED", overrides)
 
 
-def write(folder: Path, status: str, overrides: Sequence[str], error: str | None = None) -> None:
+def write_status(
+    folder: Path, status: str, overrides: Sequence[str], error: str | None = None
+) -> None:
     """One status file; a reader never finds half of it."""
     record = {"status": status, "overrides": list(overrides), "error": error}
     write_text(folder / "status.json", json.dumps(record, indent=2) + "\n")

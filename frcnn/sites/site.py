@@ -15,7 +15,7 @@ from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.losses import BoxLoss, ClassLoss, Samples, SmoothL1
 from frcnn.losses.validation import ScoreCrossEntropy
-from frcnn.parallel.group import Alone
+from frcnn.parallel.group import SingleProcess
 from frcnn.sites.assigners import Assigned, Assigner, Outputs, Unassigned
 from frcnn.sites.assigners.contract import no_outputs
 from frcnn.sites.kinds import KINDS, term_names
@@ -75,7 +75,7 @@ class Site(nn.Module):
         self.term_names = term_names(name, self.kind)
         self.index = 0
         self.observer: Observer | None = None
-        self.processes: Alone = Alone()
+        self.processes: SingleProcess = SingleProcess()
         self.seed: int | None = None
 
     def forward(

@@ -207,10 +207,10 @@ class Tracker:
             self._rows += 1
 
 
-class Silent:
+class NullTracker:
     """In a tracker's place, for the processes of a run that have nothing to say."""
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> NullTracker:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,9 +21,9 @@ from frcnn.data import AspectGroupedBatches, Batch, empty_batch
 from frcnn.errors import UserError
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
-from frcnn.parallel.group import Alone
+from frcnn.parallel.group import SingleProcess
 from frcnn.runfolder.checkpoint import save
-from frcnn.runfolder.signals import held
+from frcnn.runfolder.signals import defer_signals
 from frcnn.tracking.sampling import sampling_report
 from frcnn.tracking.tracker import Tracker
 from samplers import Candidates
@@ -46,7 +46,7 @@ class Options:
     sampling_every: int
     device: torch.device
     dtype: torch.dtype
-    processes: Alone = field(default_factory=Alone)
+    processes: SingleProcess = field(default_factory=SingleProcess)
 
 
 class Engine:
@@ -70,7 +70,7 @@ class Engine:
     ) -> None:
         self.detector = detector
         self.processes = options.processes
-        self.model = self.processes.shared(detector)
+        self.model = self.processes.data_parallel(detector)
         self.optimizer = optimizer
         self.own_optimizers = dict(own_optimizers)
         self.optimizers = [optimizer, *self.own_optimizers.values()]
@@ -129,7 +129,7 @@ class Engine:
             for group in grouped(iter(loader), self.options.accumulate):
                 if self.step >= self.total_steps:
                     break
-                with held():
+                with defer_signals():
                     self.window.loaded()
                     losses = self.train_step(group)
                     images = self.processes.size * sum(len(images) for images, _ in group)
@@ -151,7 +151,7 @@ class Engine:
         terms: list[dict[str, float]] = []
         for number, batch in enumerate(group, start=1):
             self._prepare_sites(number)
-            with self.processes.last_backward(self.model, number == len(group)):
+            with self.processes.sync_gradients(self.model, number == len(group)):
                 terms.append(self._backward(batch, len(group)))
         self._update(group[-1])
         self.step += 1

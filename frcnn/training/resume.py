@@ -51,7 +51,7 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
         return None
     path = last if wanted == "auto" or _began_with(last, wanted) else Path(wanted)
     saved = _load(path)
-    with checkpoint.usable(path):
+    with checkpoint.as_user_error(path):
         changed = _changed(saved["config"], config)
     if changed and path == last and saved["step"] == 0:
         return None  # nothing is lost
@@ -89,7 +89,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"{error}; resume=FILE goes on from a copy, resume=never anew") from error
     if not saved.keys() >= STATE.keys():
         raise UserError(f"{path}: holds weights only; use last.pt, or model.weights={path}")
-    with checkpoint.usable(path):
+    with checkpoint.as_user_error(path):
         _check_state(saved)
     return saved
 

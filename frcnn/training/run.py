@@ -28,16 +28,16 @@ from frcnn.parallel.device import (
     choose_device,
     choose_precision,
     keep_freed_memory,
-    precision_of,
+    precision_name,
     set_deterministic,
 )
-from frcnn.parallel.group import Alone
-from frcnn.parallel.memory import forget_peak, peak_mb
+from frcnn.parallel.group import SingleProcess
+from frcnn.parallel.memory import peak_mb, reset_peak
 from frcnn.runfolder import checkpoint
 from frcnn.runfolder.environment import record_environment, record_settings
 from frcnn.runfolder.files import write_text
-from frcnn.runfolder.signals import Stop, held
-from frcnn.tracking.tracker import Silent, Tracker
+from frcnn.runfolder.signals import Stop, defer_signals
+from frcnn.tracking.tracker import NullTracker, Tracker
 from frcnn.training.loop import Engine, Options
 from frcnn.training.resume import Resumed, checkpoint_to_resume, finished
 
@@ -51,7 +51,7 @@ def run(
     config: dict[str, Any],
     choices: dict[str, str],
     folder: Path,
-    processes: Alone | None = None,
+    processes: SingleProcess | None = None,
 ) -> float | None:
     """Train, validate and keep the run's files in ``folder``; returns the best AP.
 
@@ -68,14 +68,14 @@ class Run:
         config: dict[str, Any],
         choices: dict[str, str],
         folder: Path,
-        processes: Alone | None = None,
+        processes: SingleProcess | None = None,
     ) -> None:
         self.config, self.choices, self.folder = config, choices, folder
-        self.processes = processes or Alone()
+        self.processes = processes or SingleProcess()
         trainer = config["trainer"]
         set_deterministic(trainer["deterministic"])
         self.device = choose_device(trainer["device"])
-        self.measures_memory = forget_peak(self.device)
+        self.measures_memory = reset_peak(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.dtype = choose_precision(trainer["precision"], self.device)
@@ -106,7 +106,7 @@ class Run:
         """Train to the end, from a checkpoint if there is one, unless that has been done."""
         resumed = checkpoint_to_resume(self.config, self.folder)
         # This also waits until all have read it, before the first one writes another.
-        before = self.processes.of_first(finished(resumed, self.config, self.folder))
+        before = self.processes.broadcast(finished(resumed, self.config, self.folder))
         if before is not None:
             log.info("finished before: %s, %s", self.folder.name, _short(before))
             return before["best"]["AP"]
@@ -122,11 +122,11 @@ class Run:
         )
         engine = self._engine(tracker, batches)
         if resumed:
-            with checkpoint.usable(f"resume={self.config['resume']}"):
+            with checkpoint.as_user_error(f"resume={self.config['resume']}"):
                 self._restore(engine, resumed)
         if self.processes.first:
             backend = evaluator(self.config["evaluation"]["backend"])
-            precision, step = precision_of(self.dtype), engine.step if state else 0
+            precision, step = precision_name(self.dtype), engine.step if state else 0
             record_environment(self.folder, self.device, precision, step, backend)
             record_settings(self.folder)
             (self.folder / "summary.json").unlink(missing_ok=True)  # only a finished run has one
@@ -139,9 +139,9 @@ class Run:
             self._train(engine, batches, tracker)
         return self.best["AP"]
 
-    def _tracker(self, state: dict[str, Any] | None) -> Tracker | Silent:
+    def _tracker(self, state: dict[str, Any] | None) -> Tracker | NullTracker:
         if not self.processes.first:
-            return Silent()
+            return NullTracker()
         return Tracker(self.folder, self._wandb(), self.config, self.choices, state)
 
     def _engine(self, tracker: Tracker, batches: AspectGroupedBatches) -> Engine:
@@ -230,7 +230,7 @@ class Run:
         found = detections, losses, metrics = self._detect(loader)
         pictures = self._pictures(detections)
         epoch = -(-engine.step // self.steps_per_epoch)
-        with held():  # the records, best.pt and what last.pt says of them go together
+        with defer_signals():  # the records, best.pt and what last.pt says of them go together
             self._record(tracker, metrics, losses, pictures, {"step": engine.step, "epoch": epoch})
             self._keep_best(engine, metrics)
             tracker.summary({f"best/{k}": v for k, v in self.best.items()})
@@ -269,7 +269,7 @@ class Run:
         own, losses = detect(self.detector, loader, self.device, self.dtype, self.processes)
         detections = in_order(self.processes.gather_objects(own))
         metrics = self._metrics(detections) if self.processes.first else None
-        return detections, losses, self.processes.of_first(metrics)
+        return detections, losses, self.processes.broadcast(metrics)
 
     def _metrics(self, detections: Detections) -> dict[str, Any]:
         truth, names = self.val_set.ground_truth(), self.val_set.class_names
@@ -307,7 +307,7 @@ class Run:
 
     def _save_last(self, engine: Engine, tracker: Tracker) -> None:
         """Write ``last.pt``; a signal waits until it is there."""
-        with held():
+        with defer_signals():
             self._write_last(engine, tracker)
 
     def _write_last(self, engine: Engine, tracker: Tracker) -> None:

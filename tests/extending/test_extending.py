@@ -15,9 +15,9 @@ from torch import Tensor
 
 from frcnn import evaluate, train
 from frcnn.evaluation.load import load_trained
-from frcnn.parallel.group import joined
+from frcnn.parallel.group import join_group
 from frcnn.runfolder import checkpoint
-from frcnn.training.launch import places, start
+from frcnn.training.launch import local_ranks, start
 from frcnn.training.loop import Engine
 
 OWN = Path(__file__).parent / "conf"
@@ -183,7 +183,7 @@ def test_learned_weights_change_and_survive_a_kill(tmp_path: Path) -> None:
     assert saved["sites"]["rcnn.weigher.s"].abs().min() > 1e-3
     assert saved["own_optimizers"].keys() == {"rpn.weigher", "rcnn.weigher"}
     with pytest.raises(Exception, match="SIGKILL"):
-        start(places(1), killed, cut)
+        start(local_ranks(1), killed, cut)
     assert checkpoint.load(cut / "checkpoints/last.pt")["step"] == 5
     trained(cut, *WEIGHER)
     assert the_same(cut, whole)
@@ -194,7 +194,7 @@ def one_of_two(here: Any, store: Any, config: dict, choices: dict, folder: Path)
     from frcnn.training.run import run
 
     torch.set_num_threads(1)
-    with small_network(), joined(here, store, CPU) as group:
+    with small_network(), join_group(here, store, CPU) as group:
         run(config, choices, folder, group)
 
 
@@ -203,7 +203,7 @@ def test_learned_weights_are_those_of_one_process(tmp_path: Path) -> None:
     saved = trained(tmp_path / "one", *options, "trainer.batch_size=4")
     config, choices = saved["config"], saved["choices"]
     config["trainer"]["batch_size"] = 2
-    start(places(2), one_of_two, config, choices, tmp_path / "two")
+    start(local_ranks(2), one_of_two, config, choices, tmp_path / "two")
     one, two = states(tmp_path / "one"), states(tmp_path / "two")
     assert one.keys() == two.keys() == {"rpn.weigher.s", "rcnn.weigher.s"}
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
