@@ -1,7 +1,8 @@
-"""Which examples a two-stage detector learns from.
+"""Which examples a detector learns from.
 
-Every method is one function from the candidates of a site (the RPN's anchors or the RCNN head's
-proposals) to one weight per candidate; weight 0 means "not sampled". One paper per file.
+Every method is one function from the candidates of a site (for example the RPN's anchors or the
+RCNN head's proposals) to one weight per candidate. Weight 0 means "not sampled". One paper per
+file.
 """
 
 from samplers.all import All

@@ -8,8 +8,12 @@ from samplers.candidates import Candidates
 class All:
     """Weight 1 for every candidate, 0 for the ignored ones.
 
-    With so many negatives a loss "per sample" makes the box loss vanish; choose
-    ``box_loss.*.per=positive`` with it.
+    Most candidates are negatives, which have no box loss. A box loss that is divided by the number
+    of samples then vanishes; choose ``box_loss.*.per=positive`` with this sampler.
+
+    >>> from samplers.examples import one_image
+    >>> All()(one_image(labels=[1, 0, -1])).tolist()
+    [1.0, 1.0, 0.0]
     """
 
     def __call__(self, candidates: Candidates) -> Tensor:

@@ -1,13 +1,14 @@
-"""What a sampler is given, at both sites.
+"""What a sampler is given, at every site.
 
 Shape letters: N candidates of the batch (all images stacked), G ground-truth boxes of the batch,
-I images, K rows asked of ``predict``, C foreground classes (1 at the RPN: "object").
+I images, M candidates of the largest image, K rows passed to ``predict``, C foreground classes
+(1 at the RPN: "object").
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,16 +17,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass
 class Prediction:
-    """What the network says now about K candidates; detached, float32.
+    """What the network predicts now for K candidates; detached, float32.
 
     Attributes:
         logits: [K, C+1] class logits, column 0 = background (at the RPN ``[0, x]``).
-        boxes: [K, 4] xyxy pixels; the decoded box of the labelled class for a positive, of the
-            best-scoring foreground class otherwise.
-        loss: [K] class loss + box loss (the latter 0 for negatives), unweighted.
-        class_loss: [K] class loss alone; ``loss`` where it is not given.
-        activation: logits -> scores in [0, 1], as inference reads them under this class loss;
-            softmax where it is not given.
+        boxes: [K, 4] xyxy pixels: the box decoded for the labelled class of a positive, for the
+            foreground class of highest score otherwise.
+        loss: [K] class loss + box loss (0 for negatives), unweighted.
+        class_loss: [K] class loss alone; equals ``loss`` if not given.
+        activation: logits -> scores in [0, 1], as inference computes them under this class loss;
+            softmax if not given.
     """
 
     logits: Tensor
@@ -44,8 +45,8 @@ class Prediction:
         return self.activation(self.logits.float())
 
 
-def alone(rows: Tensor) -> tuple[Tensor, slice]:
-    """What ``Candidates.gather`` is where there is one process."""
+def single_process(rows: Tensor) -> tuple[Tensor, slice]:
+    """``Candidates.gather`` of a run with one process: its rows are all rows."""
     return rows, slice(0, len(rows))
 
 
@@ -53,23 +54,27 @@ def alone(rows: Tensor) -> tuple[Tensor, slice]:
 class Candidates:
     """The candidates of one site for a whole batch, images stacked.
 
+    Every process must call ``predict`` and ``gather`` equally often per draw, also when it has no
+    row, because both may wait for the other processes. So a sampler must call them the same number
+    of times whatever its data.
+
     Attributes:
         boxes: [N, 4] xyxy, pixels of the resized image.
         labels: [N] int64; -1 ignore, 0 background, 1..C object.
         ious: [N] IoU with the matched box, 0 in an image without objects.
-        gt: [N] row of ``gt_boxes`` that overlaps most (numbered over the batch), of negatives too;
-            -1 only in an image without objects.
+        gt: [N] row of ``gt_boxes`` with the highest IoU (numbered over the batch), for negatives
+            too; -1 only in an image without objects.
         gt_boxes: [G, 4] xyxy, pixels of the resized image.
         image: [N] index of the image in the batch, ascending.
-        predict: rows [K] -> ``Prediction``, without gradient. Free at the RPN; at the RCNN head it
-            is an extra pass of the head, so only samplers that need it call it. An ignored row has
-            the loss that it would have as background.
-        generators: one random generator an image (on the candidates' device), or None for
+        predict: rows [K] -> ``Prediction``, without gradient. At the RPN it costs nothing; at the
+            RCNN head it is an extra pass of the head, so call it only if needed. An ignored row
+            has loss 0 and changes nothing. A class loss may sum over the rows of all processes.
+        generators: one random generator per image (on the candidates' device), or None for
             torch's global one.
-        sizes: candidates of each image, known to the host; read off ``image`` if not given (which
-            makes a GPU's host wait).
-        gather: [K, ...] rows -> the rows of all processes that share the batch, stacked, and
-            which of them are this one's; for what a sampler takes over the batch.
+        sizes: number of candidates per image, known on the host; counted from ``image`` if not
+            given (on a GPU, the host then waits).
+        gather: [K, ...] rows -> the rows of all processes that share the batch, stacked, and the
+            slice of this process; for statistics over the batch.
     """
 
     boxes: Tensor
@@ -81,7 +86,7 @@ class Candidates:
     predict: Callable[[Tensor], Prediction]
     generators: Sequence[torch.Generator] | None = None
     sizes: Sequence[int] = ()
-    gather: Callable[[Tensor], tuple[Tensor, slice]] = alone
+    gather: Callable[[Tensor], tuple[Tensor, slice]] = single_process
 
     def __post_init__(self) -> None:
         self.finite = torch.ones((), dtype=torch.bool, device=self.labels.device)
@@ -101,15 +106,15 @@ class Candidates:
 
     @property
     def num_images(self) -> int:
-        """I, images without any candidate at the end of the batch left out if unknown."""
+        """I; without ``sizes`` and ``generators``, empty images at the end are not counted."""
         return len(self.sizes)
 
-    def losses(self, part: str = "loss") -> Tensor:
+    def losses(self, part: Literal["loss", "class_loss"] = "loss") -> Tensor:
         """[N] float32 losses now, "loss" or "class_loss" of the prediction.
 
         Raises:
-            FloatingPointError: one is not finite; nothing can be ranked by it. On a GPU, where a
-                look at the numbers makes the host wait, the site raises it after the draw.
+            FloatingPointError: a loss is not finite, so that nothing can be ranked by it. On a GPU
+                the site raises it after the draw, because reading a number makes the host wait.
         """
         rows = torch.arange(len(self.labels), device=self.labels.device)
         loss = getattr(self.predict(rows), part).float()
@@ -119,16 +124,18 @@ class Candidates:
         return loss
 
     def check_finite(self) -> None:
-        """Raise FloatingPointError if a loss that was looked at is not finite."""
+        """Raise FloatingPointError if ``losses`` met a loss that is not finite."""
         if not self.finite:
             raise FloatingPointError("the loss of a candidate is not finite")
 
-    def by_image(self, values: Tensor, fill: float = 0) -> Tensor:
-        """[N] values of the candidates -> [I, M], a row an image, filled up to the longest."""
-        return pad_sequence(values.split(self.sizes), batch_first=True, padding_value=fill)
+    def pad_by_image(self, values: Tensor, fill: float = 0) -> Tensor:
+        """[N] values -> [I, M]: one row per image, padded with ``fill`` to the largest image."""
+        return pad_sequence(
+            list(values.split(list(self.sizes))), batch_first=True, padding_value=fill
+        )
 
-    def stacked(self, table: Tensor) -> Tensor:
-        """[I, M], as ``by_image`` gives, -> [N]."""
+    def unpad(self, table: Tensor) -> Tensor:
+        """[I, M] -> [N], the inverse of ``pad_by_image``."""
         return torch.cat([row[:size] for row, size in zip(table, self.sizes, strict=True)])
 
     def generator(self, image: int) -> torch.Generator | None:

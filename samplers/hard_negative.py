@@ -3,24 +3,31 @@
 import torch
 from torch import Tensor
 
+from samplers.arguments import check_not_negative
 from samplers.candidates import Candidates
 from samplers.quota import top
 
 
 class HardNegative:
-    """Every positive, and the negatives of highest class loss at a ratio to them, per image.
+    """Every positive, and per positive the ``ratio`` negatives of highest class loss, per image.
 
     At the RPN this is the recipe known as "OHEM at the RPN": all anchors, three hardest negatives
-    for each positive (with ``loss.rpn.per=positive``). The loss decides among negatives only.
+    per positive (with ``loss.rpn.per=positive``). The loss ranks only negatives.
 
     Differs from torchvision's SSD: an image without positives keeps ``min_negatives`` negatives
-    instead of teaching nothing, and negatives that run out are never made up for by counting
-    positives twice. What the losses are divided by is theirs to say (``per``): SSD divides by the
-    positives.
+    instead of teaching nothing, and missing negatives are not replaced by counting positives twice.
+    The class loss chooses its normalizer (``per``); SSD divides by the number of positives.
+
+    One positive allows two negatives, the hardest two; the last row is ignored:
+
+    >>> from samplers.examples import one_image
+    >>> candidates = one_image(labels=[1, 0, 0, 0, -1], loss=[0.1, 0.5, 0.9, 0.7, 0.0])
+    >>> HardNegative(ratio=2)(candidates).tolist()
+    [1.0, 0.0, 1.0, 1.0, 0.0]
 
     Args:
-        ratio: most negatives per positive, >= 0; 3 is the paper's.
-        min_negatives: negatives of an image without positives, >= 0; 0 is the paper's.
+        ratio: largest number of negatives per positive, >= 0; the paper: 3.
+        min_negatives: number of negatives in an image without positives, >= 0; the paper: 0.
 
     Raises:
         ValueError: an argument out of range.
@@ -28,19 +35,21 @@ class HardNegative:
     """
 
     def __init__(self, ratio: float = 3.0, min_negatives: int = 0) -> None:
-        if not ratio >= 0:
-            raise ValueError(f"ratio must be at least 0, got {ratio}")
-        if min_negatives < 0:
-            raise ValueError(f"min_negatives must be at least 0, got {min_negatives}")
-        self.ratio = ratio
+        check_not_negative("ratio", ratio)
+        check_not_negative("min_negatives", min_negatives)
+        self.ratio = float(ratio)
         self.min_negatives = min_negatives
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
-        negative = candidates.negative
-        positives = candidates.by_image(candidates.positive).sum(1)
-        at_the_ratio = (self.ratio * positives).floor().long()
-        quota = torch.where(positives > 0, at_the_ratio, self.min_negatives)
         loss = candidates.losses("class_loss")
-        hardest = top(candidates, loss, negative, quota)
+        hardest = top(candidates, loss, candidates.negative, self._num_negatives(candidates))
         return (candidates.positive | hardest).float()
+
+    def _num_negatives(self, candidates: Candidates) -> Tensor:
+        """[I] int64: how many negatives an image may keep."""
+        positives = candidates.pad_by_image(candidates.positive).sum(1)
+        # No image has more than N; the bound also keeps a very large ratio within 64 bits.
+        most = len(candidates.labels)
+        at_the_ratio = (self.ratio * positives).clamp(max=most).long()
+        return torch.where(positives > 0, at_the_ratio, min(self.min_negatives, most))

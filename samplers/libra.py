@@ -1,36 +1,50 @@
 """Balanced sampling (Libra R-CNN, Pang et al., CVPR 2019, arXiv 1904.02701, sec. 3.1)."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
+from samplers.arguments import check_budget, check_choice, check_share
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, highest, quotas, rank_within, take_quota, top
+from samplers.quota import highest, quotas, rank_within, take_quota, top
 from samplers.random import noise
 
-EDGES = ("negative_range", "max_overlap")
+Edges = Literal["negative_range", "max_overlap"]
 
 
 class IoUBalanced:
     """Negatives evenly over bins of IoU; positives at random.
 
     The N negatives of an image are drawn N/K from each of K equal bins, so that a negative of bin
-    k is drawn with probability N/K / M_k (eq. 2); what a bin is short of is filled at random.
+    k, which holds M_k, is drawn with probability N/K / M_k (eq. 2). If a bin has too few, random
+    negatives fill up.
 
-    Differs from the released code: that spreads the bins up to the largest overlap of the image,
-    1 wherever the objects are among the proposals, so that its last bin is always empty
-    (``edges="max_overlap"``). It also changes its own threshold at its first call; from the second
-    on, a negative of IoU 0 is drawn only where the others run out (``floor=0.0`` beside that).
-    Here no state is kept between calls.
+    Differs from the released code. There the bins extend to the largest IoU of the image, which is
+    1 if the objects are among the proposals, so that the last bin is always empty
+    (``edges="max_overlap"``). Its first call also changes its own threshold: from the second call
+    on, a negative of IoU 0 is drawn only if the others are too few (add ``floor=0.0``). This class
+    keeps no state between calls.
+
+    Budget 3 and three bins take one negative of each bin, [0, 1/6), [1/6, 1/3) and [1/3, 1/2):
+
+    >>> from samplers.examples import one_image
+    >>> candidates = one_image(labels=[0] * 6, ious=[0.05, 0.05, 0.05, 0.05, 0.2, 0.4])
+    >>> weights = IoUBalanced(3, 0.0, negative_iou=0.5)(candidates)
+    >>> weights[:4].sum().item(), weights[4].item(), weights[5].item()
+    (1.0, 1.0, 1.0)
 
     Args:
         batch_size_per_image: B, at least 1.
         positive_fraction: in [0, 1].
-        negative_iou: below this IoU a candidate is background; where the paper's bins end.
+        negative_iou: IoU below which a candidate is background, in [0, 1]; the upper end of the
+            paper's bins.
         num_bins: K, at least 1; 1 is random sampling. Released: 3.
         edges: "negative_range" (paper) or "max_overlap" (released).
-        floor: None, or the IoU that the bins begin at; negatives of IoU <= floor stand aside.
-        floor_fraction: the share of the negatives drawn from those aside, in [0, 1]; also the
-            others run out before they are used for more.
+        floor: IoU where the bins begin, in [0, negative_iou); negatives of IoU <= floor are in no
+            bin. None = bins from 0 that hold all negatives.
+        floor_fraction: share of the negatives that is drawn at or below the floor, in [0, 1]. More
+            of them are drawn only if those above the floor are too few.
 
     Raises:
         ValueError: an argument out of range.
@@ -42,19 +56,18 @@ class IoUBalanced:
         positive_fraction: float,
         negative_iou: float,
         num_bins: int = 3,
-        edges: str = "negative_range",
+        edges: Edges = "negative_range",
         floor: float | None = None,
         floor_fraction: float = 0.0,
     ) -> None:
         check_budget(batch_size_per_image, positive_fraction)
+        check_share("negative_iou", negative_iou)
         if num_bins < 1:
             raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-        if edges not in EDGES:
-            raise ValueError(f"edges must be one of {', '.join(EDGES)}, got {edges!r}")
-        if not 0 <= floor_fraction <= 1:
-            raise ValueError(f"floor_fraction must be between 0 and 1, got {floor_fraction}")
+        check_choice("edges", edges, get_args(Edges))
         if floor is not None and not 0 <= floor < negative_iou:
             raise ValueError(f"floor must be null or in [0, {negative_iou}), got {floor}")
+        check_share("floor_fraction", floor_fraction)
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.negative_iou = negative_iou
@@ -67,32 +80,43 @@ class IoUBalanced:
         """[N] weights, 0 or 1."""
         return self.sample(candidates, noise(candidates), balance_positives=False)
 
-    def sample(self, candidates: Candidates, chance: Tensor, balance_positives: bool) -> Tensor:
-        """[N] weights; ``chance`` [N] in [0, 1) orders what is drawn at random."""
+    def sample(self, candidates: Candidates, random_key: Tensor, balance_positives: bool) -> Tensor:
+        """[N] weights; a higher ``random_key`` [N] in [0, 1) is drawn first within its tier."""
         budget = self.batch_size_per_image, self.positive_fraction
         positives, negatives = quotas(candidates, *budget)
-        urgency = torch.where(candidates.negative, self._tier(candidates, chance, negatives), 0)
+        tier = self._negative_tier(candidates, random_key, negatives)
         if balance_positives:
-            urgency += instance_tier(candidates, chance, positives)
-        return take_quota(candidates, urgency + chance, *budget)
+            tier += instance_tier(candidates, random_key, positives)
+        return take_quota(candidates, tier + random_key, *budget)
 
-    def _tier(self, candidates: Candidates, chance: Tensor, negatives: Tensor) -> Tensor:
-        """[N] 2 for the balanced draw above the floor, 1 for the floor's share, 0 for the fill."""
-        low = -1.0 if self.floor is None else self.floor
-        above = candidates.negative & (candidates.ious.float() > low)
-        wanted = negatives
+    def _negative_tier(self, candidates: Candidates, random_key: Tensor, quota: Tensor) -> Tensor:
+        """[N] the tier of each negative; higher tiers are drawn first. 0 for all others.
+
+        2: above the floor, the share of its bin or its random filling. 1: at or below the floor.
+        0: above the floor, beyond the number that is wanted there.
+        """
+        above = candidates.negative
+        num_above = quota
         if self.floor is not None:
-            wanted = (negatives * (1 - self.floor_fraction)).long()
-        share = (wanted // self.num_bins)[:, None].expand(-1, self.num_bins)
-        bins = torch.arange(self.num_bins, device=chance.device)
-        inside = candidates.by_image(self._bin(candidates).masked_fill(~above, -1), -1)[:, None]
-        chances = candidates.by_image(chance)[:, None]
-        spread = torch.where(inside == bins[:, None], chances, -torch.inf)
+            above = above & (candidates.ious.float() > self.floor)
+            num_above = (quota * (1 - self.floor_fraction)).long()
+        in_share = self._share_of_bins(candidates, random_key, above, num_above // self.num_bins)
+        # The shares of the bins come first: random keys are below 1.
         most = self.batch_size_per_image
-        balanced = candidates.stacked(highest(spread, share, most).any(1))
-        # The balanced first, then the rest above the floor at random, up to what is wanted there.
-        drawn = top(candidates, chance + balanced, above, wanted, most)
-        return torch.where(drawn, 2.0, torch.where(candidates.negative & ~above, 1.0, 0.0))
+        drawn = top(candidates, random_key + in_share, above, num_above, most)
+        return 2.0 * drawn + (candidates.negative & ~above)
+
+    def _share_of_bins(
+        self, candidates: Candidates, random_key: Tensor, mask: Tensor, share: Tensor
+    ) -> Tensor:
+        """[N] bool: the ``share`` [I] highest keys of each bin of an image, within the mask."""
+        own_bin = candidates.pad_by_image(self._bin(candidates).masked_fill(~mask, -1), -1)
+        keys = candidates.pad_by_image(random_key)
+        bins = torch.arange(self.num_bins, device=random_key.device)
+        in_bin = own_bin[:, None, :] == bins[:, None]  # [I, K, M]
+        table = torch.where(in_bin, keys[:, None, :], -torch.inf)
+        quota = share[:, None].expand(-1, self.num_bins)
+        return candidates.unpad(highest(table, quota, self.batch_size_per_image).any(1))
 
     def _bin(self, candidates: Candidates) -> Tensor:
         """[N] the IoU bin of every candidate, 0..K-1."""
@@ -109,10 +133,19 @@ class IoUBalanced:
 class InstanceBalanced:
     """Positives evenly over objects; negatives at random.
 
-    Of N positives an object gets N/G, G being the objects of the image with a positive at all; what
-    one is short of is filled at random. Differs from the released code: that takes
-    ``round(N/G) + 1`` and then drops at random, and its fill draws what it has already, so that it
-    returns fewer than N.
+    Each of the G objects of an image that have a positive gets N/G of its N positives. If an
+    object has too few, random positives fill up. Differs from the released code: that takes
+    ``round(N/G) + 1`` per object and then drops some at random, and its filling may draw a positive
+    twice, so that it returns fewer than N.
+
+    Two positives for two objects, so one each, although object 0 has three candidates:
+
+    >>> from samplers.examples import one_image
+    >>> candidates = one_image(labels=[1, 1, 1, 1, 0, 0], gt=[0, 0, 0, 1, 0, 0],
+    ...                        gt_boxes=[[0, 0, 10, 10], [50, 0, 60, 10]])
+    >>> weights = InstanceBalanced(4, 0.5)(candidates)
+    >>> weights[:3].sum().item(), weights[3:].tolist()
+    (1.0, [1.0, 1.0, 1.0])
 
     Args:
         batch_size_per_image: B, at least 1.
@@ -130,28 +163,39 @@ class InstanceBalanced:
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
         budget = self.batch_size_per_image, self.positive_fraction
-        chance = noise(candidates)
-        tier = instance_tier(candidates, chance, quotas(candidates, *budget)[0])
-        return take_quota(candidates, tier + chance, *budget)
+        random_key = noise(candidates)
+        tier = instance_tier(candidates, random_key, quotas(candidates, *budget)[0])
+        return take_quota(candidates, tier + random_key, *budget)
 
 
 class Libra(IoUBalanced):
-    """Both: positives evenly over objects, negatives evenly over bins of IoU."""
+    """Both: positives evenly over objects, negatives evenly over bins of IoU.
+
+    Budget 4, half positive: one positive per object, one negative per bin:
+
+    >>> from samplers.examples import one_image
+    >>> candidates = one_image(labels=[1, 1, 1, 0, 0, 0], gt=[0, 0, 1, 0, 0, 0],
+    ...                        gt_boxes=[[0, 0, 10, 10], [50, 0, 60, 10]],
+    ...                        ious=[0.9, 0.8, 0.7, 0.1, 0.1, 0.3])
+    >>> weights = Libra(4, 0.5, negative_iou=0.5, num_bins=2)(candidates)
+    >>> weights[:2].sum().item(), weights[2].item(), weights[3:5].sum().item(), weights[5].item()
+    (1.0, 1.0, 1.0, 1.0)
+    """
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
         return self.sample(candidates, noise(candidates), balance_positives=True)
 
 
-def instance_tier(candidates: Candidates, chance: Tensor, positives: Tensor) -> Tensor:
-    """[N] 1 for the share of its object that each positive object gets, else 0.
+def instance_tier(candidates: Candidates, random_key: Tensor, quota: Tensor) -> Tensor:
+    """[N] 1 for the positives within the equal share of their object, else 0.
 
     Args:
-        chance: [N] in [0, 1), the order of the draw.
-        positives: [I] how many are drawn in each image.
+        random_key: [N] in [0, 1); the highest of an object are its share.
+        quota: [I] how many positives are drawn per image.
     """
-    rank = rank_within(candidates.gt, chance, len(candidates.gt_boxes), candidates.positive)
+    rank = rank_within(candidates.gt, random_key, len(candidates.gt_boxes), candidates.positive)
     first = candidates.positive & (rank == 0)
-    covered = candidates.by_image(first).sum(1)
-    share = (positives // covered.clamp(min=1)).clamp(min=1)
+    num_objects = candidates.pad_by_image(first).sum(1)
+    share = (quota // num_objects.clamp(min=1)).clamp(min=1)
     return (candidates.positive & (rank < share[candidates.image])).float()

@@ -1,35 +1,45 @@
 """Online hard example mining (Shrivastava et al., CVPR 2016, arXiv 1604.03540)."""
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from samplers.arguments import check_budget, check_choice, check_iou_threshold
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, count, take_quota, top
+from samplers.quota import count, take_quota, top
 
-RANK_BY = ("loss", "class_loss")
+RankBy = Literal["loss", "class_loss"]
 
 
 class OHEM:
-    """The B candidates of highest loss in every image.
+    """The B candidates of highest loss per image.
 
-    As published (the defaults): candidates compete by class + box loss, near copies are removed by
-    NMS with the loss as score, and one budget holds positives and negatives together (sec. 4.2).
-    The authors' code runs the NMS among the candidates of one assigned label, so that an object
-    never suppresses background; so does this.
+    As published (the defaults): candidates compete by class + box loss, NMS with the loss as score
+    removes near-duplicates, and one budget holds positives and negatives together (sec. 4.2).
+    As in the authors' code, NMS runs per assigned label, so that an object never suppresses
+    background.
 
-    Differs from later re-implementations (mmdetection): those rank by class loss, use no NMS and
-    mine positives and negatives apart, each within the usual quota. That is
-    ``OHEM(512, positive_fraction=0.25, nms_iou=None, rank_by="class_loss")``. R-FCN's ranks all
-    images of a call together, without NMS: not offered, since a budget here is an image's.
+    Differs from later re-implementations (mmdetection): those rank by class loss, use no NMS, and
+    mine positives and negatives separately, each within its usual quota. That is
+    ``OHEM(512, positive_fraction=0.25, nms_iou=None, rank_by="class_loss")``. R-FCN ranks all
+    images of a batch together, without NMS; this is not offered, because a budget is per image.
+
+    Row 1 has nearly the box of row 0 and the same label, so the budget of 2 goes to rows 0 and 2:
+
+    >>> from samplers.examples import one_image
+    >>> boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [50, 0, 60, 10], [80, 0, 90, 10]]
+    >>> candidates = one_image(labels=[0, 0, 0, 1], loss=[3.0, 2.9, 2.0, 1.0], boxes=boxes)
+    >>> OHEM(2)(candidates).tolist()
+    [1.0, 0.0, 1.0, 0.0]
 
     Args:
-        batch_size_per_image: B, at least 1. The paper: 64 an image (128 over two).
-        positive_fraction: None = one budget for all; in [0, 1] = positives up to this share, the
-            rest negatives.
-        nms_iou: IoU above which the candidate of lower loss is dropped, in (0, 1]; None = no NMS.
+        batch_size_per_image: B, at least 1. The paper: 64 (128 for two images).
+        positive_fraction: None = one budget for all; in [0, 1] = the largest share of positives,
+            the rest are negatives.
+        nms_iou: IoU above which the candidate of lower loss is removed, in (0, 1]; None = no NMS.
         rank_by: "loss" or "class_loss".
 
     Raises:
@@ -42,65 +52,65 @@ class OHEM:
         batch_size_per_image: int,
         positive_fraction: float | None = None,
         nms_iou: float | None = 0.7,
-        rank_by: str = "loss",
+        rank_by: RankBy = "loss",
     ) -> None:
         check_budget(batch_size_per_image, 0 if positive_fraction is None else positive_fraction)
-        if nms_iou is not None and not 0 < nms_iou <= 1:
-            raise ValueError(f"nms_iou must be in (0, 1] or null, got {nms_iou}")
-        if rank_by not in RANK_BY:
-            raise ValueError(f"rank_by must be one of {', '.join(RANK_BY)}, got {rank_by!r}")
+        if nms_iou is not None:
+            check_iou_threshold("nms_iou", nms_iou)
+        check_choice("rank_by", rank_by, get_args(RankBy))
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.nms_iou = nms_iou
-        self.rank_by = rank_by
+        self.rank_by: RankBy = rank_by
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
         loss = candidates.losses(self.rank_by)
-        pools = [candidates.labels >= 0]
-        if self.positive_fraction is not None:
-            pools = [candidates.positive, candidates.negative]
-        if self.nms_iou is not None:
-            pools = [self._without_copies(candidates, loss, pool) for pool in pools]
-        if self.positive_fraction is not None:
-            labels = torch.where(pools[0] | pools[1], candidates.labels, -1)
-            mined = replace(candidates, labels=labels)
-            return take_quota(mined, loss, self.batch_size_per_image, self.positive_fraction)
-        return self._hardest(candidates, loss, pools[0], self.batch_size_per_image).float()
+        if self.positive_fraction is None:
+            pool = self._pool(candidates, loss, candidates.labels >= 0)
+            return self._hardest(candidates, loss, pool, self.batch_size_per_image).float()
+        positive = self._pool(candidates, loss, candidates.positive)
+        negative = self._pool(candidates, loss, candidates.negative)
+        labels = torch.where(positive | negative, candidates.labels, -1)
+        pooled = replace(candidates, labels=labels)
+        return take_quota(pooled, loss, self.batch_size_per_image, self.positive_fraction)
 
-    def _hardest(self, candidates: Candidates, loss: Tensor, among: Tensor, number: int) -> Tensor:
-        """[N] bool: so many of highest loss in every image."""
+    def _hardest(self, candidates: Candidates, loss: Tensor, mask: Tensor, number: int) -> Tensor:
+        """[N] bool: the ``number`` highest losses of the mask, per image."""
         quota = torch.full((candidates.num_images,), number, device=loss.device)
-        return top(candidates, loss, among, quota, number)
+        return top(candidates, loss, mask, quota, number)
 
-    def _without_copies(self, candidates: Candidates, loss: Tensor, pool: Tensor) -> Tensor:
-        """[N] bool: the hardest of a pool that NMS among equal labels of an image leaves.
+    def _pool(self, candidates: Candidates, loss: Tensor, mask: Tensor) -> Tensor:
+        """[N] bool: the candidates of the mask that compete, with NMS at least the hardest B.
 
-        Greedy NMS never looks at a lower loss, so the first B survivors of an image need only its
-        hardest candidates: the window grows until there are B, instead of 250,000 anchors being
-        compared with each other. Few are copies, and NMS costs the square of the window.
+        Greedy NMS never looks at a lower loss, so the first B survivors of an image depend only on
+        its hardest candidates. NMS therefore runs on a window of these, which grows until B
+        survive: near-duplicates are few, and the cost of NMS grows with the square of the window.
         """
-        sizes = candidates.by_image(pool).sum(1)
+        if self.nms_iou is None:
+            return mask
+        sizes = candidates.pad_by_image(mask).sum(1)
         window = 5 * self.batch_size_per_image // 4
         while True:
-            inside = self._hardest(candidates, loss, pool, window)
-            left = self._suppressed(candidates, loss, torch.where(inside)[0])
-            survivors = candidates.by_image(left).sum(1)
+            rows = torch.where(self._hardest(candidates, loss, mask, window))[0]
+            survives = nms_by_label(candidates, loss, rows, self.nms_iou)
+            survivors = candidates.pad_by_image(survives).sum(1)
             if ((survivors >= self.batch_size_per_image) | (sizes <= window)).all():
-                return left
+                return survives
             window *= 2
 
-    def _suppressed(self, candidates: Candidates, loss: Tensor, rows: Tensor) -> Tensor:
-        """[N] bool: what NMS among the rows of one label and image leaves of them."""
-        left = torch.zeros_like(candidates.labels, dtype=torch.bool)
-        if not len(rows):
-            return left
-        boxes = candidates.boxes[rows].double()
-        # A label's boxes lie apart from all others'; float32 would have no room for many labels.
-        boxes += (candidates.labels[rows] * (1 + boxes.max() - boxes.min()))[:, None]
-        sizes = count(candidates.image[rows], candidates.num_images).tolist()
-        for here, place, value in zip(
-            rows.split(sizes), boxes.split(sizes), loss[rows].double().split(sizes), strict=True
-        ):
-            left[here[nms(place, value, self.nms_iou)]] = True
-        return left
+
+def nms_by_label(candidates: Candidates, loss: Tensor, rows: Tensor, threshold: float) -> Tensor:
+    """[N] bool: the rows that survive NMS among the rows of equal image and label."""
+    survives = torch.zeros_like(candidates.labels, dtype=torch.bool)
+    if not len(rows):
+        return survives
+    boxes = candidates.boxes[rows].double()
+    # Move the boxes of each label away from all others. In float32 many labels would leave too
+    # few digits for the boxes.
+    boxes += (candidates.labels[rows] * (1 + boxes.max() - boxes.min()))[:, None]
+    sizes = count(candidates.image[rows], candidates.num_images).tolist()
+    by_image = (values.split(sizes) for values in (rows, boxes, loss[rows].double()))
+    for image_rows, image_boxes, image_loss in zip(*by_image, strict=True):
+        survives[image_rows[nms(image_boxes, image_loss, threshold)]] = True
+    return survives

@@ -1,52 +1,74 @@
 """Prime sample attention (PISA, Cao et al., CVPR 2020, arXiv 1904.04821).
 
-Shape letters beside those of ``Candidates``: P positives drawn, M negatives looked at.
+Shape letters beside those of ``Candidates``: P drawn positives, Q positives of all processes,
+M predicted negatives.
 """
+
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from samplers.arguments import (
+    check_budget,
+    check_choice,
+    check_iou_threshold,
+    check_not_negative,
+    check_share,
+)
 from samplers.candidates import Candidates
-from samplers.clusters import iou, local_clusters, starts
-from samplers.quota import check_budget, count, quotas, rank_within, take_quota
+from samplers.clusters import iou
+from samplers.local_rank import hierarchical_local_rank, score_hlr
+from samplers.quota import count, quotas, rank_within, take_quota
 from samplers.random import shuffled
 
-RANK_SCALES = ("n_max", "n_j")
+RankScale = Literal["n_max", "n_j"]
 # A weight that underflows to 0 would take its sample out of the batch.
 SMALLEST_WEIGHT = 1e-12
 
 
 class PISA:
-    """Negatives by their score, and more weight on the samples that decide the precision.
+    """Negatives by their score, and more weight on the samples that matter most for precision.
 
-    Hierarchical local rank (HLR) orders samples within local groups, then the first of all groups,
-    the second of all groups, ...:
+    Hierarchical local rank (HLR) orders samples within local groups, then ranks the first of all
+    groups, the second of all groups, and so on:
 
-    * IoU-HLR of positives: a group is an object, ordered by the IoU of the *decoded* box; a rank
-      counts within a class, over the batch.
+    * IoU-HLR of positives: a group is an object, ordered by the IoU of the *decoded* box; ranks
+      count within a class, over the batch.
     * Score-HLR of negatives: a group is what greedy NMS of the decoded boxes would merge, ordered
-      by the highest foreground probability s; a rank counts within an image. It chooses the
-      negatives: those of s <= ``score_threshold`` only fill up, at random.
+      by the highest foreground probability s; ranks count within an image. It chooses the
+      negatives; those of s <= ``score_threshold`` only fill up, at random.
 
-    ISR turns rank r of n into the weight ``w = ((1 - beta) u + beta)^gamma, u = (n - r) / n`` and
-    scales it so that the class loss of its part stays what it was:
-    ``w' = w sum(CE) / sum(w CE)``, over the positives of the batch (ISR-P), over the negatives of
-    an image (ISR-N). Positives are drawn at random. The loss CARL of the same paper is a loss.
+    ISR turns rank r of n into the weight ``w = ((1 - beta) u + beta)^gamma, u = (n - r) / n``. It
+    scales w so that the total class loss does not change: ``w' = w sum(CE) / sum(w CE)``, over the
+    positives of the batch (ISR-P) and over the negatives of an image (ISR-N). Positives are drawn
+    at random. CARL, from the same paper, is a loss and not part of this sampler.
 
-    As released (mmdetection) n is that of the largest class for all classes; arXiv v1 takes each
-    class's own (``rank_scale="n_j"``). For negatives n is the ranked ones of
-    the image or, where that is more, the negatives asked for; those that fill up weigh as much as
-    the last ranked one (both as released).
+    As released (mmdetection), n of the positives is the size of the largest class, for all classes;
+    arXiv v1 takes the size of each class (``rank_scale="n_j"``). For negatives, n is the number of
+    ranked ones in the image or the number needed, whichever is larger; negatives that fill up weigh
+    as much as the last ranked one (both as released).
 
-    Differs from the released code: that numbers the objects of three or more images ambiguously,
-    so that IoU-HLR merges some; here they are numbered over the batch. With random negatives
-    (``score_hlr=False``) ISR-N ranks those drawn; the released code has no such choice. Ranks, n
-    and total of ISR-P are those of all processes; there of one GPU.
+    Differs from the released code: that gives objects of three or more images the same number, so
+    that IoU-HLR merges some; here they are numbered over the batch. With random negatives
+    (``score_hlr=False``) ISR-N ranks the drawn ones; the released code has no such choice. Ranks, n
+    and total of ISR-P are over all processes; there, over one GPU.
 
-    The totals are the preview's. In training a class loss that looks at its batch
-    (``class_weights="batch"``, GHM-C) sees the drawn samples alone, and weighted, so that its total
-    moves. A head with BatchNorm or dropout is previewed in eval mode; the released ISR-P reads the
-    logits of the training pass.
+    The totals are those of the preview. A class loss that looks at its batch
+    (``class_weights="batch"``, GHM-C) sees only the drawn samples in training, with their weights,
+    so its total does change. The preview runs a head with BatchNorm or dropout in eval mode; the
+    released ISR-P reads the logits of the training pass.
+
+    Positives 0 and 1 cover their object with IoU 0.9 and 0.8: u = 1 and 1/2, times 2 / 1.5.
+    Negatives 2 and 3 form one cluster, row 4 another; the first of each are taken: u = 1 and 2/3,
+    times 2 / (5/3):
+
+    >>> from samplers.examples import one_image
+    >>> boxes = [[0, 0, 10, 9], [0, 0, 10, 8], [50, 0, 60, 10], [50, 0, 60, 9], [90, 0, 99, 9]]
+    >>> candidates = one_image([1, 1, 0, 0, 0], scores=[0.5, 0.5, 0.9, 0.8, 0.6], boxes=boxes)
+    >>> weights = PISA(4, 0.5, gamma_p=1, gamma_n=1)(candidates)
+    >>> print([round(weight, 2) for weight in weights.tolist()])
+    [1.33, 0.67, 1.2, 0.0, 0.8]
 
     Args:
         batch_size_per_image: B, at least 1.
@@ -56,11 +78,12 @@ class PISA:
         isr_n: weigh the negatives; False = weight 1.
         gamma_p: exponent for the positives, >= 0. Released: 2.
         gamma_n: exponent for the negatives, >= 0. Released: 0.5.
-        beta_p: in [0, 1], what the last positive keeps of the first one's importance; 1 = none.
-        beta_n: the same of the negatives. Released: both 0.
+        beta_p: importance of the last positive relative to the first, before the exponent, in
+            [0, 1]; 1 = all equal. Released: 0.
+        beta_n: the same for the negatives. Released: 0.
         rank_scale: "n_max" or "n_j".
-        score_threshold: in [0, 1]; only meaningful well above 1 / (C + 1), what a head that knows
-            nothing says of every class. Released: 0.05, for 80 classes.
+        score_threshold: in [0, 1]; useful only if well above 1 / (C + 1), the score that an
+            untrained head gives every class. Released: 0.05, for 80 classes.
         cluster_iou: IoU above which NMS merges, in (0, 1]. Released: 0.5.
 
     Raises:
@@ -79,22 +102,18 @@ class PISA:
         gamma_n: float = 0.5,
         beta_p: float = 0.0,
         beta_n: float = 0.0,
-        rank_scale: str = "n_max",
+        rank_scale: RankScale = "n_max",
         score_threshold: float = 0.05,
         cluster_iou: float = 0.5,
     ) -> None:
         check_budget(batch_size_per_image, positive_fraction)
-        for name, gamma in (("gamma_p", gamma_p), ("gamma_n", gamma_n)):
-            if not 0 <= gamma < float("inf"):
-                raise ValueError(f"{name} must be at least 0, got {gamma}")
-        shares = {"beta_p": beta_p, "beta_n": beta_n, "score_threshold": score_threshold}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {share}")
-        if rank_scale not in RANK_SCALES:
-            raise ValueError(f"rank_scale must be {' or '.join(RANK_SCALES)}, got {rank_scale!r}")
-        if not 0 < cluster_iou <= 1:
-            raise ValueError(f"cluster_iou must be in (0, 1], got {cluster_iou}")
+        check_not_negative("gamma_p", gamma_p)
+        check_not_negative("gamma_n", gamma_n)
+        check_share("beta_p", beta_p)
+        check_share("beta_n", beta_n)
+        check_choice("rank_scale", rank_scale, get_args(RankScale))
+        check_share("score_threshold", score_threshold)
+        check_iou_threshold("cluster_iou", cluster_iou)
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.score_hlr = score_hlr
@@ -110,91 +129,139 @@ class PISA:
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 = not sampled."""
-        chance = shuffled(candidates)
-        weights = take_quota(candidates, chance, self.batch_size_per_image, self.positive_fraction)
+        random_key = shuffled(candidates)
+        budget = self.batch_size_per_image, self.positive_fraction
+        weights = take_quota(candidates, random_key, *budget)
         if not (self.score_hlr or self.isr_p or self.isr_n):
             return weights
-        drawn = weights > 0
-        positives = torch.where(candidates.positive & drawn & self.isr_p)[0]
-        ranked = candidates.negative & (drawn | self.score_hlr) & (self.score_hlr or self.isr_n)
-        negatives = torch.where(ranked)[0]
-        rows = torch.cat([positives, negatives])
-        # One look for both: at the RCNN head it is a pass of the head.
-        probabilities, boxes, loss = look(candidates, rows)
+        positives, negatives = self._rows_to_predict(candidates, weights > 0)
+        # One preview for both, and also without any row: the other processes wait for this one.
+        seen = finite_predictions(candidates, torch.cat([positives, negatives]))
         p = len(positives)
-        weights[positives] = self._isr_p(
-            candidates, positives, boxes[:p], loss[:p], probabilities.shape[1]
-        )
+        weights[positives] = self._isr_p(candidates, positives, seen.part(slice(0, p)))
         weights[negatives] = self._negatives(
-            candidates, negatives, chance, probabilities[p:, 1:].amax(1), boxes[p:], loss[p:]
+            candidates, negatives, random_key[negatives], seen.part(slice(p, None))
         )
         return weights
 
-    def _isr_p(
-        self, candidates: Candidates, rows: Tensor, boxes: Tensor, loss: Tensor, classes: int
-    ) -> Tensor:
-        """[P] weights of the drawn positives; ``classes`` counts the background.
+    def _rows_to_predict(self, candidates: Candidates, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [P] of the positives and [M] of the negatives whose prediction is needed."""
+        positives = candidates.positive & drawn & self.isr_p
+        negatives = candidates.negative & (self.score_hlr or self.isr_n)
+        if not self.score_hlr:
+            negatives &= drawn
+        return torch.where(positives)[0], torch.where(negatives)[0]
 
-        Ranks and total are those of the positives of all processes.
-        """
-        objects, own = candidates.gather(candidates.gt_boxes)
-        gt, label = candidates.gt[rows], candidates.labels[rows]
-        overlap = iou(boxes.T, candidates.gt_boxes[gt].float().T)
-        known = torch.stack([gt + own.start, label, overlap, loss], 1).double()
-        known, mine = candidates.gather(known)
-        gt, label = known[:, :2].long().T
-        overlap, loss = known[:, 2:].float().T
-        order = overlap.argsort(descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank[order] = hierarchical_local_rank(gt[order], label[order], len(objects), classes)
-        sizes = count(label, classes)
-        n = sizes[label] if self.rank_scale == "n_j" else sizes.max()
+    def _isr_p(self, candidates: Candidates, rows: Tensor, seen: "Predictions") -> Tensor:
+        """[P] weights of the drawn positives, ranked among the positives of all processes."""
+        num_classes = seen.scores.shape[1]  # with the background, which has no positives
+        positives, local_rows = gathered_positives(candidates, rows, seen)
+        rank = iou_hlr(positives, num_classes)
+        class_sizes = count(positives.label, num_classes)
+        own_size, largest = class_sizes[positives.label], class_sizes.max()
+        n = own_size if self.rank_scale == "n_j" else largest
         weights = importance(rank, n, self.gamma_p, self.beta_p)
-        return keep_total(weights, loss, torch.zeros_like(label), 1)[mine]
+        one_group = torch.zeros_like(positives.label)
+        return keep_total(weights, positives.loss, one_group, 1)[local_rows]
 
     def _negatives(
-        self,
-        candidates: Candidates,
-        rows: Tensor,
-        chance: Tensor,
-        scores: Tensor,
-        boxes: Tensor,
-        loss: Tensor,
+        self, candidates: Candidates, rows: Tensor, random_key: Tensor, seen: "Predictions"
     ) -> Tensor:
-        """[M] weights of the negatives, 0 for those not picked; ``chance`` [N] orders the fill."""
-        image, images = candidates.image[rows], candidates.num_images
+        """[M] weights of the negatives, 0 for those not picked."""
+        image, num_images = candidates.image[rows], candidates.num_images
         _, quota = quotas(candidates, self.batch_size_per_image, self.positive_fraction)
-        asked = quota.minimum(count(image, images))
-        valid = scores > self.score_threshold
-        # Those above the threshold by Score-HLR, then the others in their random order.
-        above, below = torch.where(valid)[0], torch.where(~valid)[0]
-        ranked = count(image[above], images)
-        rank = torch.empty_like(image)
-        rank[above] = score_hlr(boxes[above], scores[above], image[above], asked, self.cluster_iou)
-        order = rank_within(image[below], chance[rows[below]], images, below >= 0)
-        rank[below] = ranked[image[below]] + order
-        picked = (rank < asked[image]).float()
+        num_needed = quota.minimum(count(image, num_images))
+        rank, num_ranked = self._rank_negatives(image, random_key, seen, num_needed)
+        picked = (rank < num_needed[image]).float()
         if not self.isr_n:
             return picked
-        last = (ranked - 1).clamp(min=0)[image]
-        n = ranked.maximum(asked).clamp(min=1)[image]
-        weights = picked * importance(rank.minimum(last), n, self.gamma_n, self.beta_n)
-        return keep_total(weights, picked * loss, image, images)
+        # Those that fill up weigh as much as the last ranked one.
+        last_ranked = (num_ranked - 1).clamp(min=0)[image]
+        n = num_ranked.maximum(num_needed).clamp(min=1)[image]
+        weights = picked * importance(rank.minimum(last_ranked), n, self.gamma_n, self.beta_n)
+        return keep_total(weights, picked * seen.loss, image, num_images)
+
+    def _rank_negatives(
+        self, image: Tensor, random_key: Tensor, seen: "Predictions", num_needed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[M] rank in the image, exact below ``num_needed`` [I], and [I] number by Score-HLR.
+
+        First the negatives above the score threshold by Score-HLR, then the others by random key.
+        """
+        score = seen.scores[:, 1:].amax(1)
+        is_above = score > self.score_threshold
+        above, below = torch.where(is_above)[0], torch.where(~is_above)[0]
+        num_above = count(image[above], len(num_needed))
+        rank = torch.empty_like(image)
+        rank[above] = score_hlr(
+            seen.boxes[above], score[above], image[above], num_needed, self.cluster_iou
+        )
+        everyone = torch.ones_like(below, dtype=torch.bool)
+        order = rank_within(image[below], random_key[below], len(num_needed), everyone)
+        rank[below] = num_above[image[below]] + order
+        return rank, num_above
 
 
-def look(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[K, C+1] scores, [K, 4] decoded boxes and [K] class losses of some candidates.
+class Predictions(NamedTuple):
+    """What PISA reads of K predictions: [K, C+1] scores, [K, 4] decoded boxes, [K] class losses."""
+
+    scores: Tensor
+    boxes: Tensor
+    loss: Tensor
+
+    def part(self, rows: slice) -> "Predictions":
+        """The predictions of some rows."""
+        return Predictions(self.scores[rows], self.boxes[rows], self.loss[rows])
+
+
+class Positives(NamedTuple):
+    """Positives of all processes.
+
+    Attributes:
+        gt: [Q] number of the object, over all processes.
+        label: [Q] 1..C.
+        iou: [Q] IoU of the decoded box with the object.
+        loss: [Q] class loss.
+        num_objects: number of objects of all processes.
+    """
+
+    gt: Tensor
+    label: Tensor
+    iou: Tensor
+    loss: Tensor
+    num_objects: int
+
+
+def finite_predictions(candidates: Candidates, rows: Tensor) -> Predictions:
+    """The float32 predictions of some candidates.
 
     Raises:
-        FloatingPointError: one is not finite; nothing can be ranked by it.
+        FloatingPointError: a prediction is not finite, so that nothing can be ranked by it.
     """
     prediction = candidates.predict(rows)
-    seen = [getattr(prediction, key).float() for key in ("scores", "boxes", "class_loss")]
-    # A sum shows in one pass whether all are finite; float32's would end at 3e38.
-    if not torch.stack([part.sum(dtype=torch.float64) for part in seen]).isfinite().all():
+    scores, boxes, loss = (
+        getattr(prediction, name).float() for name in ("scores", "boxes", "class_loss")
+    )
+    # A sum is finite only if every term is, in one pass. A float32 sum may overflow by itself.
+    sums = [values.sum(dtype=torch.float64) for values in (scores, boxes, loss)]
+    if not torch.stack(sums).isfinite().all():
         raise FloatingPointError("the prediction of a candidate is not finite")
-    scores, boxes, loss = seen
-    return scores, boxes, loss
+    return Predictions(scores, boxes, loss)
+
+
+def gathered_positives(
+    candidates: Candidates, rows: Tensor, seen: Predictions
+) -> tuple[Positives, slice]:
+    """The drawn positives of all processes, and the slice [P] of this process's own."""
+    objects, local_objects = candidates.gather(candidates.gt_boxes)
+    gt, label = candidates.gt[rows], candidates.labels[rows]
+    overlap = iou(seen.boxes.T, candidates.gt_boxes[gt].float().T)
+    # One table, since each gather waits for all processes; float64 holds every column exactly.
+    local = torch.stack([gt + local_objects.start, label, overlap, seen.loss], 1).double()
+    gathered, local_rows = candidates.gather(local)
+    gt, label = gathered[:, :2].long().T
+    overlap, loss = gathered[:, 2:].float().T
+    return Positives(gt, label, overlap, loss, len(objects)), local_rows
 
 
 def importance(rank: Tensor, n: Tensor, gamma: float, beta: float) -> Tensor:
@@ -204,16 +271,15 @@ def importance(rank: Tensor, n: Tensor, gamma: float, beta: float) -> Tensor:
 
 
 def keep_total(weights: Tensor, loss: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """[K] weights scaled so that in each group ``sum(w loss) = sum(loss)``.
+    """[K] weights scaled so that ``sum(w loss) = sum(loss)`` in each group.
 
-    A group without any loss keeps its weights: there is nothing to be kept.
+    A group with zero loss is not rescaled.
 
     Args:
         weights, loss: [K] >= 0.
         group: [K] int64 in 0..num_groups-1.
     """
-    # In double: the sum of float32 losses may leave float32.
-    loss = loss.double()
+    loss = loss.double()  # a sum of float32 losses may overflow float32
     plain, weighted = (
         torch.zeros(num_groups, dtype=loss.dtype, device=loss.device).index_add_(0, group, value)
         for value in (loss, weights * loss)
@@ -221,49 +287,10 @@ def keep_total(weights: Tensor, loss: Tensor, group: Tensor, num_groups: int) ->
     return weights * torch.where(weighted > 0, plain / weighted, 1).float()[group]
 
 
-def hierarchical_local_rank(
-    cluster: Tensor, pool: Tensor, num_clusters: int, num_pools: int
-) -> Tensor:
-    """[K] place of each element in its pool by (rank in its cluster, order given).
-
-    Args:
-        cluster: [K] int64 in 0..num_clusters-1, the elements coming best first.
-        pool: [K] int64 in 0..num_pools-1, equal for the elements of a cluster.
-    """
-    local = nth(cluster, cluster, num_clusters)
-    return nth(pool * len(pool) + local, pool, num_pools)
-
-
-def nth(key: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """[K] place of each element in its group by rising key; equal keys keep their order.
-
-    Args:
-        key: [K] int64 that rises with the group.
-        group: [K] int64 in 0..num_groups-1.
-    """
-    order = key.argsort(stable=True)
-    place = torch.empty_like(order)
-    there = torch.arange(len(order), device=order.device)
-    place[order] = there - starts(group, num_groups)[group[order]]
-    return place
-
-
-def score_hlr(
-    boxes: Tensor, scores: Tensor, image: Tensor, asked: Tensor, threshold: float
-) -> Tensor:
-    """[K] rank of each candidate in its image by Score-HLR; exact below ``asked``.
-
-    Args:
-        boxes: [K, 4] decoded, xyxy pixels.
-        scores: [K] in [0, 1].
-        image: [K] int64 in 0..I-1.
-        asked: [I] how many ranks are needed of each image.
-        threshold: IoU above which boxes belong to one cluster.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    order = order[image[order].argsort(stable=True)]
-    image = image[order]
-    cluster = local_clusters(boxes[order], image, asked, threshold)
+def iou_hlr(positives: Positives, num_classes: int) -> Tensor:
+    """[Q] rank of each positive in its class by IoU-HLR, the local groups being the objects."""
+    order = positives.iou.argsort(descending=True, stable=True)
+    gt, label = positives.gt[order], positives.label[order]
     rank = torch.empty_like(order)
-    rank[order] = hierarchical_local_rank(cluster, image, len(order), len(asked))
+    rank[order] = hierarchical_local_rank(gt, label, positives.num_objects, num_classes)
     return rank

@@ -1,6 +1,6 @@
-"""What hard samplers share: B candidates an image, a fraction of them positive, best ones first.
+"""What hard samplers share: B candidates per image, a fraction of them positive, best ones first.
 
-Nothing here makes the host wait for a GPU. On a CPU, where sorting is dear, nothing sorts all
+Nothing here makes the host wait for a GPU. On a CPU, where sorting is slow, nothing sorts all
 candidates of an image.
 """
 
@@ -10,21 +10,13 @@ from torch import Tensor
 from samplers.candidates import Candidates
 
 
-def check_budget(batch_size_per_image: int, positive_fraction: float) -> None:
-    """Raise ValueError unless B >= 1 and the fraction lies in [0, 1]."""
-    if batch_size_per_image < 1:
-        raise ValueError(f"batch_size_per_image must be at least 1, got {batch_size_per_image}")
-    if not 0 <= positive_fraction <= 1:
-        raise ValueError(f"positive_fraction must be between 0 and 1, got {positive_fraction}")
-
-
 def take_quota(
     candidates: Candidates, priority: Tensor, batch_size_per_image: int, positive_fraction: float
 ) -> Tensor:
     """Keep the highest priorities of each image: positives up to their share, negatives up to B.
 
-    Positives that are missing are made up for by negatives. Negatives that are missing are not
-    made up for, and nothing is repeated, so that an image may give fewer than B.
+    Negatives replace missing positives. Nothing replaces missing negatives and nothing is
+    repeated, so an image may keep fewer than B.
 
     Args:
         priority: [N] float; compared among the positives, and among the negatives, of an image.
@@ -32,16 +24,15 @@ def take_quota(
     Returns:
         [N] float32 weights, 0 or 1.
     """
-    budget = batch_size_per_image, positive_fraction
-    positives, negatives = quotas(candidates, *budget)
-    most = max_positives(*budget)
+    positives, negatives = quotas(candidates, batch_size_per_image, positive_fraction)
+    most = max_positives(batch_size_per_image, positive_fraction)
     picked = top(candidates, priority, candidates.positive, positives, most)
     picked |= top(candidates, priority, candidates.negative, negatives, batch_size_per_image)
     return picked.float()
 
 
 def max_positives(batch_size_per_image: int, positive_fraction: float) -> int:
-    """Positives that the budget has room for."""
+    """Largest number of positives per image that the budget allows."""
     return int(batch_size_per_image * positive_fraction)
 
 
@@ -50,75 +41,94 @@ def quotas(
 ) -> tuple[Tensor, Tensor]:
     """[I] positives and [I] negatives that the budget allows in each image."""
     most = max_positives(batch_size_per_image, positive_fraction)
-    positives = candidates.by_image(candidates.positive).sum(1).clamp(max=most)
+    positives = candidates.pad_by_image(candidates.positive).sum(1).clamp(max=most)
     return positives, batch_size_per_image - positives
 
 
 def top(
     candidates: Candidates,
     priority: Tensor,
-    among: Tensor,
+    mask: Tensor,
     quota: Tensor,
-    most: int | None = None,
+    max_quota: int | None = None,
 ) -> Tensor:
-    """[N] bool: the highest priorities of every image among some of its candidates.
+    """[N] bool: the eligible candidates of highest priority, per image.
 
     Args:
-        priority: [N] finite; of equal ones the first are taken, so that picks are reproducible.
-        among: [N] bool, who takes part.
-        quota: [I] how many are taken, all that take part if they are fewer.
-        most: what no quota exceeds, known to the host; saves a GPU the sorting of whole rows.
+        priority: [N] finite; ties go to the lowest index.
+        mask: [N] bool, the eligible candidates.
+        quota: [I] how many to take; an image with fewer eligible candidates takes them all.
+        max_quota: upper bound of all quotas, known on the host; it saves a GPU from sorting whole
+            rows.
     """
     low = -torch.inf
-    table = candidates.by_image(priority.float().masked_fill(~among, low), low)
-    return candidates.stacked(highest(table, quota, most))
+    table = candidates.pad_by_image(priority.float().masked_fill(~mask, low), low)
+    return candidates.unpad(highest(table, quota, max_quota))
 
 
-def highest(table: Tensor, quota: Tensor, most: int | None = None) -> Tensor:
-    """[..., M] bool: the ``quota`` [...] highest of each row, ``-inf`` never; equal ones in order.
+def highest(table: Tensor, quota: Tensor, max_quota: int | None = None) -> Tensor:
+    """[..., M] bool: the ``quota`` highest values of each row; ties go to the lowest index.
 
     Args:
-        most: as in ``top``.
+        table: [..., M]; ``-inf`` is never picked.
+        quota: [...] how many values to pick per row.
+        max_quota: as for ``top``.
     """
     if table.numel() == 0:
         return torch.zeros_like(table, dtype=torch.bool)
+    threshold = lowest_picked(table, quota, max_quota)
+    above = table > threshold
+    tied = (table == threshold) & (table > -torch.inf)
+    room_for_ties = quota[..., None] - above.sum(-1, keepdim=True)
+    return above | (tied & (tied.cumsum(-1) <= room_for_ties))
+
+
+def lowest_picked(table: Tensor, quota: Tensor, max_quota: int | None) -> Tensor:
+    """[..., 1] the value at place ``quota`` of each row, from the highest value down.
+
+    It is the lowest value of a row that is shorter than its quota, and the highest value at quota
+    0. A full sort is not needed: the ``max_quota`` highest values contain it.
+    """
+    row_length = table.shape[-1]
     if table.device.type == "cpu":
-        most = int(quota.max())
-    longest = table.shape[-1] if most is None else max(1, min(most, table.shape[-1]))
-    best = table.topk(longest, dim=-1).values
-    quota = quota[..., None]
-    last = best.gather(-1, (quota - 1).clamp(0, longest - 1))
-    above = table > last
-    level = (table == last) & (table > -torch.inf)
-    room = quota - above.sum(-1, keepdim=True)
-    return above | (level & (level.cumsum(-1) <= room))
+        max_quota = int(quota.max())
+    depth = row_length if max_quota is None else max(1, min(max_quota, row_length))
+    falling = table.topk(depth, dim=-1).values
+    place = (quota[..., None] - 1).clamp(0, depth - 1)
+    return falling.gather(-1, place)
 
 
-def rank_within(group: Tensor, priority: Tensor, num_groups: int, among: Tensor) -> Tensor:
-    """Rank some elements inside their groups by falling priority.
+def rank_within(group: Tensor, priority: Tensor, num_groups: int, mask: Tensor) -> Tensor:
+    """Rank the eligible elements of each group by falling priority.
 
     Args:
         group: [N] int64 in 0..num_groups-1.
-        priority: [N] float; equal priorities keep their order, so that ranks are reproducible.
-        among: [N] bool, who takes part.
+        priority: [N] float; ties go to the lowest index.
+        mask: [N] bool, the eligible elements.
 
     Returns:
-        [N] int64, 0 = the highest priority of its group; anything for those who take no part.
+        [N] int64, 0 = the highest priority of its group; undefined for elements not eligible.
     """
-    group = torch.where(among, group, num_groups)
-    # A GPU sorts all of them faster than its host learns how many take part.
+    # The others form a group of their own behind all groups.
+    group = torch.where(mask, group, num_groups)
+    # A CPU sorts only the eligible. A GPU sorts all: its host would have to wait for their number.
     on_cpu = group.device.type == "cpu"
-    rows = torch.where(among)[0] if on_cpu else torch.arange(len(group), device=group.device)
+    rows = torch.where(mask)[0] if on_cpu else torch.arange(len(group), device=group.device)
     order = rows[priority[rows].argsort(descending=True, stable=True)]
     order = order[group[order].argsort(stable=True)]
-    sizes = count(group[rows], num_groups + 1)
-    first = sizes.cumsum(0) - sizes
+    first = starts(group[rows], num_groups + 1)
     rank = torch.zeros_like(group)
     rank[order] = torch.arange(len(order), device=group.device) - first[group[order]]
     return rank
 
 
 def count(group: Tensor, num_groups: int) -> Tensor:
-    """[num_groups] int64, the size of every group (``bincount`` without a host synchronisation)."""
+    """[num_groups] int64 sizes of the groups (``bincount``, but the host does not wait)."""
     sizes = torch.zeros(num_groups, dtype=torch.int64, device=group.device)
     return sizes.scatter_add_(0, group, torch.ones_like(group))
+
+
+def starts(group: Tensor, num_groups: int) -> Tensor:
+    """[num_groups] int64: where each group begins once the elements are sorted by group."""
+    sizes = count(group, num_groups)
+    return sizes.cumsum(0) - sizes

@@ -3,22 +3,30 @@
 import torch
 from torch import Tensor
 
+from samplers.arguments import check_budget
 from samplers.candidates import Candidates
-from samplers.quota import check_budget, take_quota
+from samplers.quota import take_quota
 
 
 class Random:
-    """B candidates an image, at most a fraction of them positive, uniformly at random.
+    """B candidates per image, at most a fraction of them positive, uniformly at random.
 
     Defaults of torchvision, detectron2 and mmdetection: 256 at 0.5 (RPN), 512 at 0.25 (RCNN).
-    Draws exactly what torchvision's sampler draws from the same generator state.
+    On a CPU it draws exactly what torchvision's sampler draws from the same generator state.
+
+    A quarter of 4 is one positive; three negatives fill the budget; the last row is ignored:
+
+    >>> from samplers.examples import one_image
+    >>> weights = Random(4, 0.25)(one_image(labels=[1, 1, 1, 0, 0, 0, 0, -1]))
+    >>> weights[:3].sum().item(), weights[3:7].sum().item(), weights[7].item()
+    (1.0, 3.0, 0.0)
 
     Args:
         batch_size_per_image: B, at least 1.
         positive_fraction: in [0, 1].
 
     Raises:
-        ValueError: a budget out of range.
+        ValueError: an argument out of range.
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
@@ -33,18 +41,19 @@ class Random:
 
 
 def shuffled(candidates: Candidates) -> Tensor:
-    """[N] float priorities, a random order of the positives and of the negatives of every image.
+    """[N] float priorities: a random order of the positives, and of the negatives, per image.
 
-    On a CPU these are the permutations that torchvision draws, image by image, positives first, so
-    that the same seed gives the same picks. On a GPU their lengths would have to be waited for.
+    On a CPU these are the permutations that torchvision draws, image by image and positives first,
+    so that the same seed gives the same picks. A GPU would have to wait for their lengths, so
+    there the priorities are plain random numbers.
     """
     if candidates.labels.device.type != "cpu":
         return noise(candidates)
     priority = torch.zeros(len(candidates.labels))
     first = 0
-    for image, labels in enumerate(candidates.labels.split(candidates.sizes)):
-        for kind in (labels > 0, labels == 0):
-            rows = first + torch.where(kind)[0]
+    for image, labels in enumerate(candidates.labels.split(list(candidates.sizes))):
+        for mask in (labels > 0, labels == 0):
+            rows = first + torch.where(mask)[0]
             order = torch.randperm(len(rows), generator=candidates.generator(image))
             priority[rows[order]] = -torch.arange(len(rows), dtype=torch.float32)
         first += len(labels)
@@ -52,7 +61,7 @@ def shuffled(candidates: Candidates) -> Tensor:
 
 
 def noise(candidates: Candidates) -> Tensor:
-    """[N] uniform in [0, 1), drawn image by image, so that an image's draw is its own."""
+    """[N] uniform in [0, 1), drawn per image: the draw of an image depends on no other image."""
     device = candidates.labels.device
     drawn = [
         torch.rand(size, generator=candidates.generator(image), device=device)

@@ -303,7 +303,7 @@ def assert_weights(weights: torch.Tensor, batch: Candidates, budget: int | None)
     assert weights.isfinite().all() and (weights >= 0).all()
     assert not weights[batch.labels < 0].any()
     if budget is not None:
-        assert (batch.by_image(weights > 0).sum(1) <= budget).all()
+        assert (batch.pad_by_image(weights > 0).sum(1) <= budget).all()
 
 
 @contextmanager

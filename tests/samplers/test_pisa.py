@@ -11,7 +11,8 @@ from small import part, stacked
 from torch import Tensor
 
 from samplers import PISA, Candidates, Prediction, Random, clusters
-from samplers.pisa import hierarchical_local_rank, importance, keep_total
+from samplers.local_rank import hierarchical_local_rank
+from samplers.pisa import importance, keep_total
 from samplers.quota import take_quota
 from samplers.random import shuffled
 

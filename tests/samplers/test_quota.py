@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import worked
 
-from samplers.quota import check_budget, count, highest, quotas, rank_within, take_quota
+from samplers.arguments import check_budget
+from samplers.quota import count, highest, quotas, rank_within, take_quota
 
 # Few distinct priorities, so that ties are the rule.
 ELEMENTS = st.lists(
