@@ -39,7 +39,7 @@ class Site(nn.Module):
         name: of the site within its detector, such as "rpn" or "rcnn2".
         kind: "rpn", "rcnn" or "dense".
         weigher: None = both losses as they are.
-        class_factor, box_factor: factors of the two terms.
+        class_factor, box_factor: factors of the two terms in training.
 
     Attributes:
         index: place of the site among those of its detector.
@@ -163,8 +163,9 @@ class Site(nn.Module):
         if weigher is not None:
             weighed = weigher(samples, class_values, box_values)
         class_term, box_term = self._normalized(samples, weighed, class_loss, box_loss)
-        class_name, box_name = self.term_names
-        terms = {class_name: self.class_factor * class_term, box_name: self.box_factor * box_term}
+        if self.training:
+            class_term, box_term = self.class_factor * class_term, self.box_factor * box_term
+        terms = dict(zip(self.term_names, (class_term, box_term), strict=True))
         terms |= {f"loss_{self.name}_{name}": value for name, value in weighed.terms.items()}
         return self._with_all_parameters(terms)
 

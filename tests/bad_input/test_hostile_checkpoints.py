@@ -106,7 +106,7 @@ def created(path: Path) -> str:
 
 
 NOT_OURS, NOT_PLAIN, NO_KEY = (
-    "which is not this project.s code",
+    "not this project's code",
     "no plain value",
     "which is not ours",
 )

@@ -58,6 +58,8 @@ def test_a_factor_multiplies_its_term() -> None:
     assert found.keys() == {"loss_classifier", "loss_box_reg"}
     plain = terms(site(), *arguments)
     assert list(found.values()) == [3.0 * plain[0], 0.5 * plain[1]]
+    # The validation loss is the same for every run.
+    assert terms(here.eval(), *arguments) == terms(site().eval(), *arguments)
 
 
 def test_guided_scaling_takes_its_size_from_the_box_term_and_its_direction_from_the_loss() -> None:
