@@ -147,9 +147,9 @@ def _refuse_keys(node: dict[Any, Any], path: str, trust: Sequence[str]) -> None:
     target = str(node["_target_"])
     package = target.partition(".")[0]
     if target not in OWN and package not in trust:
+        hint = "" if package in ("frcnn", "samplers") else f"; trust=[{package}] runs it"
         raise UserError(
-            f"{path}: its configuration names {target}, which is not this project's code; "
-            f"trust=[{package}] runs it"
+            f"{path}: its configuration names {target}, which is not this project's code{hint}"
         )
 
 

@@ -180,7 +180,7 @@ def test_the_traps_would_spring(
     file: Path, content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Without the check: so the tests above would fail if it let one through."""
-    monkeypatch.setattr(trained, "refuse_foreign", lambda config, path: None)
+    monkeypatch.setattr(trained, "refuse_foreign", lambda *_: None)
     content["config"]["loss"]["rpn"]["per"] = TRAPS[name][0](tmp_path / "sprung")
     refused(load, file, content)
     assert (tmp_path / "sprung").exists()
@@ -298,8 +298,8 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no-weights": (changed(model={}), "its model is no state dict"),
     "nested-weights": (changed(model={"a": {"b": torch.ones(1)}}), "its model is no state dict"),
     "weights-by-number": (changed(model={1: torch.ones(1)}), "its model is no state dict"),
-    "more-ids-than-names": (changed(category_ids=[1]), "class names are not one text a category"),
-    "names-of-numbers": (changed(class_names=[1, 2, 3]), "class names are not one text a category"),
+    "more-ids-than-names": (changed(category_ids=[1]), "class names are not one text per category"),
+    "names-of-numbers": (changed(class_names=[1, 2, 3]), "class names are not one text per category"),
     "other-classes": (changed(class_names=["a"], category_ids=[1]), "names 1 classes, but its"),
     "no-classes": (changed(class_names=[], category_ids=[]), "names 0 classes, but its"),
     "weight-missing": (with_model(lambda model: model.pop(BIAS)), "does not fit this model"),
@@ -320,14 +320,14 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no-model-in-config": (with_config("model", value=None), UNFIT),
     "empty-config": (changed(config={}), UNFIT),
     "unknown-network": (with_config("model", "name", value="vgg"), "'vgg' is not one of"),
-    "network-no-text": (with_config("model", "name", value=3), "3 is not one of"),
+    "network-no-text": (with_config("model", "name", value=3), "expected a text, got 3"),
     "part-text": (with_config("model", "backbone", value="x"), "model.backbone: only with"),
     "size-text": (with_config("model", "min_size", value="small"), "model.min_size: expected an"),
     "size-huge": (with_config("model", "max_size", value=10**30), "model.max_size: 1"),
     "score-nan": (with_config("model", "box_score_thresh", value=float("nan")), "between 0 and 1"),
     "no-loss": (with_config("loss", value={}), "no part for the site rpn"),
     "loss-text": (with_config("loss", "rpn", value="ce"), UNFIT),
-    "loss-unknown-option": (with_config("loss", "rpn", "x", value=1), "losses.CrossEntropy: "),
+    "loss-unknown-option": (with_config("loss", "rpn", "x", value=1), "loss.rpn: CrossEntropy"),
     "loss-is-data": (with_config("loss", "rpn", "_target_", value="frcnn.data.shapes"), ""),
     "loss-partial": (with_config("loss", "rpn", "_partial_", value=True), UNFIT),
     "states-unknown": (changed(sites={"x": {}}), UNFIT),
