@@ -250,7 +250,10 @@ def test_evaluate_runs_nothing_that_a_checkpoint_names(
         saved["config"]["loss"]["rpn"]["per"] = place
         checkpoint.save(folder / "evil.pt", saved)
         assert call(evaluate.main, "checkpoint=evil.pt", "workers=0") == 1
-        assert "frcnn.runfolder.checkpoint.os.mkdir, which is not this project's code" in capsys.readouterr().err
+        assert (
+            "frcnn.runfolder.checkpoint.os.mkdir, which is not this project's code"
+            in capsys.readouterr().err
+        )
     assert not (folder / "trap").exists()
 
 

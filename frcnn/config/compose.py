@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import hydra
 import yaml
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -150,7 +151,7 @@ class Job:
             return None
 
     def _checked(
-        self, config: DictConfig, settings: DictConfig
+        self, config: DictConfig, settings: HydraConf
     ) -> tuple[dict[str, Any], dict[str, str]]:
         overrides = list(settings.overrides.task)
         options = settings.runtime.choices.items()
@@ -163,7 +164,7 @@ class Job:
 
 
 @contextmanager
-def _run_folder(settings: DictConfig, folder: Path) -> Iterator[None]:
+def _run_folder(settings: HydraConf, folder: Path) -> Iterator[None]:
     """Lock the run's folder and record the run's status, in the process that keeps the folder."""
     launched = detect_launcher()
     # Of a launcher's processes the first one keeps the run's folder.
@@ -238,7 +239,7 @@ def checked(
     return plain
 
 
-def plain_values(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+def plain_values(config: Any, resolve: bool = True) -> dict[str, Any]:
     """A configuration as dicts, lists and scalars; interpolations stay unless resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 

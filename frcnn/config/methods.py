@@ -14,7 +14,7 @@ The sites are those of the model files: ``sites:`` maps site names to kinds. Fol
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
@@ -53,16 +53,17 @@ def all_sites(roots: Sequence[Path]) -> dict[str, str]:
     sites: dict[str, str] = {}
     for root in roots:
         for file in sorted((root / "model").glob("*.yaml")):
-            for site, kind in (OmegaConf.load(file).get("sites") or {}).items():
+            model: Any = OmegaConf.load(file)
+            for site, kind in (model.get("sites") or {}).items():
                 if sites.setdefault(site, kind) != kind:
                     raise ConfigError(f"{file}: site {site} is of kind {sites[site]} elsewhere")
     # A site that no model has yet is still there for presets.
-    return sites | {kind: kind for kind in kinds() if kind not in sites}
+    return sites | {str(kind): str(kind) for kind in kinds() if kind not in sites}
 
 
 def kinds() -> DictConfig:
     """What is usual at each kind of site: budget and largest share of positives."""
-    return OmegaConf.load(Path(CONF, "kinds.yaml"))
+    return cast(DictConfig, OmegaConf.load(Path(CONF, "kinds.yaml")))
 
 
 def site_defaults(sites: Mapping[str, str]) -> dict[str, Any]:
@@ -76,14 +77,14 @@ def site_defaults(sites: Mapping[str, str]) -> dict[str, Any]:
 
 def definition(file: Path, site: str, kind: str) -> DictConfig:
     """A method's definition at one site."""
-    node = OmegaConf.create(file.read_text().replace("SITE", site))
+    node: Any = OmegaConf.create(file.read_text().replace("SITE", site))
     by_kind = node.pop("kinds", {})
-    return OmegaConf.merge(node, by_kind.get(kind, {}))
+    return cast(DictConfig, OmegaConf.merge(node, by_kind.get(kind, {})))
 
 
 def preset(file: Path, group: str, sites: Mapping[str, str]) -> dict[str, Any]:
     """A preset for all sites."""
-    node = OmegaConf.to_container(OmegaConf.load(file))
+    node: Any = OmegaConf.to_container(OmegaConf.load(file))
     values = node.pop("set", {})
     missing = sorted(set(sites.values()) - node.keys())
     if missing:
@@ -130,8 +131,9 @@ def folders_of(arguments: Sequence[str]) -> list[Path]:
     except HydraException:
         return [Path(folder) for folder in found]  # Hydra itself says what is wrong
     for override in overrides:
-        if override.key_or_group == "hydra.searchpath" and isinstance(override.value(), list):
-            found += [_folder(str(entry)) for entry in override.value()]
+        value = override.value()
+        if override.key_or_group == "hydra.searchpath" and isinstance(value, list):
+            found += [_folder(str(entry)) for entry in value]
     return [Path(folder) for folder in found if folder]
 
 

@@ -87,8 +87,8 @@ class DetectionDataset(Dataset):
         columns = self.boxes, self.labels, self.ignore, self.areas
         self.boxes, self.labels, self.ignore, self.areas = (c[objects] for c in columns)
         self.offsets = np.concatenate([[0], np.cumsum(counts[wanted])]).astype(np.int64)
-        columns = self.files, self.widths, self.heights
-        self.files, self.widths, self.heights = (c[wanted] for c in columns)
+        self.files, self.widths = self.files[wanted], self.widths[wanted]
+        self.heights = self.heights[wanted]
         self.image_ids = [self.image_ids[row] for row in np.flatnonzero(wanted).tolist()]
 
     def ground_truth(self) -> dict[str, list[dict]]:

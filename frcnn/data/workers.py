@@ -89,8 +89,13 @@ def dead_workers_named(*loaders: DataLoader) -> Iterator[None]:
             raise
         how = re.search(r"killed by signal: [^.]+|exit code \d+", text)
         pids = [int(pid) for pid in found[1].split(",")]
-        images = [image for loader in loaders for image in loader.dataset.read_by(pids)]
+        images = [image for loader in loaders for image in _watched(loader).read_by(pids)]
         raise UserError(
             f"{', '.join(images) or 'before any image'}: a data worker died while it read this "
             f"({how[0] if how else 'no signal'}); if memory ran out, take fewer trainer.workers"
         ) from error
+
+
+def _watched(loader: DataLoader) -> Watched:
+    assert isinstance(loader.dataset, Watched)
+    return loader.dataset

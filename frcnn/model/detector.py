@@ -21,7 +21,7 @@ from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
 from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
 from frcnn.sites.assigners import Assigner
-from frcnn.sites.site import Site
+from frcnn.sites.site import Site, Sites
 from frcnn.sites.weighers import Weigher
 from samplers import Sampler
 
@@ -77,7 +77,7 @@ class Detector(FasterRCNN):
             detector's; their states are not in ``state_dict``, whose names are torchvision's.
     """
 
-    sites: nn.ModuleDict
+    sites: Sites
 
     def __init__(self, base: FasterRCNN, sites: Mapping[str, Site], append_objects: bool) -> None:
         # The modules stay torchvision's, with its options: only their class changes.

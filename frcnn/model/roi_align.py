@@ -10,6 +10,7 @@ levels and images, C channels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ class FastRoIAlign(MultiScaleRoIAlign):
 
     torchvision's own kernel serves other devices.
     """
+
+    scales: list[float] | None
+    map_levels: Any
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]

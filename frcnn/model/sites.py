@@ -10,7 +10,7 @@ from frcnn.errors import ConfigError
 from frcnn.losses import BoxLoss, ClassLoss, CrossEntropy, SmoothL1
 from frcnn.sites.assigners import MaxIoU
 from frcnn.sites.kinds import KINDS
-from frcnn.sites.site import Site
+from frcnn.sites.site import Site, Sites
 from samplers import Random
 
 PREFIX = "sites."
@@ -96,7 +96,7 @@ def add_sites(network: nn.Module, sites: Mapping[str, Site]) -> None:
     """
     for index, site in enumerate(sites.values()):
         site.index = index
-    network.sites = nn.ModuleDict(dict(sites))
+    network.sites = Sites(dict(sites))
     network.register_state_dict_post_hook(_drop_sites)
     network.register_load_state_dict_post_hook(_do_not_miss_sites)
 

@@ -100,6 +100,7 @@ class ProcessGroup(SingleProcess):
 
     def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager:
         """Around a forward and backward pass; gradients meet in the ``last`` one of a step."""
+        assert isinstance(model, DistributedDataParallel)
         return nullcontext() if last else model.no_sync()
 
 
@@ -126,6 +127,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         mean = all_reduce(values.sum(axes)) / size
         centered = values - mean[:, None, None]
         variance = all_reduce(centered.square().sum(axes)) / size
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.no_grad():
             unbiased = variance * size / (size - 1)
             for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):

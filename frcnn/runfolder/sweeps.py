@@ -67,20 +67,21 @@ def summed_up() -> Iterator[None]:
         yield
         ended = True
     finally:
-        notes = Sweep.folder.rglob(NOTE) if Sweep.folder else ()
-        counts = Counter(note.read_text() for note in notes)
+        folder = Sweep.folder
+        notes: list[Path] = list(folder.rglob(NOTE)) if folder else []
+        counts: Counter[str] = Counter(note.read_text() for note in notes)
         if counts:
             more = [name for name in counts if name not in OUTCOMES]
             text = ", ".join(f"{counts[name]} {name}" for name in (*OUTCOMES, *more))
-            log.info("runs in %s: %s", Sweep.folder, text)
+            log.info("runs in %s: %s", folder, text)
             # Optuna's search ends well where jobs have failed.
-            if Sweep.by_clock and (counts["failed"] or not ended):
-                log.info("to go on: the same command with run_name=%s", Sweep.folder.name)
+            if folder and Sweep.by_clock and (counts["failed"] or not ended):
+                log.info("to go on: the same command with run_name=%s", folder.name)
 
 
 def _by_clock(config: DictConfig) -> bool:
     """Whether the sweep's folder is called after the time, and run_name= says which one it is."""
-    plain = OmegaConf.to_container(config, resolve=False)
+    plain: Any = OmegaConf.to_container(config, resolve=False)
     by_name = plain["hydra"]["sweep"]["dir"] == "runs/${run_name}"
     return by_name and "${now:" in str(plain["run_name"])
 

@@ -26,7 +26,7 @@ def config_from_version_1(config: dict[str, Any]) -> dict[str, Any]:
     """The same configuration with the keys of this version."""
     old = dict(config["model"])
     ignore_ioa = old.pop("ignore_ioa", 0.5)
-    assigner = {}
+    assigner: dict[str, dict[str, Any]] = {}
     for site, (name, keep_best) in THRESHOLDS.items():
         assigner[site] = {
             "_target_": "frcnn.sites.assigners.MaxIoU",
@@ -35,7 +35,8 @@ def config_from_version_1(config: dict[str, Any]) -> dict[str, Any]:
             "keep_best": keep_best,
             "ignore_ioa": ignore_ioa,
         }
-    model = {"_target_": "frcnn.model.build_detector", "sites": {"rpn": "rpn", "rcnn": "rcnn"}}
+    model: dict[str, Any] = {"_target_": "frcnn.model.build_detector"}
+    model |= {"sites": {"rpn": "rpn", "rcnn": "rcnn"}}
     model |= {"backbone_width": 1, "append_objects": True} | old
     factors = config.get("loss_weight", {})
     loss_weight = {

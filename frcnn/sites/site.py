@@ -5,9 +5,9 @@ Shape letters: N candidates of the batch, K rows of them, P positives among thes
 class-agnostic (the RPN).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, ItemsView, Sequence, ValuesView
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -267,6 +267,16 @@ class Site(nn.Module):
         if self.seed is None:
             return None
         return torch.Generator(device).manual_seed(self.seed)
+
+
+class Sites(nn.ModuleDict):
+    """The sites of a detector by name, in the order in which the network meets them."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> Site: ...
+        def values(self) -> ValuesView[Site]: ...
+        def items(self) -> ItemsView[str, Site]: ...
 
 
 def _at(values: Tensor | None, rows: Tensor) -> Tensor | None:

@@ -225,6 +225,9 @@ class NullTracker:
     log_table = log_images = log_histograms = summary = lambda *_, **__: None
 
 
+AnyTracker = Tracker | NullTracker
+
+
 def _plain(value: Any) -> Any:
     """A 0-d tensor or numpy scalar as its Python value, and None for what JSON cannot hold."""
     value = value.item() if hasattr(value, "item") else value

@@ -25,7 +25,7 @@ from frcnn.parallel.group import SingleProcess
 from frcnn.runfolder.checkpoint import save
 from frcnn.runfolder.signals import defer_signals
 from frcnn.tracking.sampling import sampling_report
-from frcnn.tracking.tracker import Tracker
+from frcnn.tracking.tracker import AnyTracker
 from samplers import Candidates
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         total_steps: int,
-        tracker: Tracker,
+        tracker: AnyTracker,
         folder: Path,
         options: Options,
         own_optimizers: Mapping[str, torch.optim.Optimizer] = NO_OPTIMIZERS,

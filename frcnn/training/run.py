@@ -37,7 +37,7 @@ from frcnn.runfolder import checkpoint
 from frcnn.runfolder.environment import record_environment, record_settings
 from frcnn.runfolder.files import write_text
 from frcnn.runfolder.signals import Stop, defer_signals
-from frcnn.tracking.tracker import NullTracker, Tracker
+from frcnn.tracking.tracker import AnyTracker, NullTracker, Tracker
 from frcnn.training.loop import Engine, Options
 from frcnn.training.resume import Resumed, checkpoint_to_resume, finished
 
@@ -139,12 +139,12 @@ class Run:
             self._train(engine, batches, tracker)
         return self.best["AP"]
 
-    def _tracker(self, state: dict[str, Any] | None) -> Tracker | NullTracker:
+    def _tracker(self, state: dict[str, Any] | None) -> AnyTracker:
         if not self.processes.first:
             return NullTracker()
         return Tracker(self.folder, self._wandb(), self.config, self.choices, state)
 
-    def _engine(self, tracker: Tracker, batches: AspectGroupedBatches) -> Engine:
+    def _engine(self, tracker: AnyTracker, batches: AspectGroupedBatches) -> Engine:
         trainer = self.config["trainer"]
         own_optimizers = methods_optimizers(self.detector)
         trained = parameters_for(self.detector, own_optimizers.values())
@@ -171,7 +171,7 @@ class Run:
             own_optimizers,
         )
 
-    def _train(self, engine: Engine, batches: AspectGroupedBatches, tracker: Tracker) -> None:
+    def _train(self, engine: Engine, batches: AspectGroupedBatches, tracker: AnyTracker) -> None:
         trainer = self.config["trainer"]
         loader = make_loader(self.train_set, batches, trainer["workers"])
         val_loader = validation_loader(
@@ -196,7 +196,7 @@ class Run:
         batches: AspectGroupedBatches,
         loader: DataLoader,
         val_loader: DataLoader,
-        tracker: Tracker,
+        tracker: AnyTracker,
     ) -> Found | None:
         """Train and validate to the end; what the last validation found, if there was one."""
         seconds = 60 * self.config["trainer"]["checkpoint_minutes"]
@@ -226,7 +226,7 @@ class Run:
             log.info("no better AP in %d validations: stopping", self.since_best)
         return out
 
-    def _validate(self, engine: Engine, loader: DataLoader, tracker: Tracker) -> Found:
+    def _validate(self, engine: Engine, loader: DataLoader, tracker: AnyTracker) -> Found:
         found = detections, losses, metrics = self._detect(loader)
         pictures = self._pictures(detections)
         epoch = -(-engine.step // self.steps_per_epoch)
@@ -240,7 +240,7 @@ class Run:
 
     def _record(
         self,
-        tracker: Tracker,
+        tracker: AnyTracker,
         metrics: dict[str, Any],
         losses: dict[str, float],
         pictures: list[Any],
@@ -281,7 +281,7 @@ class Run:
         return [(to_pil_image(image), target, found) for (image, target), found in samples]
 
     def _finish(
-        self, engine: Engine, loader: DataLoader, tracker: Tracker, found: Found | None
+        self, engine: Engine, loader: DataLoader, tracker: AnyTracker, found: Found | None
     ) -> None:
         if found is None:  # resumed when all was done: the numbers are those of the weights
             with dead_workers_named(loader):
@@ -305,12 +305,12 @@ class Run:
         last["seconds"] = summary["seconds"]
         tracker.summary({f"last/{k}": v for k, v in last.items()})
 
-    def _save_last(self, engine: Engine, tracker: Tracker) -> None:
+    def _save_last(self, engine: Engine, tracker: AnyTracker) -> None:
         """Write ``last.pt``; a signal waits until it is there."""
         with defer_signals():
             self._write_last(engine, tracker)
 
-    def _write_last(self, engine: Engine, tracker: Tracker) -> None:
+    def _write_last(self, engine: Engine, tracker: AnyTracker) -> None:
         """All that the run needs to go on from here, records included."""
         self._saved = time.perf_counter()
         if not self.processes.first:
