@@ -133,9 +133,11 @@ class Job:
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
         try:
-            with _run_folder(settings, folder):
+            with _run_folder(settings, folder) as keeps:
                 with defer_signals():  # Hydra would turn a signal into an error of its own
                     plain, choices = self._checked(config, settings)
+                if keeps:  # Hydra saved the sites that the network lacks, too
+                    OmegaConf.save(config, folder / str(settings.output_subdir) / "config.yaml")
                 return self.task(plain, choices, folder)
         except Stop as stop:
             pass_on(stop)
@@ -164,8 +166,11 @@ class Job:
 
 
 @contextmanager
-def _run_folder(settings: HydraConf, folder: Path) -> Iterator[None]:
-    """Lock the run's folder and record the run's status, in the process that keeps the folder."""
+def _run_folder(settings: HydraConf, folder: Path) -> Iterator[bool]:
+    """Lock the run's folder and record the run's status, in the process that keeps the folder.
+
+    Yields whether this process does.
+    """
     launched = detect_launcher()
     # Of a launcher's processes the first one keeps the run's folder.
     keeps = settings.output_subdir is not None and (launched is None or launched.rank == 0)
@@ -174,7 +179,7 @@ def _run_folder(settings: HydraConf, folder: Path) -> Iterator[None]:
         if keeps:
             stack.enter_context(locked(folder))
             stack.enter_context(record_status(folder, settings.overrides.task))
-        yield
+        yield keeps
 
 
 def _log_failed_job(error: Exception, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from processes import CPU
 from tiny import SMALL, call, lines, small_network, the_same
 from torch import Tensor
@@ -143,6 +144,8 @@ def test_a_detector_with_three_sites(tmp_path: Path) -> None:
     trained(cut, *options)
     assert the_same(cut, whole)
     assert evaluated(whole, tmp_path / "e") == 0
+    recorded = OmegaConf.load(whole / ".hydra/config.yaml")
+    assert set(recorded.sampler) == set(recorded.site) == {"rpn", "rcnn", "rcnn2"}
 
 
 def test_three_sites_are_reported(tmp_path: Path) -> None:
