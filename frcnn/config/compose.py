@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import hydra
 import yaml
+from hydra._internal.utils import _locate
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -284,7 +285,7 @@ def _check_targets(prefix: str, node: Mapping[str, Any], reference: Mapping[str,
 def target_of(path: str, node: Mapping[str, Any]) -> Any:
     """The callable that a node's ``_target_`` names; ConfigError where it cannot be imported."""
     try:
-        return hydra.utils.get_object(str(node["_target_"]))
+        return _locate(str(node["_target_"]))
     except Exception as error:  # whatever the user's own module raises when it is imported
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(f"{path}: {node['_target_']} cannot be imported ({reason})") from error
