@@ -90,6 +90,11 @@ def test_without_a_box_term_the_guided_loss_is_a_mean_over_samples() -> None:
     assert (class_term.item(), box_term.item()) == (pytest.approx(math.log(3)), 0)
     class_term.backward()
     assert logits.grad[0, 0] < 0  # a batch of background still teaches
+    # With boxes that are perfect already it is a mean over samples too, not over positives.
+    boxes, gt = ASSIGNED.boxes[ROWS], ASSIGNED.gt_boxes[ASSIGNED.gt[ROWS]]
+    perfect = CODER.encode_single(gt, boxes)[:, None].repeat(1, 3, 1)
+    class_term, box_term = terms(here, ASSIGNED, ROWS, torch.ones(3), torch.zeros(3, 3), perfect)
+    assert (class_term.item(), box_term.item()) == (pytest.approx(math.log(3)), 0)
     # Nor is a perfect class loss a division by zero.
     certain = torch.tensor([[-300.0, -300, 300], [300, 0, 0], [-300, 300, -300]])
     weights, deltas = torch.ones(3), torch.zeros(3, 3, 4)
