@@ -368,6 +368,8 @@ class Run:
         parts = ", ".join(f"{group}={option}" for group, option in sorted(self.choices.items()))
         log.info("%s", parts)
         images = f"{len(self.train_set)} training and {len(self.val_set)} validation images"
+        if self.config["trainer"]["accumulate"] > 1:
+            log.info("trainer.accumulate: normalizers and statistics are per batch, not per step")
         trained = sum(p.numel() for p in self.detector.parameters() if p.requires_grad)
         fixed = sum(p.numel() for p in self.detector.parameters()) - trained
         log.info("%s of %d classes", images, self.train_set.num_classes - 1)
