@@ -16,6 +16,13 @@ def test_iou_of_pairs() -> None:
     assert found[1:].tolist() == [0, 0]
 
 
+def test_a_box_at_the_threshold_heads_its_own_cluster() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # IoU 1/2 exactly
+    image, needed = torch.tensor([0, 0]), torch.tensor([2])
+    assert local_clusters(boxes, image, needed, 0.5).tolist() == [0, 1]
+    assert local_clusters(boxes, image, needed, 0.4999).tolist() == [0, 0]
+
+
 def test_a_head_takes_its_own_neighbours_in_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
     # IoU of neighbours 7/13, of the ends of the chain 4/16: 1 falls to 0, 2 heads its own and takes
     # 3. Image 1 has the boxes of 0 and 1 once more.

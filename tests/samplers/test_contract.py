@@ -1,5 +1,6 @@
 """What every sampler of conf/sampler keeps to, at its site; a new option is found by itself."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from frcnn.sites.assigners import MaxIoU
 from frcnn.sites.kinds import KINDS
 from frcnn.sites.site import Site
 from samplers import All, Candidates, Prediction, Sampler
+from samplers.candidates import single_process
 
 OPTIONS = [
     (site, file.stem)
@@ -283,6 +285,29 @@ def test_a_loss_that_is_not_a_number_is_refused_by_those_who_look(
             sampler(stacked(parts, range(3)))
     else:
         assert sampler(stacked(parts, range(3))).isfinite().all()
+
+
+@pytest.mark.parametrize(("site", "name", "values"), CHOICES)
+def test_every_draw_waits_for_other_processes_equally_often(
+    site: str, name: str, values: str
+) -> None:
+    sampler, _ = sampler_of(site, name, values)
+    found: dict[str, Counter[str]] = {}
+    for case in CASES:
+        candidates, calls = stacked(parts_of(case, site)), Counter[str]()
+
+        def predict(rows: Tensor, before: Any = candidates.predict, calls: Any = calls) -> Any:
+            calls["predict"] += 1
+            return before(rows)
+
+        def gather(rows: Tensor, calls: Any = calls) -> tuple[Tensor, slice]:
+            calls["gather"] += 1
+            return single_process(rows)
+
+        sampler(replace(candidates, predict=predict, gather=gather))
+        found[case] = calls
+    # A process that calls less often, for instance without any row, makes all others wait for ever.
+    assert all(calls == found["three images"] for calls in found.values()), found
 
 
 @pytest.mark.parametrize(("site", "name", "values"), CHOICES)

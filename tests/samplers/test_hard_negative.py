@@ -41,11 +41,18 @@ def test_the_ratio_is_at_most_kept() -> None:
     assert picks(HardNegative(ratio=1.5)) == [0, 2, 8, 9, 10]
 
 
-def test_arguments_out_of_range() -> None:
-    with pytest.raises(ValueError, match="ratio"):
-        HardNegative(ratio=-1)
-    with pytest.raises(ValueError, match="min_negatives"):
-        HardNegative(min_negatives=-1)
+def test_a_ratio_too_large_for_64_bits_keeps_every_negative() -> None:
+    # Image 1 has no positive and keeps nothing.
+    assert picks(HardNegative(ratio=1e30)) == [0, 1, 2, 3, 8, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ratio", -1.0), ("ratio", float("nan")), ("ratio", float("inf")), ("min_negatives", -1)],
+)
+def test_arguments_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        HardNegative(**{name: value})
 
 
 @settings(deadline=None, max_examples=60)

@@ -198,11 +198,22 @@ def test_noise_of_an_image_is_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_bins", 0), ("edges", "x"), ("floor", 0.5), ("floor_fraction", 2.0)],
+    [
+        ("batch_size_per_image", 0),
+        ("positive_fraction", -0.1),
+        ("negative_iou", 1.5),
+        ("negative_iou", float("nan")),
+        ("num_bins", 0),
+        ("edges", "x"),
+        ("floor", 0.5),
+        ("floor", -0.1),
+        ("floor_fraction", 2.0),
+    ],
 )
 def test_arguments_out_of_range(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=name):
-        IoUBalanced(10, 0.5, 0.5, **{name: value})
+    usual = {"batch_size_per_image": 10, "positive_fraction": 0.5, "negative_iou": 0.5}
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        IoUBalanced(**(usual | {name: value}))
 
 
 # --- against loops ---------------------------------------------------------------------------

@@ -167,18 +167,18 @@ def test_a_loss_that_is_not_finite_is_refused_unless_ignored(value: float) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("name", "value"),
     [
-        {"batch_size_per_image": 0},
-        {"batch_size_per_image": 1, "positive_fraction": 1.5},
-        {"batch_size_per_image": 1, "nms_iou": 0.0},
-        {"batch_size_per_image": 1, "nms_iou": 1.1},
-        {"batch_size_per_image": 1, "rank_by": "box_loss"},
+        ("batch_size_per_image", 0),
+        ("positive_fraction", 1.5),
+        ("nms_iou", 0.0),
+        ("nms_iou", 1.1),
+        ("rank_by", "box_loss"),
     ],
 )
-def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match="batch_size_per_image|positive_fraction|nms_iou|rank_by"):
-        OHEM(**arguments)
+def test_arguments_out_of_range_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        OHEM(**({"batch_size_per_image": 1} | {name: value}))
 
 
 def test_ranks_half_precision_as_it_stands() -> None:

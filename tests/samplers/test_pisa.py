@@ -151,6 +151,28 @@ def test_objects_are_numbered_over_the_batch() -> None:
     assert PISA(4, 0.5, gamma_p=1)(candidates).tolist() == pytest.approx([1 / 2, 3 / 2, 1])
 
 
+def test_an_object_comes_before_the_iou() -> None:
+    # 0 (0.9) and 1 (0.8) cover one object, 2 (0.6) another. First at their objects: 0, then 2. So
+    # 1 comes last: u = 1, 1/3, 2/3, in all 2, times 3/2. By IoU alone 2 would come last.
+    candidates = positives([0.9, 0.8, 0.6], [0, 0, 1], [1, 1, 1])
+    assert PISA(6, 0.5, gamma_p=1)(candidates).tolist() == pytest.approx([3 / 2, 1 / 2, 1])
+
+
+def test_positives_are_ranked_among_those_of_all_processes() -> None:
+    # Here 0 (0.9) and 1 (0.8) at one object; in the process before it C (0.6) and D (0.5) at
+    # another. First C, second D of theirs: 0, C, 1, D, so u = 1 and 1/2 here. All losses are 1:
+    # 4 / (1 + 3/4 + 1/2 + 1/4). Were both objects one, 1 would come before C.
+    others = [torch.tensor([OBJECT]), torch.tensor([[0, 1, 0.6, 1], [0, 1, 0.5, 1]])]
+
+    def gather(rows: Tensor) -> tuple[Tensor, slice]:
+        first = others.pop(0).to(rows)
+        return torch.cat([first, rows]), slice(len(first), len(first) + len(rows))
+
+    candidates = replace(positives([0.9, 0.8], [0, 0], [1, 1]), gather=gather)
+    assert PISA(4, 0.5, gamma_p=1)(candidates).tolist() == pytest.approx([8 / 5, 4 / 5])
+    assert not others
+
+
 def test_only_drawn_positives_are_ranked() -> None:
     # Two of four are drawn: u = 1 and 1/2, times 2 / 1.5, whichever they are.
     weights = PISA(4, 0.5, gamma_p=1)(positives([0.9, 0.8, 0.7, 0.6], [0] * 4, [1] * 4))
@@ -355,17 +377,20 @@ def test_what_is_not_finite_is_refused(key: str, value: float) -> None:
     ("name", "value"),
     [
         ("batch_size_per_image", 0),
+        ("positive_fraction", 1.5),
         ("gamma_p", -1.0),
+        ("gamma_p", float("inf")),
         ("gamma_n", float("nan")),
         ("beta_p", 1.5),
         ("beta_n", -0.1),
         ("rank_scale", "n"),
         ("score_threshold", 2.0),
         ("cluster_iou", 0.0),
+        ("cluster_iou", 1.1),
     ],
 )
 def test_arguments_out_of_range(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name} must be "):
         PISA(**({"batch_size_per_image": 8, "positive_fraction": 0.5} | {name: value}))
 
 

@@ -101,5 +101,5 @@ def test_a_quota_is_filled_image_by_image(
 
 @pytest.mark.parametrize(("budget", "fraction"), [(0, 0.5), (1, -0.1), (1, 1.1), (1, float("nan"))])
 def test_a_budget_out_of_range_is_refused(budget: int, fraction: float) -> None:
-    with pytest.raises(ValueError, match="batch_size_per_image|positive_fraction"):
+    with pytest.raises(ValueError, match="^(batch_size_per_image|positive_fraction) must be "):
         check_budget(budget, fraction)
