@@ -92,13 +92,6 @@ def test_isr_p_of_a_to_e() -> None:
 # --- ISR-P -----------------------------------------------------------------------------------
 
 
-def test_the_best_of_each_object_comes_before_the_second_best_of_any() -> None:
-    # A (0.9) and B (0.85) cover one object, C (0.6) another: A C B, though B overlaps more than C.
-    # u = 1, 2/3, 1/3 in that order; gamma 1, all losses 1: times 3 / 2.
-    weights = PISA(8, 0.5, gamma_p=1)(positives([0.9, 0.85, 0.6], [0, 0, 1], [1, 1, 1]))
-    assert weights.tolist() == pytest.approx([3 / 2, 1 / 2, 1])
-
-
 def test_importance() -> None:
     # r = 0, 2 of n = 4: u = 1, 1/2. beta 1/2: (u + 1) / 2 = 1, 3/4. gamma 2: 1, 9/16.
     rank, n = torch.tensor([0, 2]), torch.tensor(4)
