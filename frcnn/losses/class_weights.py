@@ -1,4 +1,4 @@
-"""A weight a class: fixed, by frequency, or by effective number.
+"""A weight per class: fixed, by frequency, or by effective number.
 
 Shape letters: K samples, C foreground classes.
 """

@@ -13,7 +13,7 @@ from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
 
 
 class Focal(SoftmaxLoss):
-    """Over a softmax, background a class: ``-alpha_y (1 - q)^gamma log q``, q = softmax[y].
+    """Over a softmax with background as a class: ``-alpha_y (1 - q)^gamma log q``, q = softmax[y].
 
     Equation 5 with the probability of the label in place of p_t; the paper has the sigmoid form
     only. At the RPN, whose logits are ``[0, x]``, both are the same.

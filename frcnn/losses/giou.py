@@ -10,7 +10,7 @@ class GIoU(Divided):
     """``weight (1 - GIoU)`` of the decoded box and its object, in [0, 2 weight] (algorithm 1).
 
     Args:
-        weight: factor, > 0: one number a box stands against the sum of four elsewhere. The common
+        weight: factor, > 0: it balances one number per box against four elsewhere. The common
             value at the RCNN head is 10.
         per: as for ``SmoothL1``.
 

@@ -100,7 +100,7 @@ class Detector(FasterRCNN):
 class Transform(GeneralizedRCNNTransform):
     """torchvision's resizing, which takes the ignore areas along with the boxes.
 
-    Mean and deviation go to a GPU once, not twice an image.
+    The mean and the deviation are copied to a GPU once, not for every image.
     """
 
     def normalize(self, image: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Engine:
     ) -> None:
         """Train to the end of an epoch, from wherever in it ``step`` stands.
 
-        SIGTERM and Ctrl-C are held during a step; outside of it weights, records and ``step``
+        SIGTERM and Ctrl-C wait until a step ends; between steps weights, records and ``step``
         agree, and ``after_step`` may save them.
         """
         per_epoch = math.ceil(len(batches) / self.options.accumulate)
@@ -281,7 +281,7 @@ class Window:
         self.mark = time.perf_counter()
 
     def record(self) -> dict[str, float]:
-        """Mean losses, throughput, seconds a step and the share of them spent waiting for data."""
+        """Mean losses, throughput, seconds per step and the share of them spent waiting for data."""
         seconds = self.mark - self.start
         means = {f"train/{n}": float(np.mean([t[n] for t in self.terms])) for n in self.terms[0]}
         return means | {
