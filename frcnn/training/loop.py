@@ -281,7 +281,7 @@ class Window:
         self.mark = time.perf_counter()
 
     def record(self) -> dict[str, float]:
-        """Mean losses, throughput, seconds per step and the share of them spent waiting for data."""
+        """Mean losses, images per second, seconds per step, share of time waiting for data."""
         seconds = self.mark - self.start
         means = {f"train/{n}": float(np.mean([t[n] for t in self.terms])) for n in self.terms[0]}
         return means | {
