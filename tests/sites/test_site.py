@@ -243,3 +243,38 @@ def test_a_state_moves_once_a_step_whatever_the_sampler_asks() -> None:
     assert model.sites["rcnn"].class_loss.steps.item() == 1
     model.eval()(*batch(3, 2))
     assert model.sites["rcnn"].class_loss.steps.item() == 1
+
+
+def test_in_eval_mode_the_draw_is_random_whatever_the_sampler() -> None:
+    seen = []
+    for sampler in (All(), OHEM(1)):
+        here = site()
+        here.sampler = sampler
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        rows, _ = here.eval().draw(ASSIGNED, None, generators)  # it asks for no prediction
+        seen.append(rows.tolist())
+    assert seen[0] == seen[1] == [0, 1, 3]  # the kind's budget holds all three
+
+
+def test_every_site_draws_from_a_stream_of_its_own() -> None:
+    firsts = [
+        torch.rand(1, generator=site_generators([{"seed": 5}], index, torch.device("cpu"))[0])
+        for index in range(6)
+    ]
+    assert len({value.item() for value in firsts}) == 6
+
+
+class ScaledToTheClassTerm(SmoothL1):
+    """A box loss whose term equals the class term, as in rank and sort."""
+
+    def normalizer(self, samples: Samples) -> Tensor:
+        return samples.box_sum / samples.class_term()
+
+
+def test_a_box_loss_may_be_scaled_to_the_class_term() -> None:
+    here = site()
+    here.box_loss = ScaledToTheClassTerm(1.0)
+    class_term, box_term = terms(
+        here, ASSIGNED, ROWS, torch.ones(3), torch.zeros(3, 3), torch.zeros(3, 3, 4)
+    )
+    assert box_term.item() == pytest.approx(class_term.item()) == pytest.approx(math.log(3))
