@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
 from omegaconf import ListConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -163,11 +164,21 @@ def voc(folder: Path, classes: list[str]) -> None:
         (folder / f"ImageSets/Main/{split}.txt").write_text("a\n")
 
 
+def nested_copy(groups: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested dicts, whose other values are shared."""
+    return {k: nested_copy(v) if isinstance(v, dict) else v for k, v in groups.items()}
+
+
 @contextmanager
 def command_line(*arguments: str) -> Iterator[None]:
-    """Arguments of an entry point called in this process, which keeps its log handlers."""
-    root = logging.getLogger()
+    """Arguments of an entry point called in this process.
+
+    The process keeps its log handlers and its sites: a ``--config-dir`` may add options of some.
+    """
+    root, stored = logging.getLogger(), ConfigStore.instance().repo
     handlers, level = root.handlers[:], root.level
+    own = ("site_defaults.yaml", *GROUPS)
+    before = nested_copy({key: stored[key] for key in own if key in stored})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["frcnn", *arguments])
         try:
@@ -176,6 +187,9 @@ def command_line(*arguments: str) -> Iterator[None]:
             for handler in set(root.handlers) - set(handlers):
                 handler.close()
             root.handlers, root.level = handlers, level
+            for key in own:
+                stored.pop(key, None)
+            stored.update(before)
 
 
 def call(main: Callable[[], None], *arguments: str) -> int:

@@ -19,6 +19,7 @@ class Trainer:
     devices: Positive
     batch_size: Positive
     accumulate: Positive
+    accumulate_stats: Literal["batch", "step"]
     precision: Precision
     device: str
     channels_last: bool

@@ -56,14 +56,18 @@ class SigmoidLoss(Divided):
         return sigmoid_bias(self.prior, columns)
 
 
-def binary(samples: Samples) -> tuple[Tensor, Tensor]:
-    """The C binary problems of every sample: [K, C] logits and their [K, C] targets, 0 or 1.
+def binary(samples: Samples, first: int = 1) -> tuple[Tensor, Tensor]:
+    """The binary problems of every sample: [K, C] logits and their [K, C] targets, 0 or 1.
 
     At the RPN, where the logits are ``[0, x]``, this is x against "object or not".
+
+    Args:
+        first: column of the first problem; 0 adds column 0, whose target is always 0.
     """
-    logits = samples.logits[:, 1:]
-    classes = torch.arange(1, logits.shape[1] + 1, device=logits.device)
-    return logits, (samples.labels[:, None] == classes).to(logits.dtype)
+    logits = samples.logits[:, first:]
+    classes = torch.arange(first, samples.logits.shape[1], device=logits.device)
+    own = (samples.labels[:, None] == classes) & (classes > 0)
+    return logits, own.to(logits.dtype)
 
 
 def softmax_bias(prior: float | None, columns: int) -> Tensor | None:
@@ -75,15 +79,17 @@ def softmax_bias(prior: float | None, columns: int) -> Tensor | None:
     return bias
 
 
-def sigmoid_bias(prior: float | None, columns: int) -> Tensor | None:
+def sigmoid_bias(prior: float | None, columns: int, first: int = 1) -> Tensor | None:
     """[C+1] bias with which zero features give every class the probability ``prior``.
+
+    ``first`` is the first column that gets it, as in ``binary``.
 
     RetinaNet, arXiv 1708.02002, sec. 4.1: ``-log((1 - pi) / pi)``.
     """
     if prior is None:
         return None
     bias = torch.full((columns,), _log_odds(prior))
-    bias[0] = 0
+    bias[:first] = 0
     return bias
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.activation import SigmoidLoss, SoftmaxLoss, binary
+from frcnn.losses.activation import SigmoidLoss, SoftmaxLoss, binary, sigmoid_bias
 from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
 from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
 
@@ -65,6 +65,8 @@ class FocalSigmoid(SigmoidLoss):
         per: as for ``CrossEntropy``; the paper divides by "positive"s.
         guided_scale: class term over box term with ``per="guided"``, > 0.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        background_column: train column 0 as a class that no sample has, as torchvision's RetinaNet
+            does; not at the RPN, which has no such column.
 
     Raises:
         ValueError: an argument out of range.
@@ -77,6 +79,7 @@ class FocalSigmoid(SigmoidLoss):
         per: Per = "positive",
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
+        background_column: bool = False,
     ) -> None:
         check_gamma(gamma, zero=True)
         check_alpha(alpha)
@@ -86,10 +89,16 @@ class FocalSigmoid(SigmoidLoss):
         self.per = per
         self.guided_scale = guided_scale
         self.prior = prior
+        self.first_column = 0 if background_column else 1
+        self.unfit = {"rpn": "it has no background column"} if background_column else {}
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``."""
+        return sigmoid_bias(self.prior, columns, self.first_column)
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
-        logits, targets = binary(samples)
+        logits, targets = binary(samples, self.first_column)
         right = signed(logits, targets)
         loss = power((-right).sigmoid(), self.gamma) * -F.logsigmoid(right)
         return (alpha_t(targets, self.alpha) * loss).sum(1)

@@ -10,9 +10,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-Per = Literal["sample", "positive", "coordinate", "guided"] | float
-CLASS_PER = ("sample", "positive", "guided")
-BOX_PER = ("sample", "positive", "coordinate")
+Per = Literal["sample", "positive", "coordinate", "guided", "image"] | float
+CLASS_PER = ("sample", "positive", "image", "guided")
+BOX_PER = ("sample", "positive", "coordinate", "image")
+# What a sum of losses is divided by: one number, or [I], a number for each image of the batch.
+Normalizer = float | Tensor
 
 
 def single_total(value: Tensor) -> Tensor:
@@ -25,12 +27,12 @@ def single_gather(rows: Tensor) -> tuple[Tensor, slice]:
     return rows, slice(0, len(rows))
 
 
-def no_sum() -> Tensor:
-    """A sum before the site knows it."""
-    return torch.zeros(())
+def no_values() -> Tensor:
+    """Losses before the site knows them."""
+    return torch.zeros(0)
 
 
-def no_normalizer(samples: "Samples") -> float:
+def no_normalizer(samples: "Samples") -> Normalizer:
     """A normalizer before the site knows it."""
     return 1.0
 
@@ -68,10 +70,11 @@ class Samples:
         generator: for a loss that draws: the same stream in every process and in the preview and
             the training pass of a step; None = torch's global generator.
         total: a sum over these samples -> the sum over those of all processes, with gradient.
+        step_total: a count -> its sum over all processes and, with ``trainer.accumulate``, over all
+            batches of the optimizer step; for normalizers only.
         gather: [M, ...] rows -> the rows of all processes, stacked, and the slice of the local
             ones; without gradient.
-        class_sum, box_sum: weighted sums of the two losses of this process, detached; 0 in a
-            preview.
+        class_values, box_values: [K] and [P] weighted losses, detached; empty in a preview.
         class_normalizer, box_normalizer: of the two losses; see ``class_term`` and ``box_term``.
     """
 
@@ -93,11 +96,12 @@ class Samples:
     training: bool = False
     generator: torch.Generator | None = None
     total: Callable[[Tensor], Tensor] = single_total
+    step_total: Callable[[Tensor], Tensor] = single_total
     gather: Callable[[Tensor], tuple[Tensor, slice]] = single_gather
-    class_sum: Tensor = field(default_factory=no_sum)
-    box_sum: Tensor = field(default_factory=no_sum)
-    class_normalizer: Callable[["Samples"], float | Tensor] = no_normalizer
-    box_normalizer: Callable[["Samples"], float | Tensor] = no_normalizer
+    class_values: Tensor = field(default_factory=no_values)
+    box_values: Tensor = field(default_factory=no_values)
+    class_normalizer: Callable[["Samples"], Normalizer] = no_normalizer
+    box_normalizer: Callable[["Samples"], Normalizer] = no_normalizer
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -105,13 +109,23 @@ class Samples:
             if isinstance(value, Tensor):
                 setattr(self, entry.name, widened(value))
 
+    @property
+    def class_sum(self) -> Tensor:
+        """Sum of the weighted class losses of this process, detached."""
+        return self.class_values.sum()
+
+    @property
+    def box_sum(self) -> Tensor:
+        """Sum of the weighted box losses of this process, detached."""
+        return self.box_values.sum()
+
     def class_term(self) -> Tensor:
         """This process's share of the class term, detached; for the box loss's normalizer."""
-        return self.class_sum / self.class_normalizer(self)
+        return normalized(self.class_values, self.image, self.class_normalizer(self))
 
     def box_term(self) -> Tensor:
         """This process's share of the box term, detached; for the class loss's normalizer."""
-        return self.box_sum / self.box_normalizer(self)
+        return normalized(self.box_values, self.image[self.positive], self.box_normalizer(self))
 
 
 class ClassLoss(Protocol):
@@ -125,8 +139,8 @@ class ClassLoss(Protocol):
     def __call__(self, samples: Samples) -> Tensor:
         """[K] unweighted losses."""
 
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
+    def normalizer(self, samples: Samples) -> Normalizer:
+        """What the weighted sum is divided by, > 0: one number, or [I] one for each image."""
 
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] scores in [0, 1]."""
@@ -145,8 +159,15 @@ class BoxLoss(Protocol):
     def __call__(self, samples: Samples) -> Tensor:
         """[P] losses, one per box."""
 
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the sum is divided by."""
+    def normalizer(self, samples: Samples) -> Normalizer:
+        """What the sum is divided by, > 0: one number, or [I] one for each image."""
+
+
+def normalized(values: Tensor, image: Tensor, normalizer: Normalizer) -> Tensor:
+    """A term from [K] losses, the [K] images that they belong to, and their normalizer."""
+    if isinstance(normalizer, Tensor) and normalizer.dim():
+        return (values / normalizer[image]).sum()
+    return values.sum() / normalizer
 
 
 def widened(values: Tensor) -> Tensor:
@@ -161,21 +182,23 @@ def check_per(per: Per, allowed: tuple[str, ...]) -> None:
     raise ValueError(f"per must be {', '.join(allowed)} or a number above 0, got {per!r}")
 
 
-def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> float | Tensor:
-    """What a loss is divided by; counts are those of the samples of all processes.
+def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> Normalizer:
+    """What a loss is divided by; counts are those of the samples of all processes in the step.
 
     Args:
-        per: kept "sample"s, "positive"s or their four "coordinate"s, at least 1; a constant; or
-            "guided", see ``guided_divisor``.
+        per: kept "sample"s, "positive"s or their four "coordinate"s, at least 1; "image", see
+            ``image_divisor``; a constant; or "guided", see ``guided_divisor``.
         guided_scale: for "guided" alone.
     """
     if not isinstance(per, str):
         return float(per)
     if per == "guided":
         return guided_divisor(samples, guided_scale)
+    if per == "image":
+        return image_divisor(samples)
     coordinates = 4 if per == "coordinate" else 1
     count = len(samples.labels) if per == "sample" else coordinates * len(samples.positive)
-    return total_count(samples, count)
+    return step_count(samples, count)
 
 
 class Divided:
@@ -184,14 +207,30 @@ class Divided:
     per: Per
     guided_scale: float = 1.0
 
-    def normalizer(self, samples: Samples) -> float | Tensor:
-        """Scalar > 0 that the weighted sum is divided by."""
+    def normalizer(self, samples: Samples) -> Normalizer:
+        """What the weighted sum is divided by; see ``divisor``."""
         return divisor(samples, self.per, self.guided_scale)
 
 
 def total_count(samples: Samples, count: int) -> Tensor:
     """0-d, a count of these samples -> that of the samples of all processes, at least 1."""
     return samples.total(samples.logits.new_full((), count)).clamp(min=1)
+
+
+def step_count(samples: Samples, count: int) -> Tensor:
+    """0-d, a count of these samples -> that of all samples of the optimizer step, at least 1."""
+    return samples.step_total(samples.logits.new_full((), count)).clamp(min=1)
+
+
+def image_divisor(samples: Samples) -> Tensor:
+    """[I] torchvision's RetinaNet: the sum of an image over its positives, then the images' mean.
+
+    An image with few objects counts as much as one with many.
+    """
+    ones = samples.logits.new_ones(len(samples.positive))
+    positives = samples.logits.new_zeros(samples.num_images)
+    positives = positives.index_add(0, samples.image[samples.positive], ones)
+    return positives.clamp(min=1) * step_count(samples, samples.num_images)
 
 
 def guided_divisor(samples: Samples, scale: float) -> Tensor:
@@ -207,5 +246,5 @@ def guided_divisor(samples: Samples, scale: float) -> Tensor:
     """
     wanted = scale * samples.total(samples.box_term())
     ratio = samples.total(samples.class_sum) / wanted
-    mean = total_count(samples, len(samples.labels))
+    mean = step_count(samples, len(samples.labels))
     return torch.where(ratio.isfinite() & (ratio > 0), ratio, mean)

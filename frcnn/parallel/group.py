@@ -33,6 +33,10 @@ class SingleProcess:
         """Sum over the processes, with gradient."""
         return value
 
+    def step_total(self, count: Tensor) -> Tensor:
+        """Sum of a count over the processes and over the batches of an optimizer step."""
+        return self.total(count)
+
     def gather(self, rows: Tensor) -> tuple[Tensor, slice]:
         """[K, ...] rows of every process, stacked by rank, and which of them are of this one."""
         return rows, slice(0, len(rows))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.losses import BoxLoss, ClassLoss, Samples, SmoothL1
+from frcnn.losses.samples import normalized
 from frcnn.losses.validation import ScoreCrossEntropy
 from frcnn.parallel.group import SingleProcess
 from frcnn.sites.assigners import Assigned, Assigner, Outputs, Unassigned
@@ -204,12 +205,14 @@ class Site(nn.Module):
         self, samples: Samples, weighed: Weighed, class_loss: ClassLoss, box_loss: BoxLoss
     ) -> tuple[Tensor, Tensor]:
         """The two terms; the normalizer of each may ask for the other, not both of them."""
-        class_sum = (samples.weights * weighed.class_values).sum()
-        box_sum = weighed.box_values.sum()
-        samples.class_sum, samples.box_sum = class_sum.detach(), box_sum.detach()
+        class_values, box_values = samples.weights * weighed.class_values, weighed.box_values
+        samples.class_values, samples.box_values = class_values.detach(), box_values.detach()
         samples.class_normalizer = class_loss.normalizer
         samples.box_normalizer = box_loss.normalizer
-        return class_sum / class_loss.normalizer(samples), box_sum / box_loss.normalizer(samples)
+        return (
+            normalized(class_values, samples.image, class_loss.normalizer(samples)),
+            normalized(box_values, samples.image[samples.positive], box_loss.normalizer(samples)),
+        )
 
     def _with_all_parameters(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Attach parameters that a batch without positives leaves unused.
@@ -260,6 +263,7 @@ class Site(nn.Module):
             assigner_weights=_at(assigned.weights, rows),
             generator=self._generator(logits.device),
             total=self.processes.total,
+            step_total=self.processes.step_total,
             gather=self.processes.gather,
         )
 

@@ -5,13 +5,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -26,13 +27,23 @@ from frcnn.runfolder.checkpoint import save
 from frcnn.runfolder.signals import defer_signals
 from frcnn.tracking.sampling import sampling_report
 from frcnn.tracking.tracker import AnyTracker
+from frcnn.training.accumulation import AccumulateStats, shared
 from samplers import Candidates
 
 log = logging.getLogger(__name__)
 
 Schedule = Callable[[int, int], float]
+Observer = Callable[[str, Candidates, Tensor], Any]
 NO_OPTIMIZERS: Mapping[str, torch.optim.Optimizer] = MappingProxyType({})
 SITE_STREAM = 1 << 31  # above every rank: sites draw from other streams than processes
+
+
+def preview_all(site: str, candidates: Candidates, weights: Tensor) -> Tensor:
+    """[N] losses of a site's candidates; 0 for those that are ignored."""
+    rows = torch.where(candidates.labels >= 0)[0]
+    loss = torch.zeros_like(weights)
+    loss[rows] = candidates.predict(rows).loss
+    return loss
 
 
 @dataclass
@@ -46,6 +57,7 @@ class Options:
     sampling_every: int
     device: torch.device
     dtype: torch.dtype
+    accumulate_stats: AccumulateStats = "batch"
     processes: SingleProcess = field(default_factory=SingleProcess)
 
 
@@ -140,22 +152,22 @@ class Engine:
                 after_step()
 
     def train_step(self, group: list[Batch]) -> dict[str, float]:
-        """One optimizer step on ``accumulate`` batches; returns the mean loss terms and "loss".
+        """One optimizer step on ``accumulate`` batches; returns the loss terms and "loss".
 
         Raises:
             UserError: a loss is not finite; the batch is saved in the run's folder.
         """
-        # Dropout and multi-scale draw from the global generator.
-        torch.manual_seed(step_seed(self.options.seed, self.step, self.processes.rank))
         self._set_rates()
+        forwards = [partial(self._forward, self.detector, group, n) for n in range(len(group))]
+        stats = self.options.accumulate_stats
         terms: list[dict[str, float]] = []
-        for number, batch in enumerate(group, start=1):
-            self._prepare_sites(number)
-            with self.processes.sync_gradients(self.model, number == len(group)):
-                terms.append(self._backward(batch, len(group)))
+        for number, given in enumerate(shared(forwards, self.detector, self.processes, stats)):
+            with self.processes.sync_gradients(self.model, number == len(group) - 1):
+                losses = self._forward(self.model, group, number, given, self._observe)
+                terms.append(self._backward(losses, group[number]))
         self._update(group[-1])
         self.step += 1
-        return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
+        return {name: sum(t[name] for t in terms) for name in terms[0]}
 
     def _set_rates(self) -> None:
         """The schedule scales the learning rates of all optimizers."""
@@ -164,31 +176,53 @@ class Engine:
             for base, parameters in zip(rates, optimizer.param_groups, strict=True):
                 parameters["lr"] = base * factor
 
-    def _prepare_sites(self, number: int) -> None:
+    def _forward(
+        self,
+        model: nn.Module,
+        group: list[Batch],
+        number: int,
+        processes: SingleProcess,
+        observe: Observer = preview_all,
+    ) -> dict[str, Tensor]:
+        """The loss terms of batch ``number`` of the step; the same draws each time it is called.
+
+        Args:
+            processes: those that the sites exchange numbers with.
+            observe: called at each site, in the steps that are observed.
+        """
+        options, batch = self.options, group[number]
+        # Dropout and multi-scale draw from the global generator.
+        stream = [self.processes.rank] + ([number] if len(group) > 1 else [])
+        torch.manual_seed(step_seed(options.seed, self.step, *stream))
+        self._prepare_sites(number, processes, observe)
+        images, targets = batch if batch[0] else empty_batch()
+        try:
+            with autocast(options.device, options.dtype):
+                return model(prepare(images, options.device), targets)
+        except FloatingPointError as error:  # a sampler met a loss that is not finite
+            raise self._not_finite(batch, str(error)) from error
+
+    def _prepare_sites(self, number: int, processes: SingleProcess, observe: Observer) -> None:
         """Tell each site who shares the batch, who observes it, and the seed of its draws.
 
         All processes observe: an observer's preview takes statistics over all of them.
         """
         observed = self.step % self.options.sampling_every == 0
+        # One batch of a step draws as one process does, where it shares its statistics like one.
+        number = 0 if self.options.accumulate_stats == "step" else number
         for site in self.detector.sites.values():
-            site.observer = self._observe if observed else None
-            site.processes = self.processes
-            site.seed = step_seed(self.options.seed, self.step, SITE_STREAM, site.index, number)
+            site.observer = observe if observed else None
+            site.processes = processes
+            site.seed = step_seed(self.options.seed, self.step, SITE_STREAM, site.index, number + 1)
 
-    def _backward(self, batch: Batch, parts: int) -> dict[str, float]:
-        images, targets = batch if batch[0] else empty_batch()
-        try:
-            with autocast(self.options.device, self.options.dtype):
-                losses = self.model(prepare(images, self.options.device), targets)
-        except FloatingPointError as error:  # a sampler met a loss that is not finite
-            raise self._not_finite(batch, str(error)) from error
+    def _backward(self, losses: dict[str, Tensor], batch: Batch) -> dict[str, float]:
         terms = torch.stack(list(losses.values()))
         values = dict(zip(losses, terms.tolist(), strict=True))
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise self._not_finite(batch, ", ".join(bad))
         # The mean of the processes' gradients is to be that of the sum of their shares.
-        self.scaler.scale(terms.sum() * self.processes.size / parts).backward()
+        self.scaler.scale(terms.sum() * self.processes.size).backward()
         if self.processes.size > 1:
             values = dict(zip(losses, self.processes.total(terms.detach()).tolist(), strict=True))
         return {"loss": sum(values.values()), **values}
@@ -223,9 +257,7 @@ class Engine:
         )
 
     def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
-        rows = torch.where(candidates.labels >= 0)[0]
-        loss = torch.zeros_like(weights)
-        loss[rows] = candidates.predict(rows).loss
+        loss = preview_all(site, candidates, weights)
         scalars, histograms = sampling_report(
             candidates, weights, loss, num_images=candidates.num_images
         )

@@ -153,6 +153,7 @@ class Run:
         options = Options(
             seed=self.config["seed"],
             accumulate=trainer["accumulate"],
+            accumulate_stats=trainer["accumulate_stats"],
             clip_norm=trainer["clip_norm"],
             log_every=trainer["log_every"],
             sampling_every=trainer["sampling_every"],
@@ -369,7 +370,11 @@ class Run:
         log.info("%s", parts)
         images = f"{len(self.train_set)} training and {len(self.val_set)} validation images"
         if self.config["trainer"]["accumulate"] > 1:
-            log.info("trainer.accumulate: normalizers and statistics are per batch, not per step")
+            log.info(
+                "normalizers count the %d batches of a step; ranks and densities are over one %s",
+                self.config["trainer"]["accumulate"],
+                self.config["trainer"]["accumulate_stats"],
+            )
         trained = sum(p.numel() for p in self.detector.parameters() if p.requires_grad)
         fixed = sum(p.numel() for p in self.detector.parameters()) - trained
         log.info("%s of %d classes", images, self.train_set.num_classes - 1)
