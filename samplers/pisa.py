@@ -71,7 +71,8 @@ class PISA:
     [1.33, 0.67, 1.2, 0.0, 0.8]
 
     Args:
-        batch_size_per_image: B, at least 1.
+        batch_size_per_image: B, at least 1; None = every candidate that is not ignored, with
+            ``score_hlr=False`` (the paper's one-stage form: ISR-P on all anchors).
         positive_fraction: in [0, 1].
         score_hlr: choose negatives by Score-HLR; False = at random.
         isr_p: weigh the positives; False = weight 1.
@@ -93,7 +94,7 @@ class PISA:
 
     def __init__(
         self,
-        batch_size_per_image: int,
+        batch_size_per_image: int | None,
         positive_fraction: float,
         score_hlr: bool = True,
         isr_p: bool = True,
@@ -106,7 +107,9 @@ class PISA:
         score_threshold: float = 0.05,
         cluster_iou: float = 0.5,
     ) -> None:
-        check_budget(batch_size_per_image, positive_fraction)
+        if batch_size_per_image is None and score_hlr:
+            raise ValueError("score_hlr needs a batch_size_per_image")
+        check_budget(batch_size_per_image or 1, positive_fraction)
         check_not_negative("gamma_p", gamma_p)
         check_not_negative("gamma_n", gamma_n)
         check_share("beta_p", beta_p)
@@ -130,8 +133,7 @@ class PISA:
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 = not sampled."""
         random_key = shuffled(candidates)
-        budget = self.batch_size_per_image, self.positive_fraction
-        weights = take_quota(candidates, random_key, *budget)
+        weights = self._drawn(candidates, random_key)
         if not (self.score_hlr or self.isr_p or self.isr_n):
             return weights
         positives, negatives = self._rows_to_predict(candidates, weights > 0)
@@ -143,6 +145,12 @@ class PISA:
             candidates, negatives, random_key[negatives], seen.part(slice(p, None))
         )
         return weights
+
+    def _drawn(self, candidates: Candidates, random_key: Tensor) -> Tensor:
+        """[N] 1 for the candidates drawn at random, or for all without a budget."""
+        if self.batch_size_per_image is None:
+            return (candidates.labels >= 0).float()
+        return take_quota(candidates, random_key, self.batch_size_per_image, self.positive_fraction)
 
     def _rows_to_predict(self, candidates: Candidates, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [P] of the positives and [M] of the negatives whose prediction is needed."""
@@ -169,8 +177,7 @@ class PISA:
     ) -> Tensor:
         """[M] weights of the negatives, 0 for those not picked."""
         image, num_images = candidates.image[rows], candidates.num_images
-        _, quota = quotas(candidates, self.batch_size_per_image, self.positive_fraction)
-        num_needed = quota.minimum(count(image, num_images))
+        num_needed = self._num_negatives(candidates, count(image, num_images))
         rank, num_ranked = self._rank_negatives(image, random_key, seen, num_needed)
         picked = (rank < num_needed[image]).float()
         if not self.isr_n:
@@ -180,6 +187,13 @@ class PISA:
         n = num_ranked.maximum(num_needed).clamp(min=1)[image]
         weights = picked * importance(rank.minimum(last_ranked), n, self.gamma_n, self.beta_n)
         return keep_total(weights, picked * seen.loss, image, num_images)
+
+    def _num_negatives(self, candidates: Candidates, available: Tensor) -> Tensor:
+        """[I] negatives that each image keeps, of the [I] available ones."""
+        if self.batch_size_per_image is None:
+            return available
+        _, quota = quotas(candidates, self.batch_size_per_image, self.positive_fraction)
+        return quota.minimum(available)
 
     def _rank_negatives(
         self, image: Tensor, random_key: Tensor, seen: "Predictions", num_needed: Tensor

@@ -16,7 +16,7 @@ from torchvision.models.detection.rpn import RPNHead
 from frcnn.losses import Samples
 from frcnn.losses.activation import softmax_scores
 from frcnn.model import Detector, build_detector
-from frcnn.model.detector import one_anchor_size_a_level
+from frcnn.model.anchors import one_anchor_size_a_level
 from frcnn.sites.assigners import Assigned
 from samplers import Candidates, Prediction
 

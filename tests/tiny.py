@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from frcnn.config.compose import checked
 from frcnn.config.methods import CONF, GROUPS, own_choices
@@ -54,6 +55,13 @@ SMALL = [
     "wandb.mode=disabled",
 ]
 
+# The same for RetinaNet.
+SMALL_DENSE = [
+    *(line for line in SMALL if not line.startswith(("model.rpn", "site."))),
+    "model=retinanet_resnet18_fpn",
+    "site.dense.budget=32",
+]
+
 
 class Stages(nn.Module):
     """Four convolutions in the place of a ResNet's four layers."""
@@ -73,10 +81,20 @@ class Stages(nn.Module):
         return image
 
 
-def small_backbone(norm_layer: Callable[[int], nn.Module], **_: Any) -> BackboneWithFPN:
-    """In the place of ``resnet_fpn_backbone``: 4 levels and a pooled one, 16 channels."""
-    layers = {f"layer{number}": str(number - 1) for number in range(1, 5)}
-    return BackboneWithFPN(Stages(norm_layer), layers, [8] * 4, 16)
+def small_backbone(
+    norm_layer: Callable[[int], nn.Module],
+    returned_layers: Sequence[int] = (1, 2, 3, 4),
+    extra_blocks: ExtraFPNBlock | None = None,
+    **_: Any,
+) -> BackboneWithFPN:
+    """In the place of ``resnet_fpn_backbone``: 16 channels."""
+    layers = {f"layer{number}": str(at) for at, number in enumerate(returned_layers)}
+    if extra_blocks is not None:
+        for layer in list(extra_blocks.children()):  # RetinaNet's, made for 256 channels
+            layer.in_channels = layer.out_channels = 16
+            layer.weight.data = layer.weight.data[:16, :16].clone()
+            layer.bias.data = layer.bias.data[:16].clone()
+    return BackboneWithFPN(Stages(norm_layer), layers, [8] * len(layers), 16, extra_blocks)
 
 
 class SmallHead(nn.Module):
@@ -93,7 +111,7 @@ class SmallHead(nn.Module):
 
 @contextmanager
 def small_network() -> Iterator[None]:
-    """``model=fasterrcnn_resnet18_fpn`` is the stand-in."""
+    """``model=fasterrcnn_resnet18_fpn`` and ``retinanet_resnet18_fpn`` are stand-ins."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo, "resnet_fpn_backbone", small_backbone)
         patch.setattr(faster_rcnn, "TwoMLPHead", SmallHead)
@@ -147,7 +165,8 @@ def tiny(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 @lru_cache
 def _tiny(groups: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    return composed(*SMALL, *groups)
+    dense = any(group.startswith("model=retinanet") for group in groups)
+    return composed(*(SMALL_DENSE if dense else SMALL), *groups)
 
 
 def voc(folder: Path, classes: list[str]) -> None:

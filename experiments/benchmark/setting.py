@@ -16,7 +16,8 @@ from frcnn import build as assemble
 from frcnn.config.compose import CONF, checked
 from frcnn.data import Batch, collate
 from frcnn.model import Detector
-from frcnn.model.detector import TorchvisionOptions, one_anchor_size_a_level
+from frcnn.model.anchors import one_anchor_size_a_level
+from frcnn.model.faster_rcnn import TorchvisionOptions
 from frcnn.parallel.device import choose_precision
 
 

@@ -54,6 +54,7 @@ def all_sites(roots: Sequence[Path]) -> dict[str, str]:
     for root in roots:
         for file in sorted((root / "model").glob("*.yaml")):
             model: Any = OmegaConf.load(file)
+            model = model.get("model", model)  # a file of Hydra's package _global_
             for site, kind in (model.get("sites") or {}).items():
                 if sites.setdefault(site, kind) != kind:
                     raise ConfigError(f"{file}: site {site} is of kind {sites[site]} elsewhere")

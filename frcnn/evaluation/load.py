@@ -15,7 +15,7 @@ from frcnn.config.compose import target_of
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
-from frcnn.model.weights import PREDICTOR, load_into
+from frcnn.model.weights import load_into
 from frcnn.parallel.device import choose_device, choose_precision
 from frcnn.runfolder import checkpoint
 from frcnn.sites import assigners, weighers
@@ -27,7 +27,9 @@ OWN = {
     for name in package.__all__
 }
 OWN |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")}
-OWN |= {"frcnn.model.build_detector"}
+OWN |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
+# Their COCO_V1 weights were trained with BatchNorm of epsilon 0, which torchvision sets too.
+ZERO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 PARTS = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 HYDRA_KEYS = ("_target_", "_partial_")
 MOST_VALUES = 100_000
@@ -67,12 +69,12 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         without = dict.fromkeys({"weights", "weights_backbone"} & config["model"].keys())
         config["model"] |= without
         model = detector(config, len(saved["class_names"]) + 1)
-        _refuse_other_classes(saved, path)
-        load_into(model, saved["model"], path)
+        _refuse_other_classes(model, saved, path)
+        load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
     _refuse_diverged(model, path)
-    if base == "fasterrcnn_resnet50_fpn" and start in ("COCO_V1", "DEFAULT"):
-        overwrite_eps(model, 0.0)  # these weights were trained so, and torchvision sets it so
+    if base in ZERO_EPSILON and start in ("COCO_V1", "DEFAULT"):
+        overwrite_eps(model, 0.0)
     return Trained(
         model.to(place).eval(),
         config,
@@ -161,10 +163,11 @@ def _check_values(part: str, node: dict[str, Any], path: str) -> None:
         raise UserError(f"{path}: {error}") from error
 
 
-def _refuse_other_classes(saved: dict[str, Any], path: str) -> None:
-    count = len(saved["class_names"])
-    bias = saved["model"].get(f"{PREDICTOR}cls_score.bias")
-    if bias is not None and bias.shape != (count + 1,):
+def _refuse_other_classes(model: Detector, saved: dict[str, Any], path: str) -> None:
+    own, given = model.state_dict(), saved["model"]
+    parts = [name for name in own if name.startswith(model.predictor) and name in given]
+    if any(own[name].shape != given[name].shape for name in parts):
+        count = len(saved["class_names"])
         raise UserError(f"{path}: names {count} classes, but its weights are for another number")
 
 

@@ -1,5 +1,30 @@
-"""The detector: a torchvision Faster R-CNN whose two sites run through samplers and losses."""
+"""Detectors: torchvision's networks, which learn through sites."""
 
-from frcnn.model.detector import Detector, build_detector
+from typing import Any
 
-__all__ = ["Detector", "build_detector"]
+from frcnn.model.detector import Detector
+from frcnn.model.faster_rcnn import SamplingFasterRCNN, build_faster_rcnn
+from frcnn.model.retinanet import SamplingRetinaNet, build_retinanet
+
+__all__ = [
+    "Detector",
+    "SamplingFasterRCNN",
+    "SamplingRetinaNet",
+    "build_detector",
+    "build_faster_rcnn",
+    "build_retinanet",
+]
+
+
+def build_detector(
+    num_classes: int, name: str = "fasterrcnn_resnet50_fpn", **options: Any
+) -> Detector:
+    """A detector by the name of its network.
+
+    Args:
+        num_classes: C + 1, background counted, as in torchvision.
+        name: a network of ``build_faster_rcnn`` or ``build_retinanet``.
+        options: see these two.
+    """
+    build: Any = build_retinanet if name.startswith("retinanet") else build_faster_rcnn
+    return build(num_classes, name, **options)

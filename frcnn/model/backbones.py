@@ -1,4 +1,4 @@
-"""Faster R-CNNs of torchvision's parts over any backbone, with their starting weights.
+"""Detectors of torchvision's parts over any backbone, with their starting weights.
 
 A family (``Family``) says what is particular to a kind of backbone. To add one, write its
 ``build`` function and name it in ``FAMILIES``.
@@ -6,53 +6,49 @@ A family (``Family``) says what is particular to a kind of backbone. To add one,
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import (
     BackboneWithFPN,
     _validate_trainable_layers,
     resnet_fpn_backbone,
 )
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
 from frcnn.errors import ConfigError, UserError
+from frcnn.model.architectures import Architecture, Biases
 from frcnn.model.timm_pyramid import TimmPyramid, normalization, timm_pyramid
 from frcnn.model.weights import file_weights, load_into
 
 log = logging.getLogger(__name__)
 
-TIMM = "fasterrcnn_timm"
-COCO_V1 = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+COCO_V1 = (  # trained with BatchNorm of epsilon 0
+    models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    models.detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1,
+)
 RGB = 3  # channels of an image
-ROI_SIZE = 7  # cells of a pooled box along each side, in every detector of torchvision's
-LEVELS = 5  # of a pyramid of strides 4 to 64
 STAGES = 5  # of a backbone: the stem, and one stage for each stride from 4 to 32
 PROBE = 128  # side in pixels of the image that tells the levels of a user's backbone
+TIMM_ONLY = ("backbone", "freeze_batch_norm")
 RESNET_STAGES = {"conv1": 0, "bn1": 0, "layer1": 1, "layer2": 2, "layer3": 3, "layer4": 4}
 
 
 class Width(NamedTuple):
-    """How wide a detector is.
+    """How wide a backbone and its pyramid are.
 
     Args:
         fpn_channels: of every pyramid level.
-        representation_size: of the two hidden layers of the box head.
         backbone_width: factor of torchvision's channels, in every layer of the ResNet.
     """
 
     fpn_channels: int = 256
-    representation_size: int = 1024
     backbone_width: float = 1.0
 
 
@@ -65,9 +61,10 @@ class Network:
 
     Args:
         num_classes: C + 1; None = that of torchvision's detector weights.
-        options: arguments of torchvision's ``FasterRCNN``.
+        options: arguments of torchvision's ``FasterRCNN`` or ``RetinaNet``.
     """
 
+    architecture: Architecture
     name: str
     num_classes: int | None
     backbone: str | nn.Module | None = None
@@ -87,65 +84,75 @@ class Family(NamedTuple):
             torchvision has them, ``Network.weights`` names.
         stages: gives the stage of each parameter of ``model.backbone.body``, from 0 (the stem) to
             4; None = no stages that can be frozen after a file was loaded.
-        levels: of its pyramid, each with one anchor size; None = its anchors are fixed.
+        fixed_anchors: torchvision's builder chooses the levels and their anchors.
     """
 
-    build: Callable[[Network], FasterRCNN]
-    stages: Callable[[FasterRCNN], Mapping[str, int]] | None
-    levels: int | None
+    build: Callable[[Network], Any]
+    stages: Callable[[Any], Mapping[str, int]] | None
+    fixed_anchors: bool = False
 
 
-def family_of(name: str, backbone: str | nn.Module | None = None) -> Family:
+def family_of(architecture: Architecture, name: str, backbone: str | nn.Module | None) -> Family:
     """The family that builds a detector of this name, or over this module.
 
     Raises:
         ConfigError: there is none.
     """
     if isinstance(backbone, nn.Module):
-        names = level_names(backbone)
-        return Family(partial(_over_module, levels=names), None, len(names))
-    if name not in FAMILIES:
-        raise ConfigError(f"model.name: {name!r} is not one of {', '.join(FAMILIES)}")
+        return Family(_over_module, None)
+    names = [known for known in FAMILIES if known.startswith(architecture.prefix)]
+    if name not in names:
+        raise ConfigError(f"model.name: {name!r} is not one of {', '.join(names)}")
     return FAMILIES[name]
 
 
-def build_base(
-    network: Network, biases: tuple[Tensor | None, Tensor | None] = (None, None)
-) -> FasterRCNN:
-    """A Faster R-CNN of torchvision's parts with its starting weights.
+def num_levels(
+    architecture: Architecture, name: str, backbone: str | nn.Module | None
+) -> int | None:
+    """Levels of a network's pyramid; None if its builder chooses them together with the anchors."""
+    if isinstance(backbone, nn.Module):
+        return len(level_names(backbone))
+    return None if family_of(architecture, name, None).fixed_anchors else architecture.levels
+
+
+def _family(network: Network) -> Family:
+    return family_of(network.architecture, network.name, network.backbone)
+
+
+def build_base(network: Network, biases: Biases) -> Any:
+    """A detector of torchvision's parts with its starting weights.
 
     As in torchvision, weights of the backbone freeze BatchNorm and the first stages; from scratch
     everything trains. With a file of a whole detector everything trains but the BatchNorm that was
     frozen when the file was saved.
 
     Args:
-        biases: what the class logits of RPN ([2], of ``[0, x]``) and box predictor ([C+1]) start
-            with where no weights are loaded into them; None = as torchvision has it.
+        biases: what the class logits of each site start with where no weights are loaded into
+            them; None = as torchvision has it.
 
     Raises:
         ConfigError: choices that do not exist or do not go together.
         UserError: weights that are not there or do not fit.
     """
-    rpn_bias, rcnn_bias = biases
     if network.weights is None:
         model = _built(network)
-        set_biases(model, rpn_bias, rcnn_bias)
+        network.architecture.set_biases(model, biases)
         return model
     if Path(network.weights).suffix:
-        return _from_file(network, rcnn_bias)
-    return _from_named_weights(network, rcnn_bias)
+        return _from_file(network, biases)
+    return _from_named_weights(network, biases)
 
 
-def _built(network: Network) -> FasterRCNN:
+def _built(network: Network) -> Any:
     try:
-        return family_of(network.name, network.backbone).build(network)
+        return _family(network).build(network)
     except ValueError as error:  # stages out of range
         raise ConfigError(f"model: {error}") from error
     except OSError as error:  # no network, a timeout, a reset
         raise UserError(_where_to_put(network, error)) from error
 
 
-def _from_file(network: Network, rcnn_bias: Tensor | None) -> FasterRCNN:
+def _from_file(network: Network, biases: Biases) -> Any:
     """A detector with the weights of a file, which holds a whole detector."""
     path = str(network.weights)
     model = _built(
@@ -157,44 +164,31 @@ def _from_file(network: Network, rcnn_bias: Tensor | None) -> FasterRCNN:
             freeze_batch_norm=None,
         )
     )
-    set_biases(model, None, rcnn_bias)  # kept if the file's predictor is for other classes
-    load_into(model, file_weights(path), f"weights {path}")
-    if Path(path).name == Path(COCO_V1.url).name:
+    architecture = network.architecture
+    # The bias is kept if the file's predictor is for other classes.
+    architecture.set_biases(model, biases, predictor_only=True)
+    load_into(model, file_weights(path), architecture.predictor, f"weights {path}")
+    if Path(path).name in [Path(weights.url).name for weights in COCO_V1]:
         overwrite_eps(model, 0.0)  # trained so; torchvision does the same for the named weights
     if network.trainable_backbone_layers is not None:
-        family = family_of(network.name, network.backbone)
-        freeze_stages(model, family, network.trainable_backbone_layers)
+        freeze_stages(model, _family(network), network.trainable_backbone_layers)
     if network.freeze_batch_norm is not None:
-        _set_batch_norm(model.backbone, network.freeze_batch_norm)
+        _set_batch_norm(model.backbone, network)
     return model
 
 
-def _from_named_weights(network: Network, rcnn_bias: Tensor | None) -> FasterRCNN:
+def _from_named_weights(network: Network, biases: Biases) -> Any:
     """A detector with torchvision's detector weights; the predictor is for our classes."""
     model = _built(replace(network, num_classes=None, weights_backbone=None))
-    predictor = model.roi_heads.box_predictor
-    if network.num_classes != predictor.cls_score.out_features:
-        log.info(
-            "weights %s: the box predictor starts afresh for %d classes",
-            network.weights,
-            network.num_classes,
-        )
-        features = predictor.cls_score.in_features
-        model.roi_heads.box_predictor = FastRCNNPredictor(features, network.num_classes)
-        set_biases(model, None, rcnn_bias)
+    columns, architecture = network.num_classes, network.architecture
+    if columns is not None and columns != architecture.columns(model):
+        log.info("weights %s: the predictor starts afresh for %d classes", network.weights, columns)
+        architecture.restart_predictor(model, columns)
+        architecture.set_biases(model, biases, predictor_only=True)
     return model
 
 
-@torch.no_grad()
-def set_biases(model: FasterRCNN, rpn: Tensor | None, rcnn: Tensor | None) -> None:
-    """Start the class logits of RPN and box predictor at [2] and [C+1] biases; None leaves them."""
-    if rpn is not None:
-        model.rpn.head.cls_logits.bias.fill_(rpn[1] - rpn[0])
-    if rcnn is not None:
-        model.roi_heads.box_predictor.cls_score.bias.copy_(rcnn)
-
-
-def freeze_stages(model: FasterRCNN, family: Family, trainable: int) -> None:
+def freeze_stages(model: Any, family: Family, trainable: int) -> None:
     """Let only the last ``trainable`` stages of the backbone train, 0 to 5.
 
     Raises:
@@ -213,19 +207,23 @@ def freeze_stages(model: FasterRCNN, family: Family, trainable: int) -> None:
         body.get_parameter(name).requires_grad_(stage >= STAGES - trainable)
 
 
-def _set_batch_norm(backbone: nn.Module, frozen: bool) -> None:
+def _set_batch_norm(backbone: nn.Module, network: Network) -> None:
     if not isinstance(backbone, TimmPyramid):
-        raise ConfigError(f"model.freeze_batch_norm: only with name={TIMM}")
-    if frozen:
+        raise ConfigError(f"model.freeze_batch_norm: only with name={_timm_name(network)}")
+    if network.freeze_batch_norm:
         backbone.freeze_batch_norm()
     else:
         backbone.train_batch_norm()
 
 
+def _timm_name(network: Network) -> str:
+    return f"{network.architecture.prefix}_timm"
+
+
 def _refuse(network: Network, reason: str, *keys: str) -> None:
     """Raise ConfigError if one of these arguments is not at its default."""
     given = vars(network) | network.width._asdict()
-    usual = vars(Network("", None)) | STOCK._asdict()
+    usual = vars(Network(network.architecture, "", None)) | STOCK._asdict()
     for key in keys:
         if given[key] != usual[key]:
             raise ConfigError(f"model.{key}: {reason}")
@@ -234,29 +232,32 @@ def _refuse(network: Network, reason: str, *keys: str) -> None:
 # ResNets and MobileNets of torchvision
 
 
-def _of_torchvision(network: Network) -> FasterRCNN:
+def _of_torchvision(network: Network) -> Any:
     """The detector that torchvision's builder of this name makes."""
     name = network.name
-    _refuse(network, f"only with name={TIMM}, not {name}", "backbone", "freeze_batch_norm")
+    _refuse(network, f"only with name={_timm_name(network)}, not {name}", *TIMM_ONLY)
     if network.width != STOCK:
         raise ConfigError(
-            f"model.fpn_channels, model.representation_size, model.backbone_width: {name} is "
-            f"torchvision's own, with {STOCK.fpn_channels}, {STOCK.representation_size} and 1"
+            f"model.fpn_channels, model.backbone_width: {name} is torchvision's own, "
+            f"with {STOCK.fpn_channels} and 1"
         )
+    network.architecture.check_torchvision(name, network.weights)
     builder = getattr(models.detection, name)
-    return builder(
+    model = builder(
         weights=_member(models.get_model_weights(builder), network.weights, "model.weights"),
         weights_backbone=_member(_backbone_weights(name), network.weights_backbone),
         num_classes=network.num_classes,
         trainable_backbone_layers=network.trainable_backbone_layers,
         **network.options,
     )
+    network.architecture.adjust(model)
+    return model
 
 
-def _over_resnet(network: Network) -> FasterRCNN:
+def _over_resnet(network: Network) -> Any:
     """The same over a ResNet of a depth that torchvision has no builder for."""
     name, weights = network.name, network.weights_backbone
-    _refuse(network, f"only with name={TIMM}, not {name}", "backbone", "freeze_batch_norm")
+    _refuse(network, f"only with name={_timm_name(network)}, not {name}", *TIMM_ONLY)
     _refuse(network, f"torchvision has no detector weights for {name}", "weights")
     if weights is not None:
         _refuse(network, f"weights {weights} are for 1", "backbone_width")
@@ -265,10 +266,12 @@ def _over_resnet(network: Network) -> FasterRCNN:
         weights=_member(_backbone_weights(name), weights),
         norm_layer=nn.BatchNorm2d if weights is None else FrozenBatchNorm2d,
         trainable_layers=_trainable_layers(network),
+        returned_layers=list(range(network.architecture.first_stage, STAGES)),
+        extra_blocks=network.architecture.extra_levels(STOCK.fpn_channels),
     )
     if network.width != STOCK:
-        _set_width(backbone, network.width)
-    return _detector(backbone, network)
+        _set_width(backbone, network)
+    return _over(backbone, network)
 
 
 def _trainable_layers(network: Network) -> int:
@@ -277,28 +280,24 @@ def _trainable_layers(network: Network) -> int:
     return _validate_trainable_layers(pretrained, network.trainable_backbone_layers, STAGES, 3)
 
 
-def _detector(backbone: Any, network: Network, **options: Any) -> FasterRCNN:
-    """A Faster R-CNN with torchvision's parts over a backbone, a module with ``out_channels``."""
+def _over(backbone: Any, network: Network, **options: Any) -> nn.Module:
+    """A detector with torchvision's parts over a backbone, a module with ``out_channels``."""
+    assert network.num_classes is not None
     options |= network.options
-    size = network.width.representation_size
-    if network.width == STOCK:
-        return FasterRCNN(backbone, network.num_classes, **options)
-    return FasterRCNN(
-        backbone,
-        box_head=TwoMLPHead(backbone.out_channels * ROI_SIZE**2, size),
-        box_predictor=FastRCNNPredictor(size, network.num_classes),
-        **options,
-    )
+    return network.architecture.over(backbone, network.num_classes, **options)
 
 
-def _set_width(backbone: BackboneWithFPN, width: Width) -> None:
+def _set_width(backbone: BackboneWithFPN, network: Network) -> None:
     """Give a ResNet-FPN other numbers of channels."""
+    width = network.width
     inputs = [block[0].in_channels for block in backbone.fpn.inner_blocks]
     if width.backbone_width != 1:
         scale_channels(backbone.body, width.backbone_width)
         inputs = [_scaled(channels, width.backbone_width) for channels in inputs]
     backbone.fpn = FeaturePyramidNetwork(
-        inputs, width.fpn_channels, extra_blocks=LastLevelMaxPool()
+        inputs,
+        width.fpn_channels,
+        extra_blocks=network.architecture.extra_levels(width.fpn_channels),
     )
     backbone.out_channels = width.fpn_channels
 
@@ -331,7 +330,7 @@ def _scaled(channels: int, width: float) -> int:
 
 
 def _backbone_name(name: str) -> str:
-    return re.sub(r"^fasterrcnn_|(_320)?_fpn(_v2)?$", "", name)
+    return re.sub(r"^[a-z]+_|(_320)?_fpn(_v2)?$", "", name)
 
 
 def _backbone_weights(name: str) -> type[models.WeightsEnum]:
@@ -358,7 +357,7 @@ def _where_to_put(network: Network, error: OSError) -> str:
     )
 
 
-def _resnet_stages(model: FasterRCNN) -> dict[str, int]:
+def _resnet_stages(model: Any) -> dict[str, int]:
     names = [name for name, _ in model.backbone.body.named_parameters()]
     return {name: RESNET_STAGES[name.partition(".")[0]] for name in names}
 
@@ -366,20 +365,21 @@ def _resnet_stages(model: FasterRCNN) -> dict[str, int]:
 # timm networks
 
 
-def _over_timm(network: Network) -> FasterRCNN:
+def _over_timm(network: Network) -> Any:
     """A detector over a timm network, which normalizes images as the network was trained."""
-    name, weights = network.backbone, network.weights_backbone
+    name, weights, architecture = network.backbone, network.weights_backbone, network.architecture
     if not isinstance(name, str):
         raise ConfigError(f"model.backbone: expected the name of a timm network, got {name!r}")
-    _refuse(network, f"torchvision has no detector weights for {TIMM}", "weights")
+    _refuse(network, f"torchvision has no detector weights for {_timm_name(network)}", "weights")
     _refuse(network, "for ResNet-18, 34 and 101 only", "backbone_width")
-    backbone = timm_pyramid(name, weights, network.width.fpn_channels)
-    frozen = weights is not None
-    if network.freeze_batch_norm is not None:
-        frozen = network.freeze_batch_norm
-    _set_batch_norm(backbone, frozen)
-    model = _detector(backbone, network, **normalization(name))
-    freeze_stages(model, FAMILIES[TIMM], _trainable_layers(network))
+    channels = network.width.fpn_channels
+    extra = architecture.extra_levels(channels)
+    backbone = timm_pyramid(name, weights, channels, architecture.first_stage, extra)
+    if network.freeze_batch_norm is None:
+        network = replace(network, freeze_batch_norm=weights is not None)
+    _set_batch_norm(backbone, network)
+    model = _over(backbone, network, **normalization(name))
+    freeze_stages(model, TIMM, _trainable_layers(network))
     return model
 
 
@@ -400,21 +400,19 @@ def level_names(backbone: nn.Module) -> list[str]:
     return ["0"] if isinstance(maps, Tensor) else list(maps)
 
 
-def _over_module(network: Network, levels: Sequence[str]) -> FasterRCNN:
+def _over_module(network: Network) -> Any:
     """A detector over a module, whose weights and channels are its maker's."""
     own = ("weights_backbone", "trainable_backbone_layers", "freeze_batch_norm")
     _refuse(network, "given a backbone, set this on it", *own, "fpn_channels", "backbone_width")
     _refuse(network, "given a backbone, choose a file or null", "weights")
-    if len(levels) != LEVELS and "rpn_anchor_generator" not in network.options:
-        raise ConfigError(f"model.anchor_sizes: the backbone has {len(levels)} levels, give sizes")
-    pooled = [name for name in levels if name != "pool"]  # which serves the RPN only
-    roi_pool = MultiScaleRoIAlign(pooled, output_size=ROI_SIZE, sampling_ratio=2)
-    return _detector(network.backbone, network, box_roi_pool=roi_pool)
+    assert isinstance(network.backbone, nn.Module)
+    return _over(network.backbone, network, names=level_names(network.backbone))
 
 
-TORCHVISION_RESNET = Family(_of_torchvision, _resnet_stages, LEVELS)
-TORCHVISION_MOBILENET = Family(_of_torchvision, None, None)
-RESNET = Family(_over_resnet, _resnet_stages, LEVELS)
+TORCHVISION_RESNET = Family(_of_torchvision, _resnet_stages)
+TORCHVISION_MOBILENET = Family(_of_torchvision, None, fixed_anchors=True)
+RESNET = Family(_over_resnet, _resnet_stages)
+TIMM = Family(_over_timm, lambda model: model.backbone.stages())
 
 FAMILIES = {
     "fasterrcnn_resnet18_fpn": RESNET,
@@ -424,5 +422,11 @@ FAMILIES = {
     "fasterrcnn_resnet101_fpn": RESNET,
     "fasterrcnn_mobilenet_v3_large_fpn": TORCHVISION_MOBILENET,
     "fasterrcnn_mobilenet_v3_large_320_fpn": TORCHVISION_MOBILENET,
-    TIMM: Family(_over_timm, lambda model: model.backbone.stages(), LEVELS),
+    "fasterrcnn_timm": TIMM,
+    "retinanet_resnet18_fpn": RESNET,
+    "retinanet_resnet34_fpn": RESNET,
+    "retinanet_resnet50_fpn": TORCHVISION_RESNET,
+    "retinanet_resnet50_fpn_v2": TORCHVISION_RESNET,
+    "retinanet_resnet101_fpn": RESNET,
+    "retinanet_timm": TIMM,
 }

@@ -6,7 +6,6 @@ Shape letters: N anchors of the batch (images stacked, all levels).
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
 from frcnn.losses.samples import widened
+from frcnn.model.anchors import anchor_levels
 from frcnn.model.modes import no_graph
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
 from frcnn.sites.site import Site, unassigned
@@ -48,20 +48,11 @@ class SamplingRPN(RegionProposalNetwork):
         if targets is None:
             return proposals, {}
         labels = [torch.ones_like(target["labels"]) for target in targets]
-        candidates = unassigned(anchors, targets, labels, **self._levels(images, levels, sizes))
+        level, strides = anchor_levels(images, levels, sizes)
+        candidates = unassigned(anchors, targets, labels, level=level, strides=strides)
         preview = partial(_at_rows, logits.detach(), deltas.detach())
         head = partial(self._kept, levels, logits, deltas)
         return proposals, self.site(candidates, preview, head, targets)
-
-    def _levels(
-        self, images: ImageList, levels: Sequence[Tensor], sizes: Sequence[int]
-    ) -> dict[str, Any]:
-        """The level of each anchor of an image, and the levels' strides in pixels."""
-        repeats = torch.tensor(sizes)
-        level = torch.arange(len(sizes)).repeat_interleave(repeats)
-        height = images.tensors.shape[-2]
-        strides = [height // features.shape[-2] for features in levels]
-        return {"level": level.to(levels[0].device, non_blocking=True), "strides": strides}
 
     def _dense(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
         """[N] logits and [N, 4] deltas, float32 at least; anchors per image at each level."""

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.errors import ConfigError
-from frcnn.losses import BoxLoss, ClassLoss, CrossEntropy, SmoothL1
+from frcnn.losses import L1, BoxLoss, ClassLoss, CrossEntropy, FocalSigmoid, SmoothL1
 from frcnn.sites.assigners import MaxIoU
 from frcnn.sites.kinds import KINDS
 from frcnn.sites.site import Site, Sites
-from samplers import Random
+from samplers import All, Random
 
 PREFIX = "sites."
 
@@ -45,7 +45,7 @@ def parts_by_site(
 def usual_parts(kind: str) -> dict[str, Any]:
     """torchvision's parts of a site of this kind."""
     usual = KINDS[kind]
-    return {
+    two_stage = {
         "assigner": MaxIoU(usual.high, usual.low, usual.keep_best),
         "sampler": Random(usual.budget, usual.positive_fraction),
         "loss": CrossEntropy(),
@@ -53,6 +53,12 @@ def usual_parts(kind: str) -> dict[str, Any]:
         "weigher": None,
         "loss_weight": {},
     }
+    one_stage = two_stage | {
+        "sampler": All(),
+        "loss": FocalSigmoid(per="image", background_column=True),
+        "box_loss": L1(per="image"),
+    }
+    return one_stage if kind == "dense" else two_stage
 
 
 def make_site(name: str, kind: str, box_coder: BoxCoder, parts: Mapping[str, Any]) -> Site:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.model.weights import classifier_weights, file_weights
@@ -31,20 +31,29 @@ PROBE = (64, 96)  # height and width of the image that a new body is tried with
 class TimmPyramid(nn.Module):
     """The feature maps of a timm network under torchvision's feature pyramid.
 
-    The pyramid (arXiv 1612.03144) has five levels as torchvision's ResNet-FPN has them: "0" to
-    "3" of strides 4 to 32, and "pool" of stride 64.
+    The pyramid (arXiv 1612.03144) has levels as torchvision's ResNet-FPN has them: by default "0"
+    to "3" of strides 4 to 32, and "pool" of stride 64.
 
     Args:
         name: of the network, for messages.
         body: what ``timm.create_model(name, features_only=True)`` returns.
         out_channels: of every level.
+        first_stage: of the body whose feature map goes into the pyramid, 1 (stride 4) to 4.
+        extra_levels: what adds the coarsest levels; None = a pooled one.
 
     Raises:
         ConfigError: the body lacks a feature map of stride 4, 8, 16 or 32, or takes images of one
             size only.
     """
 
-    def __init__(self, name: str, body: Any, out_channels: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        body: Any,
+        out_channels: int,
+        first_stage: int = 1,
+        extra_levels: ExtraFPNBlock | None = None,
+    ) -> None:
         super().__init__()
         self.name = name
         info = body.feature_info.get_dicts()
@@ -54,9 +63,11 @@ class TimmPyramid(nn.Module):
                 f"model.backbone: {name} has feature maps of stride {_joined(self.taps)}, "
                 f"expected {_joined(STRIDES)}"
             )
-        channels = [self.taps[stride][1]["num_chs"] for stride in STRIDES]
+        self.strides = STRIDES[first_stage - 1 :]
+        channels = [self.taps[stride][1]["num_chs"] for stride in self.strides]
         self.body = body
-        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=LastLevelMaxPool())
+        extra_levels = extra_levels or LastLevelMaxPool()
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra_levels)
         self.out_channels = out_channels
         self._try_out(channels)
 
@@ -67,7 +78,7 @@ class TimmPyramid(nn.Module):
     def _maps(self, images: Tensor) -> list[Tensor]:
         """The feature maps that go into the pyramid, [B, C, H / stride, W / stride]."""
         maps = self.body(images)
-        maps = [maps[self.taps[stride][0]] for stride in STRIDES]
+        maps = [maps[self.taps[stride][0]] for stride in self.strides]
         channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
         return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if channels_last else maps
 
@@ -83,7 +94,8 @@ class TimmPyramid(nn.Module):
                 f"model.backbone: {self.name} does not take images of every size ({error})"
             ) from error
         self.train()
-        expected = [[1, c, height // s, width // s] for c, s in zip(channels, STRIDES, strict=True)]
+        pairs = zip(channels, self.strides, strict=True)
+        expected = [[1, c, height // s, width // s] for c, s in pairs]
         if found != expected:
             raise ConfigError(
                 f"model.backbone: {self.name} gives maps {found}, expected {expected}"
@@ -128,13 +140,20 @@ class TimmPyramid(nn.Module):
         unfreeze_batch_norm_2d(self.body)
 
 
-def timm_pyramid(name: str, weights: str | None, out_channels: int) -> TimmPyramid:
+def timm_pyramid(
+    name: str,
+    weights: str | None,
+    out_channels: int,
+    first_stage: int = 1,
+    extra_levels: ExtraFPNBlock | None = None,
+) -> TimmPyramid:
     """A timm network under a feature pyramid, with everything trainable.
 
     Args:
         name: timm's, alone or with the name of its weights: "resnet18", "resnet18.a1_in1k".
         weights: None, "pretrained" (timm downloads them), or a file of an image classifier.
         out_channels: of every level of the pyramid.
+        first_stage, extra_levels: see ``TimmPyramid``.
 
     Raises:
         ConfigError: no such network, or one without a pyramid's feature maps.
@@ -156,7 +175,7 @@ def timm_pyramid(name: str, weights: str | None, out_channels: int) -> TimmPyram
             f"model.weights_backbone: {weights!r} is not one of null, {PRETRAINED}, or a file; "
             f"to choose among timm's weights of a network, write model.backbone=NETWORK.WEIGHTS"
         )
-    return TimmPyramid(name, body, out_channels)
+    return TimmPyramid(name, body, out_channels, first_stage, extra_levels)
 
 
 def normalization(name: str) -> dict[str, list[float]]:

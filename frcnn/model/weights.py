@@ -13,7 +13,6 @@ from frcnn.runfolder.checkpoint import is_state_dict, read
 
 log = logging.getLogger(__name__)
 
-PREDICTOR = "roi_heads.box_predictor."
 COUNTER = "num_batches_tracked"  # of a BatchNorm that is trained; a frozen one has none
 
 
@@ -47,12 +46,13 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a readable weights file ({error})") from error
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a detector's state dict; a box predictor for other classes starts afresh.
+def load_into(model: nn.Module, state: Mapping[str, Tensor], predictor: str, source: str) -> None:
+    """Load a detector's state dict; a predictor for other classes starts afresh.
 
     A state dict saved with frozen BatchNorm freezes the model's.
 
     Args:
+        predictor: prefix of the parameters that depend on the classes.
         source: names the state dict in messages.
 
     Raises:
@@ -62,9 +62,10 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
         freeze_batch_norm(model)
     own = model.state_dict()
     state = dict(state)
-    if any(own[key].shape != state[key].shape for key in own if PREDICTOR in key and key in state):
-        log.warning("%s: made for other classes, the box predictor starts afresh", source)
-        state |= {key: value for key, value in own.items() if key.startswith(PREDICTOR)}
+    parts = [key for key in own if key.startswith(predictor) and key in state]
+    if any(own[key].shape != state[key].shape for key in parts):
+        log.warning("%s: made for other classes, the predictor starts afresh", source)
+        state |= {key: value for key, value in own.items() if key.startswith(predictor)}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

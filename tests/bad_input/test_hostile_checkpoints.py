@@ -22,12 +22,13 @@ from tiny import SMALL, call, small_network, tiny
 from frcnn import evaluate, predict, train
 from frcnn.build import dataset, detector, fill_from_data
 from frcnn.evaluation import load as trained
-from frcnn.model.weights import PREDICTOR, file_weights
+from frcnn.model import SamplingFasterRCNN
+from frcnn.model.weights import file_weights
 from frcnn.runfolder import checkpoint
 from frcnn.training.resume import STATE, checkpoint_to_resume
 
 Content = dict[str, Any]
-BIAS = f"{PREDICTOR}cls_score.bias"
+BIAS = f"{SamplingFasterRCNN.predictor}cls_score.bias"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -190,7 +190,7 @@ def test_a_state_dict_loads_into_a_fresh_detector(freeze: bool, name: str, tmp_p
     model = over_timm(name, weights_backbone=file, freeze_batch_norm=freeze)
     state = model.state_dict()
     fresh = over_timm(name)
-    load_into(fresh, state, "state")
+    load_into(fresh, state, fresh.predictor, "state")
     again = over_timm(name, weights=saved({"model": state}, tmp_path, "last.pt"))
     expected = outputs(model)
     for other in (fresh, again):
