@@ -1,7 +1,7 @@
 """Faster R-CNNs of torchvision's parts over any backbone, with their starting weights.
 
-A family (``Family``) says what is particular to a kind of backbone. To add one, write its
-``build`` function and name it in ``FAMILIES``.
+A ``Family`` describes one kind of backbone. To add one, write its ``build`` function and name it in
+``FAMILIES``.
 """
 
 import logging
@@ -38,7 +38,7 @@ RGB = 3  # channels of an image
 ROI_SIZE = 7  # cells of a pooled box along each side, in every detector of torchvision's
 LEVELS = 5  # of a pyramid of strides 4 to 64
 STAGES = 5  # of a backbone: the stem, and one stage for each stride from 4 to 32
-PROBE = 128  # side in pixels of the image that tells the levels of a user's backbone
+PROBE = 128  # side in pixels of the image that finds the levels of a user's backbone
 RESNET_STAGES = {"conv1": 0, "bn1": 0, "layer1": 1, "layer2": 2, "layer3": 3, "layer4": 4}
 
 
@@ -80,7 +80,7 @@ class Network:
 
 
 class Family(NamedTuple):
-    """What is particular to a kind of backbone.
+    """One kind of backbone.
 
     Args:
         build: makes a detector with the weights that ``Network.weights_backbone`` or, where
@@ -119,12 +119,12 @@ def build_base(
     frozen when the file was saved.
 
     Args:
-        biases: what the class logits of RPN ([2], of ``[0, x]``) and box predictor ([C+1]) start
-            with where no weights are loaded into them; None = as torchvision has it.
+        biases: initial biases of the class logits of the RPN ([2], of ``[0, x]``) and of the box
+            predictor ([C+1]), unless weights are loaded into them; None = torchvision's.
 
     Raises:
-        ConfigError: choices that do not exist or do not go together.
-        UserError: weights that are not there or do not fit.
+        ConfigError: an unknown choice, or choices that cannot be combined.
+        UserError: weights that are missing or do not fit.
     """
     rpn_bias, rcnn_bias = biases
     if network.weights is None:
@@ -160,7 +160,7 @@ def _from_file(network: Network, rcnn_bias: Tensor | None) -> FasterRCNN:
     set_biases(model, None, rcnn_bias)  # kept if the file's predictor is for other classes
     load_into(model, file_weights(path), f"weights {path}")
     if Path(path).name == Path(COCO_V1.url).name:
-        overwrite_eps(model, 0.0)  # trained so; torchvision does the same for the named weights
+        overwrite_eps(model, 0.0)  # as in training; torchvision does the same for its named weights
     if network.trainable_backbone_layers is not None:
         family = family_of(network.name, network.backbone)
         freeze_stages(model, family, network.trainable_backbone_layers)
@@ -223,7 +223,7 @@ def _set_batch_norm(backbone: nn.Module, frozen: bool) -> None:
 
 
 def _refuse(network: Network, reason: str, *keys: str) -> None:
-    """Raise ConfigError if one of these arguments is not at its default."""
+    """Raise ConfigError if one of these arguments differs from its default."""
     given = vars(network) | network.width._asdict()
     usual = vars(Network("", None)) | STOCK._asdict()
     for key in keys:
@@ -272,7 +272,7 @@ def _over_resnet(network: Network) -> FasterRCNN:
 
 
 def _trainable_layers(network: Network) -> int:
-    """As torchvision's builders count: without weights nothing stays frozen at random values."""
+    """torchvision's rule: without weights all stages train, since their values are random."""
     pretrained = network.weights_backbone is not None
     return _validate_trainable_layers(pretrained, network.trainable_backbone_layers, STAGES, 3)
 
@@ -401,7 +401,7 @@ def level_names(backbone: nn.Module) -> list[str]:
 
 
 def _over_module(network: Network, levels: Sequence[str]) -> FasterRCNN:
-    """A detector over a module, whose weights and channels are its maker's."""
+    """A detector over a user's module, which brings its weights and channels."""
     own = ("weights_backbone", "trainable_backbone_layers", "freeze_batch_norm")
     _refuse(network, "given a backbone, set this on it", *own, "fpn_channels", "backbone_width")
     _refuse(network, "given a backbone, choose a file or null", "weights")

@@ -28,7 +28,7 @@ from samplers import Sampler
 ROI_ALIGN = ("fast", "torchvision")
 SITES = {"rpn": "rpn", "rcnn": "rcnn"}  # name -> kind, in the order in which the network meets them
 NONE: Mapping[str, Any] = MappingProxyType({})
-# Arguments of torchvision's whose work samplers and assigners do.
+# Arguments of torchvision's that samplers and assigners replace.
 SITES_OPTIONS = {
     f"{site}_{part}"
     for site in ("rpn", "box")
@@ -98,13 +98,13 @@ class Detector(FasterRCNN):
 
 
 class Transform(GeneralizedRCNNTransform):
-    """torchvision's resizing, which takes the ignore areas along with the boxes.
+    """torchvision's resizing, which also resizes the ignore areas.
 
-    The mean and the deviation are copied to a GPU once, not for every image.
+    The mean and the deviation are copied to a GPU once, not once per image.
     """
 
     def normalize(self, image: Tensor) -> Tensor:
-        """[3, H, W] less the mean, by the standard deviation of each channel."""
+        """[3, H, W] minus the mean of each channel, divided by its standard deviation."""
         if not image.is_floating_point():
             return super().normalize(image)  # refuses it
         known = self.__dict__.get("_statistics")
@@ -118,7 +118,7 @@ class Transform(GeneralizedRCNNTransform):
         """Resize one [3, H, W] image and the boxes of its target."""
         before = list(image.shape[-2:])
         least = 1 + max(before) // self.max_size
-        if min(before) < least:  # made to fit, a strip this thin would have no pixel left
+        if min(before) < least:  # resizing would leave no pixel of so thin a strip
             size = [max(side, least) for side in before]
             image = F.interpolate(image[None], size)[0]
             if target is not None:
@@ -186,7 +186,7 @@ def build_detector(
             rpn_pre_nms_top_n_train, box_score_thresh, ...
 
     Raises:
-        UserError: weights that are not there or do not fit; ConfigError: an unknown name or site,
+        UserError: weights that are missing or do not fit; ConfigError: an unknown name or site,
             anchor sizes that this network has no levels for, a sampler's budget or an assigner's
             threshold, or a loss that cannot serve at its site or holds numbers for other classes.
     """
@@ -225,7 +225,7 @@ def build_detector(
 
 
 def refuse_sites_options(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for arguments of torchvision's whose work a site's parts do."""
+    """Raise ConfigError for arguments of torchvision's that a site's parts replace."""
     useless = sorted(SITES_OPTIONS & options.keys())
     if useless:
         raise ConfigError(f"samplers and assigners decide: {', '.join(useless)} would do nothing")

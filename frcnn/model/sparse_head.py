@@ -2,10 +2,10 @@
 
 Proposals need the head everywhere but no gradient; the loss needs a gradient at a few hundred
 anchors of tens of thousands. So the dense pass runs without a graph and the kept anchors are
-computed once more from their 3x3 neighbourhoods: equal up to rounding, without the two dense
-convolutions of a backward pass.
+computed once more from their 3x3 neighbourhoods. The result is equal up to rounding, and the
+backward pass needs no dense convolution.
 
-Shape letters: K kept anchors, A anchors a location, P padded pixels of all levels and images,
+Shape letters: K kept anchors, A anchors per location, P padded pixels of all levels and images,
 C channels.
 """
 
@@ -41,8 +41,8 @@ def at_anchors(head: RPNHead, levels: Sequence[Tensor], rows: Tensor) -> tuple[T
     hidden = head.conv[0][1](F.linear(patches, kernel, convolution.bias))
     logits = F.linear(hidden, head.cls_logits.weight.flatten(1), head.cls_logits.bias)
     deltas = F.linear(hidden, head.bbox_pred.weight.flatten(1), head.bbox_pred.bias)
-    here = torch.arange(len(rows), device=rows.device)
-    return logits[here, anchor], deltas.unflatten(1, (anchors, 4))[here, anchor]
+    index = torch.arange(len(rows), device=rows.device)
+    return logits[index, anchor], deltas.unflatten(1, (anchors, 4))[index, anchor]
 
 
 def _neighbours(shapes: Sequence[torch.Size], rows: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
