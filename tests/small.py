@@ -16,7 +16,7 @@ from torchvision.models.detection.rpn import RPNHead
 from frcnn.losses import Samples
 from frcnn.losses.activation import softmax_scores
 from frcnn.model import Detector, build_detector
-from frcnn.model.anchors import one_anchor_size_a_level
+from frcnn.model.anchors import one_anchor_size_per_level
 from frcnn.sites.assigners import Assigned
 from samplers import Candidates, Prediction
 
@@ -176,7 +176,7 @@ def quick(**options: Any) -> Detector:
     torch.manual_seed(0)
     model.backbone = Pyramid()
     model.rpn.head = RPNHead(16, 3)
-    model.rpn.anchor_generator = one_anchor_size_a_level(ANCHORS)
+    model.rpn.anchor_generator = one_anchor_size_per_level(ANCHORS)
     model.roi_heads.box_head = TwoMLPHead(16 * 49, 32)
     model.roi_heads.box_predictor = FastRCNNPredictor(32, 4)
     return model.train()
@@ -187,7 +187,7 @@ def stock(num_classes: int = 4, **options: Any) -> FasterRCNN:
     backbone = resnet_fpn_backbone(
         backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d, trainable_layers=5
     )
-    anchors = one_anchor_size_a_level(ANCHORS)
+    anchors = one_anchor_size_per_level(ANCHORS)
     options = OPTIONS | options
     return FasterRCNN(backbone, num_classes, rpn_anchor_generator=anchors, **options).train()
 
@@ -196,7 +196,7 @@ def quick_stock(**options: Any) -> FasterRCNN:
     """torchvision's own detector of the shape of ``quick``."""
     return FasterRCNN(
         Pyramid(),
-        rpn_anchor_generator=one_anchor_size_a_level(ANCHORS),
+        rpn_anchor_generator=one_anchor_size_per_level(ANCHORS),
         box_head=TwoMLPHead(16 * 49, 32),
         box_predictor=FastRCNNPredictor(32, 4),
         **(OPTIONS | options),

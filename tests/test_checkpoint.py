@@ -13,6 +13,7 @@ from frcnn.errors import UserError
 from frcnn.evaluation.load import refuse_foreign
 from frcnn.runfolder import checkpoint
 from frcnn.runfolder.signals import Stop, stop_on_signals
+from frcnn.runfolder.versions import config_from_version_1
 
 CONTENT: dict[str, Any] = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -126,6 +127,14 @@ def test_missing_and_foreign_files_are_one_line(tmp_path: Path) -> None:
     torch.save({**CONTENT, "version": 99}, tmp_path / "new.pt")
     with pytest.raises(UserError, match="version 99, this code reads 1"):
         checkpoint.load(tmp_path / "new.pt")
+
+
+def test_the_factors_of_a_version_1_checkpoint_keep_their_terms() -> None:
+    thresholds = [f"{site}_{part}_iou_thresh" for site in ("rpn", "box") for part in ("fg", "bg")]
+    factors = {"objectness": 2, "rpn_box_reg": 3, "classifier": 4, "box_reg": 5}
+    old = {"model": dict.fromkeys(thresholds, 0.5), "loss_weight": factors}
+    expected = {"rpn": {"class": 2, "box": 3}, "rcnn": {"class": 4, "box": 5}}
+    assert config_from_version_1(old)["loss_weight"] == expected
 
 
 OURS = ["frcnn.losses.SmoothL1", "frcnn.losses.GHMC", "frcnn.data.shapes", "frcnn.data.coco2017"]

@@ -16,7 +16,7 @@ from frcnn import build as assemble
 from frcnn.config.compose import CONF, checked
 from frcnn.data import Batch, collate
 from frcnn.model import Detector
-from frcnn.model.anchors import one_anchor_size_a_level
+from frcnn.model.anchors import one_anchor_size_per_level
 from frcnn.model.faster_rcnn import TorchvisionOptions
 from frcnn.parallel.device import choose_precision
 
@@ -109,7 +109,7 @@ def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> Fas
     shared = TorchvisionOptions.__annotations__
     options = {key: value for key, value in node.items() if key in shared}
     if node["anchor_sizes"] is not None:
-        options["rpn_anchor_generator"] = one_anchor_size_a_level(node["anchor_sizes"])
+        options["rpn_anchor_generator"] = one_anchor_size_per_level(node["anchor_sizes"])
     return FasterRCNN(backbone, num_classes, **options).to(device).train()
 
 

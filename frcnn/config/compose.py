@@ -60,6 +60,9 @@ RENAMED = {
     "loss_weight.objectness": "loss_weight.rpn.class",
     "loss_weight.rpn_box_reg": "loss_weight.rpn.box",
 }
+# Stand-ins for what a loss takes from the training set, of two classes, until the data is read
+# (`frcnn.build.fill_from_data`).
+STAND_INS = {"class_counts": [1, 1], "class_frequencies": [1.0, 1.0]}
 # What is said in one line; all else is a bug and shows where.
 KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 
@@ -295,8 +298,9 @@ def _try_methods(plain: Mapping[str, Any]) -> None:
     """Construct each method once, so that it can refuse its values before any data is read."""
     for group in GROUPS:
         for site, node in plain.get(group, {}).items():
-            if node and "data" not in node.values():
-                build(node, f"{group}.{site}")
+            if node:
+                numbers = {k: v for k, v in STAND_INS.items() if node.get(k) == "data"}
+                build(node | numbers, f"{group}.{site}")
     if "optimizer" in plain:
         import torch
 

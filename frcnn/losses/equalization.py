@@ -53,8 +53,7 @@ class Equalization(SigmoidLoss):
         self.per = per
         self.guided_scale = guided_scale
         self.prior = prior
-        masked, classes = int(self.rare.sum()), len(self.rare)
-        log.info("equalization: %d of %d classes are below %g", masked, classes, rare_below)
+        self.rare_below = rare_below
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
@@ -66,8 +65,8 @@ class Equalization(SigmoidLoss):
 
     def initial_bias(self, columns: int) -> Tensor | None:
         """[C+1] for ``prior``; ValueError if the frequencies are of other classes."""
-        if len(self.rare) != columns - 1:
-            raise ValueError(
-                f"class_frequencies has {len(self.rare)} values, but {columns - 1} classes"
-            )
+        masked, classes = int(self.rare.sum()), len(self.rare)
+        if classes != columns - 1:
+            raise ValueError(f"class_frequencies has {classes} values, but {columns - 1} classes")
+        log.info("equalization: %d of %d classes are below %g", masked, classes, self.rare_below)
         return super().initial_bias(columns)

@@ -25,7 +25,7 @@ def check_anchor_sizes(name: str, levels: int | None, sizes: Sequence[float]) ->
         )
 
 
-def one_anchor_size_a_level(sizes: Sequence[float]) -> AnchorGenerator:
+def one_anchor_size_per_level(sizes: Sequence[float]) -> AnchorGenerator:
     """One anchor size at each level and three aspect ratios, as in torchvision's ResNet-FPN."""
     return AnchorGenerator(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
 

@@ -1,7 +1,7 @@
 """Detectors of torchvision's parts over any backbone, with their starting weights.
 
-A family (``Family``) says what is particular to a kind of backbone. To add one, write its
-``build`` function and name it in ``FAMILIES``.
+A ``Family`` describes one kind of backbone. To add one, write its ``build`` function and name it in
+``FAMILIES``.
 """
 
 import logging
@@ -77,7 +77,7 @@ class Network:
 
 
 class Family(NamedTuple):
-    """What is particular to a kind of backbone.
+    """One kind of backbone.
 
     Args:
         build: makes a detector with the weights that ``Network.weights_backbone`` or, where
@@ -131,8 +131,8 @@ def build_base(network: Network, biases: Biases) -> Any:
             them; None = as torchvision has it.
 
     Raises:
-        ConfigError: choices that do not exist or do not go together.
-        UserError: weights that are not there or do not fit.
+        ConfigError: an unknown choice, or choices that cannot be combined.
+        UserError: weights that are missing or do not fit.
     """
     if network.weights is None:
         model = _built(network)
@@ -221,7 +221,7 @@ def _timm_name(network: Network) -> str:
 
 
 def _refuse(network: Network, reason: str, *keys: str) -> None:
-    """Raise ConfigError if one of these arguments is not at its default."""
+    """Raise ConfigError if one of these arguments differs from its default."""
     given = vars(network) | network.width._asdict()
     usual = vars(Network(network.architecture, "", None)) | STOCK._asdict()
     for key in keys:
@@ -275,7 +275,7 @@ def _over_resnet(network: Network) -> Any:
 
 
 def _trainable_layers(network: Network) -> int:
-    """As torchvision's builders count: without weights nothing stays frozen at random values."""
+    """torchvision's rule: without weights all stages train, since their values are random."""
     pretrained = network.weights_backbone is not None
     return _validate_trainable_layers(pretrained, network.trainable_backbone_layers, STAGES, 3)
 

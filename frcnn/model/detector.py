@@ -39,13 +39,13 @@ class Detector(nn.Module):
 
 
 class Transform(GeneralizedRCNNTransform):
-    """torchvision's resizing, which takes the ignore areas along with the boxes.
+    """torchvision's resizing, which also resizes the ignore areas.
 
-    The mean and the deviation are copied to a GPU once, not for every image.
+    The mean and the deviation are copied to a GPU once, not once per image.
     """
 
     def normalize(self, image: Tensor) -> Tensor:
-        """[3, H, W] less the mean, by the standard deviation of each channel."""
+        """[3, H, W] minus the mean of each channel, divided by its standard deviation."""
         if not image.is_floating_point():
             return super().normalize(image)  # refuses it
         known = self.__dict__.get("_statistics")
@@ -59,7 +59,7 @@ class Transform(GeneralizedRCNNTransform):
         """Resize one [3, H, W] image and the boxes of its target."""
         before = list(image.shape[-2:])
         least = 1 + max(before) // self.max_size
-        if min(before) < least:  # made to fit, a strip this thin would have no pixel left
+        if min(before) < least:  # resizing would leave no pixel of so thin a strip
             size = [max(side, least) for side in before]
             image = F.interpolate(image[None], size)[0]
             if target is not None:

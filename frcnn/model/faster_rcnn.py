@@ -11,7 +11,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from frcnn.errors import ConfigError
 from frcnn.losses import BoxLoss, ClassLoss
-from frcnn.model.anchors import check_anchor_sizes, one_anchor_size_a_level
+from frcnn.model.anchors import check_anchor_sizes, one_anchor_size_per_level
 from frcnn.model.architectures import FasterRCNNArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base, num_levels
 from frcnn.model.detector import Detector, Transform
@@ -150,7 +150,7 @@ def build_faster_rcnn(
     architecture = FasterRCNNArchitecture(None if stock else representation_size)
     if anchor_sizes is not None:
         check_anchor_sizes(name, num_levels(architecture, name, backbone), anchor_sizes)
-        torchvision_options["rpn_anchor_generator"] = one_anchor_size_a_level(anchor_sizes)
+        torchvision_options["rpn_anchor_generator"] = one_anchor_size_per_level(anchor_sizes)
     network = Network(
         architecture,
         name,

@@ -1,4 +1,4 @@
-"""Passes through parts of the network that leave no trace in it."""
+"""Context managers for forward passes that do not change the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import nn
 
 @contextmanager
 def no_graph(device: torch.device) -> Iterator[None]:
-    """No gradient, and nothing left in autocast's weight cache.
+    """No gradient, and no entries in autocast's weight cache.
 
-    Weights cast under ``no_grad`` must not enter that cache: the pass with gradient would find
-    them there, cut off from the parameters.
+    Weights cast under ``no_grad`` must not enter that cache: the pass with gradient would use them,
+    and they have no connection to the parameters.
     """
     kind = device.type
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
@@ -24,7 +24,7 @@ def no_graph(device: torch.device) -> Iterator[None]:
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
     """Modules in eval mode, then back in the mode that each was in.
 
-    Keeps a preview out of BatchNorm statistics, and dropout out of a preview.
+    In a preview BatchNorm's statistics must not move, and dropout must be off.
     """
     training = {module: module.training for root in modules for module in root.modules()}
     for root in modules:

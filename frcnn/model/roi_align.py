@@ -10,6 +10,7 @@ levels and images, C channels.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,19 @@ class FastRoIAlign(MultiScaleRoIAlign):
                 levels, image_shapes, self.canonical_scale, self.canonical_level
             )
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels])
-        pooled = self._pooled(table.float(), *self._placed(levels, boxes))
+        pooled = self._pooled(table.float(), *self._on_levels(levels, boxes))
         pooled = pooled.to(table.dtype).unflatten(1, self.output_size)
         return pooled.permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def _placed(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """[R, 4] boxes in pixels of their level; [3, R] first pixel in the table, height, width."""
+    def _on_levels(
+        self, levels: Sequence[Tensor], boxes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The boxes in pixels of their level, and the feature map that each of them reads.
+
+        Returns:
+            [R, 4] boxes xyxy, and [3, R] the map's first row in the table, its height and width.
+        """
         level = self.map_levels(boxes) if len(levels) > 1 else torch.zeros(sum(map(len, boxes)))
         level = level.to(torch.int64)
         sizes = torch.tensor([[f.shape[2], f.shape[3]] for f in levels])
@@ -58,29 +65,32 @@ class FastRoIAlign(MultiScaleRoIAlign):
         scaled = torch.cat(list(boxes)).float() * torch.tensor(self.scales)[level, None]
         return scaled, torch.stack([first, height, width])
 
-    def _pooled(self, table: Tensor, boxes: Tensor, place: Tensor) -> Tensor:
+    def _pooled(self, table: Tensor, boxes: Tensor, maps: Tensor) -> Tensor:
         """[T, C] table -> [R, output bins, C]."""
-        bins = self.output_size[0] * self.output_size[1]
-        if self.sampling_ratio > 0:
-            reads = self._reads(boxes, place, [self.sampling_ratio] * 2)
-            return WeightedRows.apply(table, *reads).unflatten(0, (-1, bins))
-        # Adaptive: a point a pixel, so boxes of equal size in pixels have grids of equal size.
-        sides = (boxes[:, 2:] - boxes[:, :2]).flip(1).clamp(min=1) / torch.tensor(self.output_size)
-        grids, grid = sides.ceil().to(torch.int64).unique(dim=0, return_inverse=True)
+        if self.sampling_ratio <= 0 and len(boxes):
+            return self._pooled_adaptively(table, boxes, maps)
+        samples = max(self.sampling_ratio, 1)
+        pooled = WeightedRows.apply(table, *self._reads(boxes, maps, (samples, samples)))
+        return pooled.unflatten(0, (-1, prod(self.output_size)))
+
+    def _pooled_adaptively(self, table: Tensor, boxes: Tensor, maps: Tensor) -> Tensor:
+        """As many points per bin as it has pixels; boxes with equal grids are pooled together."""
+        sides = (boxes[:, 2:] - boxes[:, :2]).flip(1).clamp(min=1)  # height, width
+        samples = (sides / torch.tensor(self.output_size)).ceil().to(torch.int64)
+        grids, grid = samples.unique(dim=0, return_inverse=True)
         order = grid.argsort(stable=True)
+        groups = order.split(grid.bincount().tolist())
         parts = [
-            WeightedRows.apply(table, *self._reads(boxes[here], place[:, here], samples))
-            for here, samples in zip(
-                order.split(grid.bincount().tolist()), grids.tolist(), strict=True
-            )
+            WeightedRows.apply(table, *self._reads(boxes[rows], maps[:, rows], points))
+            for rows, points in zip(groups, grids.tolist(), strict=True)
         ]
-        pooled = torch.cat(parts) if parts else table[:0]
-        return pooled.unflatten(0, (-1, bins))[order.argsort()]
+        pooled = torch.cat(parts).unflatten(0, (-1, prod(self.output_size)))
+        return pooled[order.argsort()]
 
     @torch.no_grad()
-    def _reads(self, boxes: Tensor, place: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _reads(self, boxes: Tensor, maps: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[M, Q] rows of the table, and [M, Q] their weights, of grids of ``samples`` (y, x)."""
-        first, height, width = place
+        first, height, width = maps
         out_height, out_width = self.output_size
         y, weight_y = _axis(boxes[:, 1], boxes[:, 3], height, out_height, samples[0])
         x, weight_x = _axis(boxes[:, 0], boxes[:, 2], width, out_width, samples[1])

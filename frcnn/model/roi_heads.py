@@ -23,13 +23,13 @@ Sizes = list[tuple[int, int]]
 class SamplingRoIHeads(RoIHeads):
     """torchvision's box head, with the same parameters and a site.
 
-    The detections use the activation that the class loss asks for. Given targets it returns the
-    losses also in eval mode, beside the detections.
+    The detections use the activation that the class loss asks for. With targets it returns the
+    losses in eval mode too, next to the detections.
     """
 
     site: Site
     append_objects: bool = True  # objects are proposals too, in training and for val/loss
-    preview_rows: int = 4096  # proposals that a preview pools at once; bounds its memory
+    preview_rows: int = 4096  # proposals that a preview pools at once; limits its memory
 
     def forward(
         self,
@@ -68,9 +68,9 @@ class SamplingRoIHeads(RoIHeads):
         self, features: Features, boxes: list[Tensor], image_shapes: Sizes
     ) -> tuple[Tensor, Tensor]:
         """[K, C+1] logits and [K, C+1, 4] deltas, float32."""
-        # torchvision guesses the levels' strides from the first batch it meets and keeps them. Of
-        # images below some 80 pixels the guess depends on their size, so that a run which is
-        # resumed, and meets another first batch, would pool from other places.
+        # torchvision guesses the levels' strides from its first batch and keeps them. For images
+        # below about 80 pixels the guess depends on their size. A resumed run has another first
+        # batch and would pool from other places, so the strides are set for every batch.
         self.box_roi_pool.scales = None
         pooled = self.box_roi_pool(features, boxes, image_shapes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
@@ -79,7 +79,7 @@ class SamplingRoIHeads(RoIHeads):
     def _preview(
         self, candidates: Unassigned, features: Features, image_shapes: Sizes, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the head says now of some proposals; leaves no trace in the network."""
+        """The head's output at some proposals, without gradient; the network does not change."""
         order = candidates.image[rows].argsort(stable=True)
         parts = []
         with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
@@ -94,15 +94,15 @@ class SamplingRoIHeads(RoIHeads):
     ) -> list[dict[str, Tensor]]:
         sizes = [len(boxes) for boxes in proposals]
         scores = self.site.class_loss.scores(logits)[:, 1:]
-        # Without any proposal the coder returns a flat tensor.
+        # Without proposals the coder returns a flat tensor.
         boxes = self.box_coder.decode(deltas.flatten(1), proposals).reshape(deltas.shape)
-        # Class-agnostic boxes serve every class; otherwise the first are the background's.
+        # All classes share class-agnostic boxes; otherwise column 0 is the background's.
         boxes = boxes[:, 1:] if boxes.shape[1] > 1 else boxes.expand(-1, scores.shape[1], -1)
         per_image = zip(boxes.split(sizes), scores.split(sizes), image_shapes, strict=True)
         return [self._strongest(*image) for image in per_image]
 
     def _strongest(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        """[N, C, 4] boxes and [N, C] scores of one image -> what NMS within each class leaves."""
+        """[N, C, 4] boxes and [N, C] scores of one image -> detections after NMS per class."""
         proposal, column = torch.where(scores > self.score_thresh)
         boxes = clip_boxes_to_image(boxes[proposal, column], size)
         scores, labels = scores[proposal, column], column + 1

@@ -25,8 +25,8 @@ SPARSE_SHARE = 0.15
 class SamplingRPN(RegionProposalNetwork):
     """torchvision's RPN, with the same parameters and proposals, and a site.
 
-    Given targets it returns the losses also in eval mode, so that a validation loss needs no
-    second code path.
+    With targets it returns the losses in eval mode too, so that a validation loss needs no second
+    code path.
     """
 
     site: Site
@@ -65,7 +65,7 @@ class SamplingRPN(RegionProposalNetwork):
         self, levels: Sequence[Tensor], logits: Tensor, deltas: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
         """[K, 2] logits and [K, 1, 4] deltas of the kept anchors, with gradient."""
-        # Without gradients, the dense pass already has the answer.
+        # Without gradient the values of the dense pass are enough.
         if can_be_sparse(self.head) and torch.is_grad_enabled():
             if len(rows) < SPARSE_SHARE * len(logits):
                 logits, deltas = at_anchors(self.head, levels, rows)
@@ -75,7 +75,7 @@ class SamplingRPN(RegionProposalNetwork):
 
 
 def _at_rows(logits: Tensor, deltas: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """[K, 2] logits and [K, 1, 4] deltas of some anchors, out of the dense [N] and [N, 4]."""
+    """[K, 2] logits and [K, 1, 4] deltas of some anchors, from the dense [N] and [N, 4]."""
     return two_columns(logits[rows]), deltas[rows][:, None]
 
 

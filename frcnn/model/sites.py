@@ -108,7 +108,7 @@ def add_sites(network: nn.Module, sites: Mapping[str, Site]) -> None:
 
 
 def refer_to_site(part: nn.Module, site: Site) -> None:
-    """Let a part of the network use a site that ``add_sites`` registers; no second registration."""
+    """Let a part of the network use a site, which ``add_sites`` alone registers."""
     part.__dict__["site"] = site
 
 

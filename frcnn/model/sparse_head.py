@@ -2,10 +2,10 @@
 
 Proposals need the head everywhere but no gradient; the loss needs a gradient at a few hundred
 anchors of tens of thousands. So the dense pass runs without a graph and the kept anchors are
-computed once more from their 3x3 neighbourhoods: equal up to rounding, without the two dense
-convolutions of a backward pass.
+computed once more from their 3x3 neighbourhoods. The result is equal up to rounding, and the
+backward pass needs no dense convolution.
 
-Shape letters: K kept anchors, A anchors a location, P padded pixels of all levels and images,
+Shape letters: K kept anchors, A anchors per location, P padded pixels of all levels and images,
 C channels.
 """
 
@@ -41,26 +41,47 @@ def at_anchors(head: RPNHead, levels: Sequence[Tensor], rows: Tensor) -> tuple[T
     hidden = head.conv[0][1](F.linear(patches, kernel, convolution.bias))
     logits = F.linear(hidden, head.cls_logits.weight.flatten(1), head.cls_logits.bias)
     deltas = F.linear(hidden, head.bbox_pred.weight.flatten(1), head.bbox_pred.bias)
-    here = torch.arange(len(rows), device=rows.device)
-    return logits[here, anchor], deltas.unflatten(1, (anchors, 4))[here, anchor]
+    index = torch.arange(len(rows), device=rows.device)
+    return logits[index, anchor], deltas.unflatten(1, (anchors, 4))[index, anchor]
 
 
 def _neighbours(shapes: Sequence[torch.Size], rows: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
-    """[K, 9] rows of the padded table around each anchor, in kernel order, and [K] its number."""
+    """The 3x3 neighbourhood of each anchor's location in the padded table.
+
+    Returns:
+        [K, 9] rows of the table, in the order of the kernel's weights, and [K] the number of each
+        anchor at its location.
+    """
     images = shapes[0][0]
-    height, width = torch.tensor([[s[2], s[3]] for s in shapes]).T.to(
-        rows.device, non_blocking=True
-    )
-    count = height * width * anchors
-    padded = (height + 2) * (width + 2)
-    image, row = rows // count.sum(), rows % count.sum()
-    level = torch.searchsorted(count.cumsum(0), row, right=True)
-    row = row - (count.cumsum(0) - count)[level]
-    location, anchor = row // anchors, row % anchors
-    y, x = location // width[level], location % width[level]
-    first = (images * (padded.cumsum(0) - padded))[level] + image * padded[level]
+    sizes = torch.tensor([shape[2:] for shape in shapes])
+    height, width = sizes.T.to(rows.device, non_blocking=True)
+    image, level, y, x, anchor = _located(height, width, rows, anchors)
+    row_length = width + 2
+    pixels = (height + 2) * row_length  # of one image at each level
+    first = (images * _starts(pixels))[level] + image * pixels[level]
+    # Padding moves every pixel by one: there the neighbourhood of (y, x) begins at (y, x).
+    row_length = row_length[level]
+    corner = first + y * row_length + x
     step = torch.arange(3, device=rows.device)
-    # Padding moves every pixel by one, so the neighbourhood of (y, x) begins at (y, x) there.
-    ys, xs = y[:, None] + step, x[:, None] + step
-    table_rows = first[:, None, None] + ys[:, :, None] * (width[level] + 2)[:, None, None]
-    return (table_rows + xs[:, None, :]).flatten(1), anchor
+    offset = step[:, None] * row_length[:, None, None] + step  # [K, 3, 3]
+    return (corner[:, None, None] + offset).flatten(1), anchor
+
+
+def _located(height: Tensor, width: Tensor, rows: Tensor, anchors: int) -> tuple[Tensor, ...]:
+    """[K] image, level, y, x, and number of each anchor at its location.
+
+    Args:
+        height, width: [levels] of the feature maps.
+    """
+    count = height * width * anchors
+    per_image = count.sum()
+    image, row = rows // per_image, rows % per_image
+    level = torch.searchsorted(count.cumsum(0), row, right=True)
+    row = row - _starts(count)[level]
+    pixel, anchor = row // anchors, row % anchors
+    return image, level, pixel // width[level], pixel % width[level], anchor
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """Where each part begins if parts of these lengths are joined."""
+    return counts.cumsum(0) - counts

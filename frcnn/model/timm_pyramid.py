@@ -57,7 +57,7 @@ class TimmPyramid(nn.Module):
         super().__init__()
         self.name = name
         info = body.feature_info.get_dicts()
-        self.taps = {entry["reduction"]: (at, entry) for at, entry in enumerate(info)}
+        self.taps = {entry["reduction"]: (index, entry) for index, entry in enumerate(info)}
         if not self.taps.keys() >= set(STRIDES):
             raise ConfigError(
                 f"model.backbone: {name} has feature maps of stride {_joined(self.taps)}, "
@@ -89,7 +89,7 @@ class TimmPyramid(nn.Module):
         self.eval()  # no statistics move
         try:
             found = [list(m.shape) for m in self._maps(torch.zeros(1, 3, height, width))]
-        except Exception as error:  # every network of timm refuses a size in its own way
+        except Exception as error:  # networks of timm raise different errors
             raise ConfigError(
                 f"model.backbone: {self.name} does not take images of every size ({error})"
             ) from error
@@ -118,9 +118,9 @@ class TimmPyramid(nn.Module):
             )
         stem = spans.get(STEM_STRIDE)
         ends = [stem[1] if stem else found[0][0] - 1, *(last for _, last in found[:-1])]
-        place = {name: at for at, name in enumerate(modules)}
+        order = {name: index for index, name in enumerate(modules)}
         return {
-            name: sum(place[name.rpartition(".")[0]] > end for end in ends)
+            name: sum(order[name.rpartition(".")[0]] > end for end in ends)
             for name, _ in self.body.named_parameters()
         }
 
@@ -197,7 +197,7 @@ def _timm() -> ModuleType:
 
 
 def _pretrained_config(name: str) -> Any:
-    """What timm knows of a network and its weights."""
+    """timm's record of a network and its weights."""
     timm = _timm()
     network, _, tag = str(name).partition(".")
     if not timm.is_model(network):
@@ -229,7 +229,7 @@ def _downloaded(name: str, config: Any, options: dict[str, Any]) -> Any:
     try:
         with _quiet():
             return _timm().create_model(name, pretrained=True, **options)
-    except Exception as error:  # no network, a timeout, a reset: timm's two clients have their own
+    except Exception as error:  # timm's two download clients raise different errors
         reason = str(getattr(error, "reason", error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"weights of {name} cannot be downloaded from {config.hf_hub_id or config.url} "
@@ -248,7 +248,7 @@ def _weights_options(name: str, config: Any, path: str) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what is no news from the log: each retry, the classifier that is left out."""
+    """Hide warnings of timm's: of each retry, and of a classifier that is not loaded."""
     loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -272,7 +272,7 @@ def _span(modules: list[str], tap: str) -> tuple[int, int] | None:
     flat = [name.replace(".", "_") + "_" for name in modules]
     for prefix in ("", "body_", "model_"):
         start = f"{prefix}{tap.replace('.', '_')}_"
-        found = [at for at, name in enumerate(flat) if name.startswith(start)]
+        found = [index for index, name in enumerate(flat) if name.startswith(start)]
         if found:
             return found[0], found[-1]
     return None

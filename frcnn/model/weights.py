@@ -42,7 +42,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: {error.name} is missing: pip install -e '.[timm]'") from error
     except FileNotFoundError:
         raise UserError(f"{path}: no such weights file") from None
-    except Exception as error:  # as many kinds as ways in which a file can be broken
+    except Exception as error:  # a broken file can raise almost any error
         raise UserError(f"{path}: not a readable weights file ({error})") from error
 
 
@@ -78,9 +78,9 @@ def classifier_weights(
 ) -> dict[str, Tensor]:
     """The weights of an image classifier under the names of a network of the same architecture.
 
-    Names decide where they are equal. Otherwise the tensors are taken in order of appearance, if
-    each has the shape and the last part of the name ("weight", "running_var", ...) that the
-    network expects at its place. The classifying layer may be missing or for other classes.
+    Tensors are matched by name if the names are equal. Otherwise they are matched in order of
+    appearance, if each has the shape and the last part of the name ("weight", "running_var", ...)
+    that the network expects there. The classifying layer may be missing or for other classes.
 
     Args:
         state: the weights to use.
@@ -123,7 +123,7 @@ def freeze_batch_norm(module: nn.Module) -> None:
     """Replace every BatchNorm2d inside by a frozen one with the same numbers.
 
     A module with a method ``freeze_batch_norm`` does it itself: the norm layers of some networks
-    do more than to normalize.
+    also apply the activation.
     """
     for name, child in module.named_children():
         if own := getattr(child, "freeze_batch_norm", None):

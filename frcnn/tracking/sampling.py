@@ -1,4 +1,4 @@
-"""What a sampler picked and what it passed over, as numbers to plot and compare between runs."""
+"""Statistics of what a sampler picked, to plot and to compare between runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from samplers import Candidates
 
 IOU_EDGES = torch.linspace(0, 1, 21, dtype=torch.float64)
-# Losses span decades. The edges are fixed, so that histograms of two runs can be laid over.
+# Losses span decades. The edges are fixed, so that histograms of two runs can be overlaid.
 LOSS_EDGES = torch.logspace(-4, 1, 31, dtype=torch.float64)
 
 Histogram = tuple[list[int], list[float]]
@@ -27,16 +27,17 @@ def sampling_report(
         num_images: images in the batch.
 
     Returns:
-        Scalars by name, where a mean over nothing is left out, and histograms by name as
-        (counts [B], edges [B + 1]). Values beyond the edges are counted in the outermost bins.
+        Scalars by name, and histograms by name as (counts [B], edges [B + 1]). A mean without
+        values has no entry. Values beyond the edges are counted in the outermost bins.
 
-        ``positives_per_image``, ``negatives_per_image``: sampled; ``candidates_positive_per_image``
-        all there were. ``positive_iou``, ``negative_iou``: mean IoU of the sampled.
-        ``loss_picked``, ``loss_passed``: mean loss of the sampled and of the others, ignored ones
-        left out. ``effective_sample_size``: (sum w)^2 / sum w^2 over the batch, an image.
-        ``hard_fraction``: share of the K sampled negatives whose loss is among the K highest of
-        the batch's negatives; 1 where the hardest were taken, K / negatives for a blind choice.
-        ``objects_covered``: objects with a sampled positive among those with any positive.
+        ``positives_per_image``, ``negatives_per_image``: number of sampled candidates;
+        ``candidates_positive_per_image``: number of positive candidates. ``positive_iou``,
+        ``negative_iou``: mean IoU of the sampled. ``loss_picked``, ``loss_passed``: mean loss of
+        the sampled and of the other candidates, without ignored ones. ``effective_sample_size``:
+        (sum w)^2 / sum w^2 over the batch, divided by ``num_images``. ``hard_fraction``: share of
+        the K sampled negatives whose loss is among the K highest of the batch's negatives; 1 if
+        the hardest are sampled, about K / negatives for a random choice. ``objects_covered``:
+        share of the objects with a positive candidate that have a sampled one.
     """
     ious, picked = candidates.ious, weights > 0
     positive, negative = candidates.positive, candidates.negative
@@ -64,7 +65,7 @@ def sampling_report(
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:
-    """The mean under its name, or nothing of nothing."""
+    """The mean under its name; no entry without values."""
     return {name: values.float().mean().item()} if values.numel() else {}
 
 
@@ -75,7 +76,7 @@ def _effective_size(weights: Tensor) -> float:
 
 
 def _is_hard(loss: Tensor, picked: Tensor) -> Tensor:
-    """[K] for each picked one, whether its loss reaches the K-th highest of ``loss`` [M]."""
+    """[K] whether the loss of each picked one is at least the K-th highest of ``loss`` [M]."""
     count = int(picked.sum())
     if count == 0:
         return loss[:0]
@@ -83,12 +84,12 @@ def _is_hard(loss: Tensor, picked: Tensor) -> Tensor:
 
 
 def _is_covered(gt: Tensor, positive: Tensor, picked: Tensor) -> Tensor:
-    """[objects with a positive] whether one of these positives was picked."""
+    """[objects with a positive] whether one of their positives was picked."""
     return torch.isin(gt[positive].unique(), gt[positive & picked])
 
 
 def _histogram(values: Tensor, edges: Tensor) -> Histogram:
-    """Counts per bin; a bin holds its left edge, the last one both."""
+    """Counts per bin. A bin includes its left edge; the last bin includes both edges."""
     inside = values.cpu().double().clamp(edges[0], edges[-1])
     counts = torch.histogram(inside, edges).hist
     return counts.long().tolist(), edges.tolist()

@@ -1,4 +1,4 @@
-"""What a run measured: ``metrics.jsonl``, the ground truth, and the same in Weights & Biases."""
+"""Records a run's metrics in ``metrics.jsonl``, the reference, and in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from frcnn.runfolder.files import cannot_write, sync_names
 logger = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
-# What each group of metrics is drawn against; W&B's own counter counts calls, not steps.
+# The x axis of each group of metrics. W&B's own counter counts calls, not steps.
 AXES = {"train/*": "step", "sampling/*": "step", "val/*": "epoch"}
-# W&B's service writes its file every 15 s if nothing else is said, and kill -9 ends it too: rows
-# from before the last checkpoint would be lost. What it has is written in one call.
+# By default W&B's service writes its file every 15 s. kill -9 ends the service too, so rows from
+# before the last checkpoint would be lost.
 WRITE_EVERY = 0.1  # seconds
 
 Boxes = Mapping[str, Tensor]
@@ -50,10 +50,10 @@ class Tracker:
         choices: the option chosen in each group, ``{"sampler/rcnn": "ohem"}``. These, ``seed`` and
             ``method`` become top-level W&B columns (``sampler_rcnn``) to group and filter by: one
             chart can group by one column only, which is ``method``.
-        state: what ``state_dict`` gave when the checkpoint was written that training goes on from;
-            None for a new run. A new run empties ``metrics.jsonl`` and gets a new W&B id. A
-            resumed one keeps its id, cuts off the lines written since, and numbers its W&B rows
-            as they were: W&B takes no row of a number that it has already.
+        state: ``state_dict`` from the checkpoint that the run resumes from; None for a new run. A
+            new run empties ``metrics.jsonl`` and gets a new W&B id. A resumed run keeps its id,
+            removes the lines written after the checkpoint, and gives its W&B rows the same
+            numbers again: W&B drops a row whose number it already has.
 
     Raises:
         ConfigError: if ``wandb["mode"]`` is none of the three.
@@ -108,9 +108,9 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with suppress(OSError):  # what a full disk did not take was an error before
+        with suppress(OSError):  # a full disk has already raised an error in `log`
             self._file.close()
-        # Not the W&B run's own `with`: it prints the traceback, also of errors that are one line.
+        # W&B's own context manager would print the traceback of errors that we report in one line.
         if self._run is not None:
             self._run.finish(exit_code=0 if kind is None else 1)
 
@@ -124,10 +124,10 @@ class Tracker:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the records stand, for a checkpoint; they are on the disk before it is.
+        """The end of the records, for a checkpoint. They are on the disk when this returns.
 
         Raises:
-            UserError: the disk is full, which some file systems find out only now.
+            UserError: the disk is full; some file systems report that only here.
         """
         if self._file is not None:
             try:
@@ -141,7 +141,7 @@ class Tracker:
 
         Args:
             record: ``step`` (optimizer steps done), for ``val/`` metrics also ``epoch``, and the
-                metrics by name. Values that JSON does not know (NaN, infinity) become null there
+                metrics by name. Values that JSON cannot hold (NaN, infinity) become null there
                 and a gap in W&B's chart.
         """
         plain = {name: _plain(value) for name, value in record.items()}
@@ -186,8 +186,8 @@ class Tracker:
         self._send({name: _pictures(images, class_names), **axes})
 
     def log_histograms(self, histograms: Mapping[str, Histogram], **axes: int) -> None:
-        """Sends histograms, name -> (counts [B], edges [B + 1]), to W&B. Each one leaves all its
-        bins in the history: once an epoch is plenty."""
+        """Sends histograms, name -> (counts [B], edges [B + 1]), to W&B. W&B keeps all bins of
+        each one in its history, so send them once per epoch at most."""
         if self._run is None:
             return
         import wandb
@@ -208,7 +208,7 @@ class Tracker:
 
 
 class NullTracker:
-    """In a tracker's place, for the processes of a run that have nothing to say."""
+    """A tracker that records nothing, for all ranks but the first."""
 
     def __enter__(self) -> NullTracker:
         return self
@@ -217,10 +217,10 @@ class NullTracker:
         pass
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Nothing; so do the others."""
+        """No-op, as the other methods are."""
 
     def state_dict(self) -> None:
-        """Nothing to go on from."""
+        """None: there are no records."""
 
     log_table = log_images = log_histograms = summary = lambda *_, **__: None
 
@@ -235,7 +235,7 @@ def _plain(value: Any) -> Any:
 
 
 def _start(options: Mapping[str, Any], columns: Mapping[str, Any], run_id: str) -> Any:
-    """A started W&B run, online if that is asked for and possible."""
+    """Start a W&B run: online if that is requested and possible, else offline."""
     import wandb
 
     folder = Path(options["dir"]).resolve()
@@ -248,7 +248,7 @@ def _start(options: Mapping[str, Any], columns: Mapping[str, Any], run_id: str) 
     common |= {"id": run_id, "resume": "allow", "job_type": "train"}
     run = _start_online(common) if options["mode"] == "online" else None
     if run is None:
-        # Its banner would stand between the log's lines and says nothing our own line does not.
+        # Silent, since W&B's banner says no more than our own line of the log.
         run = wandb.init(mode="offline", settings=_settings(silent=True), **common)
         logger.info("W&B offline, to look at it: wandb leet %s", folder / "wandb")
     for metrics, axis in AXES.items():
@@ -263,7 +263,7 @@ def _settings(**more: Any) -> Any:
 
 
 def _start_online(common: Mapping[str, Any]) -> Any:
-    """A started online run, or None and one warning without a key or without a network."""
+    """Start an online run; without a key or a network warn once and return None."""
     import wandb
 
     try:
@@ -274,13 +274,15 @@ def _start_online(common: Mapping[str, Any]) -> Any:
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         logger.warning("W&B is not online (%s): going on offline, upload with `wandb sync`", reason)
-        wandb.teardown()  # or the service refuses the same id a second time
+        wandb.teardown()  # otherwise the service refuses the same id for the offline run
         return None
 
 
 def _pictures(images: Sequence[Image.Image | BoxedImage], class_names: Sequence[str]) -> list[Any]:
-    """W&B images, with box sets where there are some. W&B draws a list in one size and warns where
-    sizes differ; black to the right and below evens them out and leaves the boxes where they are.
+    """W&B images with their box sets.
+
+    W&B shows a list in one size and warns if sizes differ. So pictures are padded with black on the
+    right and at the bottom, where it moves no box.
     """
     import wandb
 
@@ -298,8 +300,8 @@ def _pictures(images: Sequence[Image.Image | BoxedImage], class_names: Sequence[
 
 
 def _box_set(found: Boxes, class_names: Sequence[str]) -> dict[str, Any]:
-    """Boxes as W&B wants them: plain numbers, since it refuses tensors and numpy's integers."""
-    finite = found["boxes"].isfinite().all(dim=1)  # a picture must not end a diverged run
+    """Boxes as plain numbers: W&B refuses tensors and numpy's integers."""
+    finite = found["boxes"].isfinite().all(dim=1)  # a diverged run must not fail here
     boxes, labels = found["boxes"][finite].tolist(), found["labels"][finite].tolist()
     scores = found["scores"][finite].tolist() if "scores" in found else [None] * len(boxes)
     rows = zip(boxes, labels, scores, strict=True)
@@ -312,7 +314,7 @@ def _box_set(found: Boxes, class_names: Sequence[str]) -> dict[str, Any]:
 def _box(
     box: list[float], label: int, score: float | None, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """One box; its score goes in twice, as text and for the slider that hides low ones."""
+    """One box. Its score is in the caption, and in the value that W&B's slider filters by."""
     position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
     name = class_names[label - 1]
     # Without the domain W&B silently reads pixels as fractions of the image.

@@ -58,6 +58,7 @@ BAD = [
     ("train", "+experiment=broken hydra.searchpath=[file://own]", "", 2),
     ("train", "experiment=broken hydra.searchpath=[file://own]", "broken.yaml", 2),
     ("train", "experiment=code hydra.searchpath=[file://own]", "could not determine", 2),
+    ("train", "data=voc data.root=none loss.rcnn.per=0", "loss.rcnn.per must be", 2),
     ("evaluate", "", "checkpoint is required: add checkpoint=VALUE", 2),
     ("evaluate", "checkpoint=a.pt split=test", "split: expected one of train, val", 2),
     ("evaluate", "checkpoint=a.pt batch_size=0", "batch_size: expected an integer", 2),

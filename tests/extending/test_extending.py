@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from extension import Learned
 from omegaconf import OmegaConf
 from processes import CPU
+from small import quick
 from tiny import SMALL, call, lines, small_network, the_same
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from frcnn.parallel.group import join_group
 from frcnn.runfolder import checkpoint
 from frcnn.training.launch import local_ranks, start
 from frcnn.training.loop import Engine
+from frcnn.training.run import methods_optimizers, parameters_for
 
 OWN = Path(__file__).parent / "conf"
 
@@ -191,6 +194,16 @@ def test_learned_weights_change_and_survive_a_kill(tmp_path: Path) -> None:
     trained(cut, *WEIGHER)
     assert the_same(cut, whole)
     assert all(torch.equal(value, states(whole)[name]) for name, value in states(cut).items())
+
+
+def test_a_parameter_sits_in_one_optimizer() -> None:
+    weigher = Learned(lr=0.1)
+    model = quick(weigher={"rcnn": weigher})
+    (own,) = methods_optimizers(model).values()
+    main = parameters_for(model, [own])
+    assert own.param_groups[0]["params"] == [weigher.s]
+    in_optimizers = [id(parameter) for parameter in [*main, weigher.s]]
+    assert sorted(in_optimizers) == sorted(id(parameter) for parameter in model.parameters())
 
 
 def one_of_two(here: Any, store: Any, config: dict, choices: dict, folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from frcnn.errors import ConfigError
 from frcnn.losses import GHMC, GHMR, CrossEntropy, Equalization, FocalSigmoid, SmoothL1
 from frcnn.model.backbones import FAMILIES, freeze_stages
+from samplers import Candidates
 
 
 @pytest.mark.parametrize("name", ["rpn_batch_size_per_image", "box_fg_iou_thresh"])
@@ -30,6 +31,19 @@ def test_class_agnostic_boxes_serve_every_class() -> None:
     model.roi_heads.score_thresh = 0.0
     found = model.eval()(images)[0]
     assert set(found["labels"].tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("append", "expected"), [(True, 5), (False, 0)])
+def test_objects_are_proposals_only_where_they_are_appended(append: bool, expected: int) -> None:
+    seen = []
+
+    def sampler(candidates: Candidates) -> torch.Tensor:
+        seen.append(candidates)
+        return torch.ones(len(candidates.labels))
+
+    quick(sampler={"rcnn": sampler}, append_objects=append)(*batch(3, 2))
+    (candidates,) = seen
+    assert (candidates.ious == 1).sum() == expected  # no proposal of an untrained RPN is exact
 
 
 def test_a_samplers_bad_weight_is_named() -> None:
