@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from frcnn.build import dataset, detector, fill_from_data
 from frcnn.config.compose import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
-from frcnn.data.workers import dead_workers_named
+from frcnn.data.workers import name_dead_workers
 from frcnn.evaluation.coco import coco_metrics, format_table, installed_backend
 from frcnn.evaluation.inference import (
     Detections,
@@ -182,7 +182,7 @@ class Run:
             self.processes.size,
         )
         try:
-            with dead_workers_named(loader, val_loader):
+            with name_dead_workers(loader, val_loader):
                 found = self._epochs(engine, batches, loader, val_loader, tracker)
         except Stop:
             self._write_last(engine, tracker)  # a second signal does not wait for it
@@ -284,7 +284,7 @@ class Run:
         self, engine: Engine, loader: DataLoader, tracker: AnyTracker, found: Found | None
     ) -> None:
         if found is None:  # resumed when all was done: the numbers are those of the weights
-            with dead_workers_named(loader):
+            with name_dead_workers(loader):
                 found = self._detect(loader)
         if not self.processes.first:
             return
