@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frcnn.config.compose import build
 from frcnn.config.methods import GROUPS
-from frcnn.data import DetectionDataset, drop_misfits
+from frcnn.data import DetectionDataset, drop_unusable_images
 from frcnn.errors import ConfigError
 from frcnn.model import Detector
 
@@ -19,7 +19,7 @@ VIEW = ("min_size", "max_size", "anchor_sizes")
 def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
     """The "train" or "val" split of a data node, with the images that can be used."""
     found = annotated(node, split)
-    drop_misfits(found, split)
+    drop_unusable_images(found, split)
     return found
 
 

@@ -12,8 +12,7 @@ log = logging.getLogger(__name__)
 
 def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """Write metrics.json and results.json (COCO format, original ids); returns AP."""
-    from frcnn.evaluation.coco import evaluate as measure
-    from frcnn.evaluation.coco import format_table, write_results
+    from frcnn.evaluation.coco import coco_metrics, format_table, write_results
     from frcnn.evaluation.inference import detect, validation_loader
     from frcnn.evaluation.load import chosen_data, load_trained
     from frcnn.runfolder.files import write_text
@@ -27,7 +26,7 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     loader = validation_loader(images, config["batch_size"], config["workers"])
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     backend = config["evaluation"]["backend"]
-    metrics = measure(images.ground_truth(), detections, images.class_names, backend)
+    metrics = coco_metrics(images.ground_truth(), detections, images.class_names, backend)
     source = Path(config["checkpoint"]).resolve()
     run = source.parents[1] if source.parent.name == "checkpoints" else source.parent
     output = Path(config["output"] or run / "evaluation" / f"{source.stem}_{config['split']}")

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from frcnn.build import dataset
-from frcnn.evaluation.coco import evaluate
+from frcnn.evaluation.coco import coco_metrics
 from frcnn.evaluation.inference import save_detections
 
 SHAPES = {
@@ -124,7 +124,7 @@ def with_detections(run: Path, noise: float, seed: int, images: int = 12) -> Pat
     found = _found(truth, noise, np.random.default_rng(seed))
     save_detections(run / "detections.npz", found)
     summary = json.loads((run / "summary.json").read_text())
-    summary |= evaluate(truth, found, names, "pycocotools")
+    summary |= coco_metrics(truth, found, names, "pycocotools")
     (run / "summary.json").write_text(json.dumps(summary))
     return run
 

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from frcnn.config.compose import CONF, build
-from frcnn.data import check, coco, coco_json, drop_misfits, image_files, voc
+from frcnn.data import check, coco, coco_json, drop_unusable_images, image_files, voc
 from frcnn.errors import UserError
 from samplers import Candidates, Prediction, Sampler
 from tests.bad_input.outcomes import assert_whole
@@ -153,7 +153,7 @@ def taken(read: Callable[[str], Any], split: str, names: str) -> bool:
     """Whether a split was read whole; else it was refused in one line that names the file."""
     try:
         data = read(split)
-        drop_misfits(data, split)
+        drop_unusable_images(data, split)
     except UserError as error:
         assert str(error).isprintable() and names in str(error), error
         return False
@@ -172,7 +172,7 @@ def coco_case() -> Iterator[Case]:
                 mutate(rng, document)
             text = json.dumps(document).encode()
             file.write_bytes(corrupt(rng, text) if rng.random() < 0.1 else text)
-            coco_json._seen.clear()  # one entry a file that was read
+            coco_json._categories_cache.clear()  # one entry a file that was read
             split = "val" if rng.random() < 0.2 else "train"
             return taken(lambda s: coco(s, folder, file, folder, file), split, str(folder))
 

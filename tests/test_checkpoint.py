@@ -10,7 +10,7 @@ import torch
 from tiny import sigterm_at_save
 
 from frcnn.errors import UserError
-from frcnn.evaluation.load import refuse_foreign
+from frcnn.evaluation.load import refuse_untrusted
 from frcnn.runfolder import checkpoint
 from frcnn.runfolder.signals import Stop, stop_on_signals
 from frcnn.runfolder.versions import config_from_version_1
@@ -147,7 +147,7 @@ FOREIGN = ["os.system", "builtins.eval", "frcnn.errors.os.system", "samplers.tor
 
 @pytest.mark.parametrize("target", OURS)
 def test_classes_of_this_project_may_be_built(target: str) -> None:
-    refuse_foreign({"loss": {"rpn": {"_target_": target, "_partial_": True, "x": 1}}}, "a.pt")
+    refuse_untrusted({"loss": {"rpn": {"_target_": target, "_partial_": True, "x": 1}}}, "a.pt")
 
 
 @pytest.mark.parametrize("target", FOREIGN)
@@ -155,4 +155,4 @@ def test_foreign_classes_are_refused_wherever_they_stand(target: Any) -> None:
     node = {"_target_": target}
     for config in (node, {"sampler": {"rpn": node}}, {"a": [1, [{"b": node}]]}):
         with pytest.raises(UserError, match=r"^a\.pt: .* is not this project's code"):
-            refuse_foreign(config, "a.pt")
+            refuse_untrusted(config, "a.pt")

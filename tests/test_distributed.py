@@ -26,7 +26,7 @@ from tiny import SMALL, composed, lines, presets, small_network, tiny, without_t
 from frcnn.build import dataset
 from frcnn.data import AspectGroupedBatches
 from frcnn.errors import ConfigError, UserError
-from frcnn.evaluation.inference import in_order, validation_loader
+from frcnn.evaluation.inference import merge_detections, validation_loader
 from frcnn.parallel.cluster import Rendezvous, detect_launcher, first_host, rendezvous
 from frcnn.runfolder import checkpoint
 from frcnn.runfolder.signals import Stop, stop_on_signals
@@ -213,7 +213,7 @@ def test_every_image_is_evaluated_by_one_process(images: int, size: int) -> None
 
 def test_detections_of_all_are_in_order() -> None:
     parts = [[{"image_id": 0}, {"image_id": 1}, {"image_id": 4}], [{"image_id": 2}], []]
-    assert [found["image_id"] for found in in_order(parts)] == [0, 1, 2, 4]
+    assert [found["image_id"] for found in merge_detections(parts)] == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from frcnn import check_data, evaluate, predict, train
 from frcnn.build import dataset
 from frcnn.config.compose import CONF
 from frcnn.data import shapes
-from frcnn.evaluation.coco import evaluate as figures
+from frcnn.evaluation.coco import coco_metrics
 from frcnn.evaluation.inference import load_detections
 from frcnn.predict import find_images
 from frcnn.runfolder import checkpoint
@@ -210,7 +210,7 @@ def test_evaluate_finds_what_training_found(
 def test_the_detections_of_a_run_give_its_figures(trained: Path, stored: dict[str, Any]) -> None:
     data = dataset(checkpoint.load(trained / "checkpoints/last.pt")["config"]["data"], "val")
     detections = load_detections(trained / "detections.npz")
-    found = figures(data.ground_truth(), detections, data.class_names, "pycocotools")
+    found = coco_metrics(data.ground_truth(), detections, data.class_names, "pycocotools")
     assert found["AP"] > 0 and found == {key: stored[key] for key in found}
 
 

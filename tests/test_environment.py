@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from frcnn.errors import UserError
-from frcnn.evaluation.coco import evaluator
+from frcnn.evaluation.coco import installed_backend
 from frcnn.runfolder import environment
 from frcnn.runfolder.environment import record_environment
 
@@ -46,9 +46,9 @@ def test_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_evaluator_that_auto_stands_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert evaluator("auto") == "faster_coco_eval"
+    assert installed_backend("auto") == "faster_coco_eval"
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # cannot be imported
-    assert evaluator("auto") == "pycocotools"
+    assert installed_backend("auto") == "pycocotools"
 
 
 def test_a_gpu_s_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

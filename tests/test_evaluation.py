@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.evaluation.coco import OVERALL, coco_results, evaluate, format_table, write_results
+from frcnn.evaluation.coco import OVERALL, coco_metrics, coco_results, format_table, write_results
 
 NAMES = ["cell", "plate", "ghost"]  # the ground truth never has a ghost
 
@@ -87,7 +87,7 @@ def flat(metrics):
 
 def test_average_precision_worked_by_hand(backend):
     truth, found = hand_worked()
-    metrics = evaluate(truth, found, NAMES, backend)
+    metrics = coco_metrics(truth, found, NAMES, backend)
     # 3 objects. IoU <= 0.70 (5 thresholds): hit, miss, hit -> precision 1 up to recall 1/3, then
     # 2/3 up to recall 2/3, then 0. Of the recalls 0.00..1.00, 34 are <= 1/3 and 33 more <= 2/3:
     # (34 + 33 * 2/3) / 101 = 56/101. IoU >= 0.75 (5 thresholds): hit, miss, miss -> 34/101.
@@ -105,12 +105,14 @@ def test_average_precision_worked_by_hand(backend):
 def test_both_back_ends_equal():
     pytest.importorskip("faster_coco_eval")
     truth, found = random_set()
-    slow = flat(evaluate(truth, found, NAMES, "pycocotools"))
-    fast = flat(evaluate(truth, found, NAMES, "faster_coco_eval"))
+    slow = flat(coco_metrics(truth, found, NAMES, "pycocotools"))
+    fast = flat(coco_metrics(truth, found, NAMES, "faster_coco_eval"))
     assert fast == pytest.approx(slow, abs=1e-9)
     # neither trivially bad nor good at any size
     assert all(0.2 < slow[key] < 0.8 for key in ("AP", "APs", "APm", "APl", "AR10"))
-    assert evaluate(truth, found, NAMES) == evaluate(truth, found, NAMES, "faster_coco_eval")
+    assert coco_metrics(truth, found, NAMES) == coco_metrics(
+        truth, found, NAMES, "faster_coco_eval"
+    )
 
 
 def test_equals_pycocotools_own_summary(backend, tmp_path):
@@ -124,7 +126,7 @@ def test_equals_pycocotools_own_summary(backend, tmp_path):
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    metrics = evaluate(truth, found, NAMES, backend)
+    metrics = coco_metrics(truth, found, NAMES, backend)
     assert [metrics[key] for key in OVERALL] == pytest.approx(reference.stats.tolist(), abs=1e-12)
 
 
@@ -142,7 +144,7 @@ def test_perfect_detections(backend):
             {"image_id": image["id"], "boxes": boxes, "scores": np.ones(len(mine))}
             | {"labels": labels}
         )
-    metrics = evaluate(truth, found, NAMES, backend)
+    metrics = coco_metrics(truth, found, NAMES, backend)
     for key in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl"):
         assert metrics[key] == 1, key
 
@@ -151,7 +153,7 @@ def test_no_detections_are_zeros(backend):
     truth, _ = hand_worked()
     empty = {"image_id": 0, "boxes": torch.zeros(0), "scores": torch.zeros(0)}
     for found in ([], [empty | {"labels": torch.zeros(0, dtype=torch.int64)}]):
-        metrics = evaluate(truth, found, NAMES, backend)
+        metrics = coco_metrics(truth, found, NAMES, backend)
         assert metrics["AP"] == metrics["AP50"] == metrics["AR1"] == metrics["ARs"] == 0
         assert metrics["APl"] is None
         assert metrics["per_class"]["cell"] == {"AP": 0, "AP50": 0}
@@ -160,7 +162,7 @@ def test_no_detections_are_zeros(backend):
 @pytest.mark.parametrize("images", [0, 2])
 def test_no_ground_truth_is_none_and_valid_json(backend, images):
     found = [detection(0, [[10, 10, 20, 20]], [0.9], [1])] if images else []
-    metrics = evaluate(ground_truth([], images), found, NAMES, backend)
+    metrics = coco_metrics(ground_truth([], images), found, NAMES, backend)
     assert set(flat(metrics).values()) == {None}
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
@@ -168,14 +170,14 @@ def test_no_ground_truth_is_none_and_valid_json(backend, images):
 def test_incomplete_ground_truth_is_completed_and_left_alone(backend):
     """Annotation ids 0 and twice the same, no area, no iscrowd: nothing changes."""
     truth, found = hand_worked()
-    expected = evaluate(truth, found, NAMES, backend)
+    expected = coco_metrics(truth, found, NAMES, backend)
     for annotation in truth["annotations"]:
         annotation["id"] = 0
         del annotation["area"], annotation["iscrowd"]
     for image in truth["images"]:
         image["id"] = np.int64(image["id"])
     before = copy.deepcopy(truth)
-    assert evaluate(truth, found, NAMES, backend) == expected
+    assert coco_metrics(truth, found, NAMES, backend) == expected
     assert truth == before
     assert all(type(image["id"]) is np.int64 for image in truth["images"])
 
@@ -185,7 +187,7 @@ def test_own_area_decides_the_size(backend):
     truth, found = hand_worked()
     for annotation in truth["annotations"]:
         annotation["area"] = 5000.0
-    metrics = evaluate(truth, found, NAMES, backend)
+    metrics = coco_metrics(truth, found, NAMES, backend)
     assert metrics["APs"] is None and metrics["ARm"] == pytest.approx(0.5)
 
 
@@ -193,7 +195,7 @@ def test_second_detection_of_an_object_is_a_miss(backend):
     """Also of the very first one: the evaluators take detection id 0 for "not matched"."""
     box, other = [10.0, 10.0, 10.0, 10.0], [50.0, 50.0, 10.0, 10.0]
     found = [detection(0, [[10, 10, 20, 20], [10, 10, 20, 20]], [0.9, 0.8], [1, 1])]
-    metrics = evaluate(ground_truth([(0, 1, box), (0, 1, other)], 1), found, NAMES, backend)
+    metrics = coco_metrics(ground_truth([(0, 1, box), (0, 1, other)], 1), found, NAMES, backend)
     # one of two objects: precision 1 at the 51 recalls up to 0.50
     assert metrics["AP"] == pytest.approx(51 / 101) and metrics["AR100"] == 0.5
 
@@ -206,7 +208,7 @@ def test_limit_of_detections(backend, false, limit, hits):
     truth, _ = hand_worked()
     boxes = [[200, 200, 210, 210]] * false + [[10, 10, 20, 20], [50, 50, 60, 60]]
     found = [detection(0, boxes, [0.9] * false + [0.5, 0.4], [1] * (false + 2))]
-    metrics = evaluate(truth, found, NAMES, backend, max_detections=limit)
+    metrics = coco_metrics(truth, found, NAMES, backend, max_detections=limit)
     assert metrics["AR100"] == metrics["ARs"] == pytest.approx(hits / 3)
     assert (metrics["AP"] > 0) == (hits > 0)
 
@@ -214,13 +216,13 @@ def test_limit_of_detections(backend, false, limit, hits):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_not_finite_detections_are_left_out_with_one_warning(backend, caplog, bad):
     truth, found = hand_worked()
-    expected = evaluate(truth, found, NAMES, backend)
+    expected = coco_metrics(truth, found, NAMES, backend)
     broken = [
         detection(0, [[10, 10, 20, 20], [1, 2, bad, 4]], [0.9, 0.95], [1, 1]),
         detection(1, found[1]["boxes"].tolist() + [[1, 2, 3, 4]], [0.8, 0.7, bad], [1, 1, 1]),
     ]
     with caplog.at_level(logging.WARNING):
-        assert evaluate(truth, broken, NAMES, backend) == expected
+        assert coco_metrics(truth, broken, NAMES, backend) == expected
     assert [r.getMessage() for r in caplog.records] == [
         "left out 2 detections with a NaN or infinite box or score (first: image id 0)"
     ]
@@ -228,33 +230,35 @@ def test_not_finite_detections_are_left_out_with_one_warning(backend, caplog, ba
 
 def test_image_evaluated_twice_counts_once(backend):
     truth, found = hand_worked()
-    assert evaluate(truth, found + found, NAMES, backend) == evaluate(truth, found, NAMES, backend)
+    assert coco_metrics(truth, found + found, NAMES, backend) == coco_metrics(
+        truth, found, NAMES, backend
+    )
 
 
 def test_unknown_image_or_label_is_refused():
     truth, _ = hand_worked()
     with pytest.raises(UserError, match="image id 7"):
-        evaluate(truth, [detection(7, [[1, 2, 3, 4]], [0.5], [1])], NAMES)
+        coco_metrics(truth, [detection(7, [[1, 2, 3, 4]], [0.5], [1])], NAMES)
     for label in (0, 4):
         with pytest.raises(UserError, match=f"label {label}"):
-            evaluate(truth, [detection(1, [[1, 2, 3, 4]], [0.5], [label])], NAMES)
+            coco_metrics(truth, [detection(1, [[1, 2, 3, 4]], [0.5], [label])], NAMES)
 
 
 def test_silent(backend, capfd, caplog):
     with caplog.at_level(logging.INFO):
-        evaluate(*hand_worked(), NAMES, backend)
+        coco_metrics(*hand_worked(), NAMES, backend)
     assert capfd.readouterr() == ("", "") and caplog.records == []
 
 
 def test_back_end_unknown_or_not_installed(monkeypatch):
     truth, found = hand_worked()
     with pytest.raises(ConfigError, match="lvis"):
-        evaluate(truth, found, NAMES, "lvis")
-    expected = evaluate(truth, found, NAMES, "pycocotools")
+        coco_metrics(truth, found, NAMES, "lvis")
+    expected = coco_metrics(truth, found, NAMES, "pycocotools")
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    assert evaluate(truth, found, NAMES, "auto") == expected
+    assert coco_metrics(truth, found, NAMES, "auto") == expected
     with pytest.raises(UserError, match="pip install faster-coco-eval"):
-        evaluate(truth, found, NAMES, "faster_coco_eval")
+        coco_metrics(truth, found, NAMES, "faster_coco_eval")
 
 
 def test_results_keep_numbers_of_any_precision():

@@ -20,7 +20,7 @@ from experiments.report.matches import (
     mean_precision,
     precision,
 )
-from frcnn.evaluation.coco import coco_evaluator, evaluate
+from frcnn.evaluation.coco import coco_evaluator, coco_metrics
 
 Sets = tuple[dict[str, Any], list[dict[str, Any]]]
 
@@ -56,7 +56,7 @@ def drawn(truth: dict[str, Any], found: list[dict[str, Any]], counts: Sequence[i
 def test_every_image_once_is_the_evaluators_ap(seed: int) -> None:
     truth, found = random_set(seed=seed)  # crowds, equal scores, images without objects
     curve = mean_precision(matched(truth, found))
-    expected = evaluate(truth, found, NAMES)
+    expected = coco_metrics(truth, found, NAMES)
     assert curve.shape == (10, 101)
     assert curve.mean() == pytest.approx(expected["AP"], abs=1e-9)
     assert curve[0].mean() == pytest.approx(expected["AP50"], abs=1e-9)
@@ -76,7 +76,7 @@ def test_weights_are_copies_of_images(seed: int) -> None:
     truth, found = untied(seed)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(found), np.full(len(found), 1 / len(found)))
-    expected = evaluate(*drawn(truth, found, counts.tolist()), NAMES)["AP"]
+    expected = coco_metrics(*drawn(truth, found, counts.tolist()), NAMES)["AP"]
     assert average_precision(matched(truth, found), counts) == pytest.approx(expected, abs=1e-9)
 
 

@@ -10,7 +10,7 @@ from experiments.benchmark import scenes
 from experiments.benchmark.report import WHY, table
 from experiments.benchmark.timing import interleaved, ratio, spread
 from frcnn.errors import UserError
-from frcnn.evaluation.coco import BACKENDS, OVERALL, evaluate
+from frcnn.evaluation.coco import BACKENDS, OVERALL, coco_metrics
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 150, 20, 7, 100
 SAME = 1e-9  # largest difference between the back ends
@@ -24,7 +24,7 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     """
     truth, detections = made_up()
     names = [category["name"] for category in truth["categories"]]
-    calls = {name: partial(evaluate, truth, detections, names, name) for name in BACKENDS[::-1]}
+    calls = {name: partial(coco_metrics, truth, detections, names, name) for name in BACKENDS[::-1]}
     title = f"Evaluation: {IMAGES:,} images, {IMAGES * DETECTIONS:,} detections"
     try:
         figures = [call() for call in calls.values()]

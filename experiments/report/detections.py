@@ -25,7 +25,7 @@ from frcnn.build import dataset
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import coco_evaluator
 from frcnn.evaluation.inference import load_detections
-from frcnn.evaluation.load import refuse_foreign
+from frcnn.evaluation.load import refuse_untrusted
 
 DETECTIONS = "detections.npz"
 # The errors of a file that is broken, missing or of another program.
@@ -114,6 +114,6 @@ def _evaluator(folder: Path) -> Any:
 def _truth(node: str) -> tuple[dict[str, Any], list[str]]:
     """The ground truth of a data node's validation images, and the names of its classes."""
     data = json.loads(node)
-    refuse_foreign({"data": data}, "data")
+    refuse_untrusted({"data": data}, "data")
     found = dataset(data, "val")
     return found.ground_truth(), found.class_names

@@ -1,7 +1,7 @@
 """Data sets for detection: readers, augmentation, batches."""
 
 from frcnn.data.batching import AspectGroupedBatches, Batch, collate, empty_batch, make_loader
-from frcnn.data.check import check_images, drop_misfits
+from frcnn.data.check import check_images, drop_unusable_images
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.problems import Problems
@@ -17,7 +17,7 @@ __all__ = [
     "coco",
     "coco2017",
     "collate",
-    "drop_misfits",
+    "drop_unusable_images",
     "empty_batch",
     "make_loader",
     "shapes",

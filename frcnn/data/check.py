@@ -1,4 +1,4 @@
-"""What reading the annotations alone cannot find."""
+"""Checks that need the image files, not only the annotations."""
 
 import numpy as np
 
@@ -11,11 +11,12 @@ OTHER_SIZE = "images of another size than annotated"
 UNREADABLE = "unreadable images"
 
 
-def drop_misfits(dataset: DetectionDataset, split: str) -> None:
-    """Drop and count images that are no images or not of the annotated size, by their headers.
+def drop_unusable_images(dataset: DetectionDataset, split: str) -> None:
+    """Drop and count the images that cannot be opened or do not have the annotated size.
 
-    At the start, since a run should not end at its last batch over one file; a tenth of a
-    millisecond an image.
+    This happens at the start, so that one bad file does not end a run at its last batch. It reads
+    only the files' headers, which takes a tenth of a millisecond per image. Images that are drawn,
+    not read from files, all stay.
 
     Raises:
         UserError: no image is left, or no object to train on.
@@ -33,26 +34,26 @@ def drop_misfits(dataset: DetectionDataset, split: str) -> None:
 
 
 def _fits(dataset: DetectionDataset, index: int) -> bool:
-    """Whether an image's header can be read and agrees with the annotation, else counted."""
+    """Whether the header of an image states the annotated size; counts the problem if not."""
     if not isinstance(dataset.load, ImageFiles):
-        return True  # drawn, not read
+        return True
     sizes = header_sizes(dataset.load.path(index))
     stated = int(dataset.widths[index]), int(dataset.heights[index])
     where = f"{dataset.files[index]} (image {dataset.image_ids[index]})"
     if not sizes:
         dataset.problems.add(UNREADABLE, where, dropped=True)
     elif stated not in sizes:
-        differing = f"{where}: {_by(sizes[0])}, its annotation says {_by(stated)}"
-        dataset.problems.add(OTHER_SIZE, differing, dropped=True)
+        difference = f"{where}: {_format(sizes[0])}, its annotation says {_format(stated)}"
+        dataset.problems.add(OTHER_SIZE, difference, dropped=True)
     return stated in sizes
 
 
-def _by(size: tuple[int, int]) -> str:
+def _format(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
 def check_images(dataset: DetectionDataset) -> None:
-    """Decode every image, and count those that a run drops or would end at."""
+    """Decode every image; count those that a run drops, and those that would end a run."""
     for index in range(len(dataset)):
         try:
             if _fits(dataset, index):

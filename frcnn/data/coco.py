@@ -1,4 +1,4 @@
-"""Annotations in COCO's JSON format; boxes alone are enough, masks are not kept."""
+"""Reader of COCO's JSON format. It reads boxes; masks are neither needed nor kept."""
 
 from pathlib import Path
 
@@ -6,14 +6,21 @@ import numpy as np
 
 from frcnn.data.coco_json import CocoFile, Id, categories_of, read_json
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.image_files import ImageFiles, header_size, home, leaves_folder, present
+from frcnn.data.image_files import ImageFiles, expand_home, files_exist, header_size, leaves_folder
 from frcnn.data.problems import Problems
-from frcnn.data.records import Classes, Images, Objects, RawObjects, checked, refuse_without_objects
+from frcnn.data.records import (
+    Classes,
+    Images,
+    Objects,
+    RawObjects,
+    clean_objects,
+    refuse_without_objects,
+)
 from frcnn.errors import UserError, printable
 
 
 def coco2017(split: str, root: str | Path) -> DetectionDataset:
-    """`coco` for COCO's own folders: train2017, val2017 and annotations below `root`."""
+    """`coco` for the folders of COCO 2017: train2017, val2017 and annotations below `root`."""
     root = Path(root)
     return coco(
         split,
@@ -31,26 +38,27 @@ def coco(
     val_images: str | Path,
     val_annotations: str | Path,
 ) -> DetectionDataset:
-    """Read one split; labels 1..C follow the order of the category ids in the training file.
+    """Read one split; labels 1..C follow the order of the category ids.
 
     Args:
         split: "train" or "val".
-        train_images, val_images: folders that the files' `file_name` is relative to; one that
-            leads out of it is no image of the folder.
+        train_images, val_images: image folders. Each `file_name` is relative to its folder, and
+            must not lead out of it.
         train_annotations, val_annotations: JSON files. Both must have the same categories, in any
-            order. Annotations need image_id, category_id and bbox; area, iscrowd and id are used
-            where given. Ids may be numbers or strings.
+            order. Annotations need image_id, category_id and bbox; area, iscrowd and id are
+            optional. Ids may be numbers or strings.
 
-    An image that is not in its folder is dropped and counted, in both splits; so is, by its kind,
-    every annotation that cannot be used. Files are opened here only where no size is stated:
-    `frcnn.check_data` opens them all. Crowds are ignored: neither object nor background.
+    Images that are not in their folder are dropped and counted. Annotations that cannot be used are
+    dropped and counted by kind. An image file is opened here only if the JSON file does not state
+    its size; `frcnn.check_data` opens all of them. Crowds are ignored areas: neither object nor
+    background.
 
     Raises:
-        UserError: a file is missing or malformed, an image id is used twice, no image is there,
-            training has no object, or the categories of the two files differ.
+        UserError: a file is missing or malformed, an image id is used twice, no image exists, the
+            training split has no object, or the categories of the two files differ.
     """
-    paths = {"train": home(train_annotations), "val": home(val_annotations)}
-    folder = home({"train": train_images, "val": val_images}[split])
+    paths = {"train": expand_home(train_annotations), "val": expand_home(val_annotations)}
+    folder = expand_home({"train": train_images, "val": val_images}[split])
     path = paths[split]
     file = read_json(path)
     if split == "val":
@@ -58,7 +66,7 @@ def coco(
     problems = Problems()
     keep, images = _images(file, folder, problems)
     if not keep.any():
-        raise UserError(f"{folder}: holds no readable image of {path}")
+        raise UserError(f"{folder}: contains no readable image of {path}")
     classes = _classes(file.categories)
     objects = _objects(file, images, keep, classes.ids, problems)
     if split == "train":
@@ -78,21 +86,21 @@ def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -
 
 
 def _classes(categories: dict[Id, str]) -> Classes:
-    """In the order of the ids, numbers before strings.
+    """The classes in the order of their ids, numbers before strings.
 
-    Two ids may share a name, but results are reported by name: those are told apart by their id.
+    Results are reported by name. If two ids share a name, the id is added to both names.
     """
     ids = sorted(categories, key=lambda id: (isinstance(id, str), id))
     names = [categories[id] for id in ids]
     shared = {name for name in names if names.count(name) > 1}
     pairs = zip(ids, names, strict=True)
-    told = [printable(f"{name} (id {id})") if name in shared else name for id, name in pairs]
-    return Classes(told, ids)
+    unique = [printable(f"{name} (id {id})") if name in shared else name for id, name in pairs]
+    return Classes(unique, ids)
 
 
 def _images(file: CocoFile, folder: Path, problems: Problems) -> tuple[np.ndarray, Images]:
-    """bool [all images]: which are kept, and those kept."""
-    keep = present(folder, file.files)
+    """bool [all images]: whether an image is kept; and the images that are."""
+    keep = files_exist(folder, file.files)
     for row in np.flatnonzero(~keep).tolist():
         outside = leaves_folder(file.files[row])
         kind = "file names that leave the folder" if outside else "images missing in the folder"
@@ -116,7 +124,7 @@ def _objects(
     _count_repeated_ids(file, problems)
     for row in np.flatnonzero(file.image < 0).tolist():
         problems.add("annotations of an unknown image", file.name(row), dropped=True)
-    # Annotations of an image that was dropped go with it, without a line of their own.
+    # Annotations of a dropped image are dropped too, and not counted as a problem.
     rows = np.flatnonzero((file.image >= 0) & keep[file.image])
     label_of: dict[Id | None, int] = {id: label for label, id in enumerate(ids, start=1)}
     raw = RawObjects(
@@ -127,11 +135,14 @@ def _objects(
         areas=file.areas[rows],
         name=lambda row: file.name(int(rows[row])),
     )
-    return checked(raw, images.widths, images.heights, problems)
+    return clean_objects(raw, images.widths, images.heights, problems)
 
 
 def _count_repeated_ids(file: CocoFile, problems: Problems) -> None:
-    """Harmless here, where ids are given anew, but an evaluator misreads such a file."""
+    """Count annotation ids that are 0 or repeated.
+
+    They do no harm here, because annotations get new ids. COCO's evaluators misread such a file.
+    """
     seen = set()
     for row, id in enumerate(file.annotation_ids):
         if id is not None and (id == 0 or id in seen):

@@ -1,4 +1,4 @@
-"""A COCO JSON file as columns."""
+"""Parse a COCO JSON file into columns."""
 
 import json
 import math
@@ -9,29 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from frcnn.data.records import LARGEST
+from frcnn.data.records import MAX_SIDE
 from frcnn.errors import UserError, printable
 
 Id = int | str
 
-NO_CROWD = (0, None, "0", "")  # anything else is one: ignored, not taught as what it may not be
+# Values of `iscrowd` that mean "no crowd". Any other value means a crowd: to ignore an object does
+# less harm than to train on a crowd as one object.
+NOT_CROWD = (0, None, "0", "")
 
-# Polygons are three quarters of COCO's files and never used here: cut out of the text, they cost
-# neither time nor memory. A quote inside a string is escaped, so this matches keys alone.
+# Polygons are three quarters of a COCO file and not used. They are removed before parsing, which
+# saves time and memory. Quotes inside a JSON string are escaped, so the pattern matches keys only.
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\d\s.,eE+\-\[\]]*\]')
 
-# Categories of the files read, by (path, time of change): a validation set needs those of the
-# training file, which takes long to parse.
-_seen: dict[tuple[Path, int], dict[Id, str]] = {}
+# Categories of files already read, by (path, modification time). The validation split needs the
+# categories of the training file, which takes long to parse.
+_categories_cache: dict[tuple[Path, int], dict[Id, str]] = {}
 
 
 @dataclass
 class CocoFile:
-    """Images: ids, files [I], sizes int32 [I, 2] (width, height; 0 = not stated).
+    """The columns of I images and R annotations, in the file's order.
 
-    Annotations, in the file's order: image int64 [R] (row of the image, -1 = unknown), boxes
-    float64 [R, 4] xyxy (NaN where there are no four numbers), category [R] ids, crowd bool [R],
-    areas float64 [R] (NaN = not stated), annotation_ids [R] (None = not stated).
+    Images: ids [I], files [I], sizes int32 [I, 2] (width, height; 0 = not stated).
+
+    Annotations: image int64 [R] (row of the image, -1 = unknown), boxes float64 [R, 4] xyxy (NaN if
+    the file does not give four numbers), category [R] (id), crowd bool [R], areas float64 [R] (NaN
+    = not stated), annotation_ids [R] (None = not stated).
+
+    categories: name by category id.
     """
 
     ids: list[Id]
@@ -46,24 +52,24 @@ class CocoFile:
     annotation_ids: list[Id | None]
 
     def name(self, row: int) -> str:
-        """Where annotation `row` is found."""
+        """Id (or number) and image of annotation `row`, for messages."""
         image = self.files[self.image[row]] if self.image[row] >= 0 else "no image"
         id = self.annotation_ids[row]
         return f"annotation {f'number {row + 1}' if id is None else id} ({image})"
 
 
 def read_json(path: Path) -> CocoFile:
-    """Read a whole file.
+    """Read a COCO JSON file.
 
     Raises:
-        UserError: the file is missing, is not COCO's JSON, is without images, or an image or
-            category id is used twice.
+        UserError: the file is missing, is not a COCO file, has no image or no category, or uses an
+            image or category id twice.
     """
     content = _load(path)
     ids = [_id(path, image, "image") for image in content["images"]]
     if not ids:
         raise UserError(f"{path}: lists no image")
-    _refuse_twice(path, "image id", ids)
+    _refuse_duplicates(path, "image id", ids)
     annotations = content["annotations"]
     row_of = {id: row for row, id in enumerate(ids)}
     columns = CocoFile(
@@ -71,18 +77,20 @@ def read_json(path: Path) -> CocoFile:
         files=[str(_field(path, image, "file_name", "image")) for image in content["images"]],
         sizes=_numbers([[i.get("width"), i.get("height")] for i in content["images"]], 2),
         categories=_categories(path, content),
-        image=np.array([row_of.get(_key(a, "image_id"), -1) for a in annotations], dtype=np.int64),
+        image=np.array(
+            [row_of.get(_id_in(a, "image_id"), -1) for a in annotations], dtype=np.int64
+        ),
         boxes=_numbers([a.get("bbox") for a in annotations], 4),
-        category=[_key(a, "category_id") for a in annotations],
-        crowd=np.array([a.get("iscrowd") not in NO_CROWD for a in annotations], dtype=bool),
+        category=[_id_in(a, "category_id") for a in annotations],
+        crowd=np.array([a.get("iscrowd") not in NOT_CROWD for a in annotations], dtype=bool),
         areas=_numbers([[a.get("area", math.nan)] for a in annotations], 1)[:, 0],
-        annotation_ids=[_key(a, "id") for a in annotations],
+        annotation_ids=[_id_in(a, "id") for a in annotations],
     )
-    stated = (columns.sizes >= 1) & (columns.sizes <= LARGEST)
+    stated = (columns.sizes >= 1) & (columns.sizes <= MAX_SIDE)
     columns.sizes = np.where(stated, columns.sizes, 0).astype(np.int32)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped later
+    with np.errstate(over="ignore", invalid="ignore"):  # boxes that are not finite: dropped later
         columns.boxes[:, 2:] += columns.boxes[:, :2]
-    _seen[path, path.stat().st_mtime_ns] = columns.categories
+    _categories_cache[path, path.stat().st_mtime_ns] = columns.categories
     return columns
 
 
@@ -92,8 +100,8 @@ def categories_of(path: Path) -> dict[Id, str]:
     Raises:
         UserError: as `read_json`.
     """
-    known = _seen.get((path, path.stat().st_mtime_ns)) if path.is_file() else None
-    return read_json(path).categories if known is None else known
+    cached = _categories_cache.get((path, path.stat().st_mtime_ns)) if path.is_file() else None
+    return read_json(path).categories if cached is None else cached
 
 
 def _load(path: Path) -> dict[str, list[dict]]:
@@ -119,17 +127,17 @@ def _field(path: Path, entry: dict, key: str, what: str) -> Any:
 
 
 def _id(path: Path, entry: dict, what: str) -> Id:
-    """The id of an image or category; 7.0, as tables of floats are written, is 7."""
+    """The id of an image or category. 7.0 becomes 7: some tools write integers as floats."""
     id = _field(path, entry, "id", what)
     if isinstance(id, float) and id.is_integer():
         id = int(id)
     if not isinstance(id, int | str) or isinstance(id, bool):
-        raise UserError(f"{path}: {what} id {str(id)[:80]} is neither an integer nor a text")
+        raise UserError(f"{path}: {what} id {str(id)[:80]} is neither an integer nor a string")
     return id
 
 
-def _key(annotation: dict, name: str) -> Any:
-    """An id that an annotation gives, None if it can be no id."""
+def _id_in(annotation: dict, name: str) -> Any:
+    """The id in a field of an annotation; None if it is missing or cannot be an id."""
     value = annotation.get(name)
     return value if isinstance(value, int | float | str) else None
 
@@ -138,12 +146,12 @@ def _categories(path: Path, content: dict[str, list[dict]]) -> dict[Id, str]:
     ids = [_id(path, entry, "category") for entry in content["categories"]]
     if not ids:
         raise UserError(f"{path}: lists no category")
-    _refuse_twice(path, "category id", ids)
+    _refuse_duplicates(path, "category id", ids)
     names = [_field(path, entry, "name", "category") for entry in content["categories"]]
     return {id: printable(str(name)) for id, name in zip(ids, names, strict=True)}
 
 
-def _refuse_twice(path: Path, what: str, ids: list[Id]) -> None:
+def _refuse_duplicates(path: Path, what: str, ids: list[Id]) -> None:
     seen: set[Id] = set()
     for id in ids:
         if id in seen:
@@ -152,10 +160,10 @@ def _refuse_twice(path: Path, what: str, ids: list[Id]) -> None:
 
 
 def _numbers(rows: list, width: int) -> np.ndarray:
-    """float64 [R, width]; NaN in every row that is not `width` numbers."""
+    """float64 [R, width]; a row that is not `width` numbers becomes NaN."""
     try:
         numbers = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # one row is odd: look at each
+    except (TypeError, ValueError, OverflowError):  # some row is malformed: convert one by one
         numbers = np.array([_row(row, width) for row in rows])
     well_formed = numbers.ndim == 2 and numbers.shape[1] == width
     return numbers if well_formed else np.full((len(rows), width), math.nan)

@@ -1,4 +1,4 @@
-"""The data set every reader returns."""
+"""The data set that every reader returns."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,18 +17,21 @@ Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 
 class DetectionDataset(Dataset):
-    """Images with boxes, as flat arrays; what is drawn depends on (seed, epoch, index) alone.
+    """Images with boxes, stored as flat arrays.
+
+    The random augmentation of an image depends on (seed, epoch, index) alone.
 
     Args:
-        load: index -> uint8 image [3, H, W], RGB, of the size the arrays state.
+        load: index -> uint8 image [3, H, W], RGB, of the size that `images` states.
         images, objects, classes: see `frcnn.data.records`; their fields become attributes here
             (image_ids, files, widths, heights, offsets, boxes, labels, ignore, areas,
             class_names, category_ids).
-        problems: what was found wrong while reading.
-        seed: of the augmentation, 0 or above.
+        problems: the problems found while reading.
+        seed: seed of the augmentation, 0 or above.
 
-    `transform` (None, or one of `frcnn.data.transforms`) may be set at any time before the
-    loader's workers start.
+    Attributes:
+        transform: augmentation, None or a preset of `frcnn.data.transforms`. Set it before the
+            loader's workers start.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class DetectionDataset(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes with the background counted, C + 1."""
+        """Number of classes including the background, C + 1."""
         return len(self.class_names) + 1
 
     def __len__(self) -> int:
@@ -59,12 +62,14 @@ class DetectionDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
         """Image uint8 [3, H, W] and its target; `key` is (epoch, index), or index for epoch 0.
 
-        Target: boxes float32 [G, 4] xyxy pixels and labels int64 [G] in 1..C, without ignored
-        objects; ignore float32 [J, 4], areas that are neither object nor background; image_id,
-        the index; seed in [0, 2**31), of (data set seed, epoch, index).
+        The target is a dict: boxes float32 [G, 4] xyxy pixels and labels int64 [G] in 1..C of the
+        objects that are not ignored; ignore float32 [J, 4], areas that are neither object nor
+        background; image_id, the index; seed in [0, 2**31), derived from (data set seed, epoch,
+        index).
 
         Raises:
-            UserError: the image cannot be read or is not of the size its annotation states.
+            UserError: the image cannot be read, or does not have the size that its annotation
+                states.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
@@ -72,29 +77,30 @@ class DetectionDataset(Dataset):
         if self.transform is None:
             return image, target
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it would reseed the GPU as well, which fork_rng leaves open.
+            # Not torch.manual_seed: it would also seed the GPU, which this fork_rng does not
+            # restore.
             torch.default_generator.manual_seed(target["seed"])
             return self.transform(image, target)
 
     def describe(self, index: int) -> str:
-        """File and id of an image, for messages."""
+        """File and original id of an image, for messages."""
         return f"{self.files[index]} (image id {self.image_ids[index]})"
 
-    def keep(self, wanted: np.ndarray) -> None:
-        """Leave out images with their objects; wanted bool [I]."""
+    def keep(self, mask: np.ndarray) -> None:
+        """Keep only the images where the bool mask [I] is True, and their objects."""
         counts = np.diff(self.offsets)
-        objects = np.repeat(wanted, counts)
+        objects = np.repeat(mask, counts)
         columns = self.boxes, self.labels, self.ignore, self.areas
         self.boxes, self.labels, self.ignore, self.areas = (c[objects] for c in columns)
-        self.offsets = np.concatenate([[0], np.cumsum(counts[wanted])]).astype(np.int64)
-        self.files, self.widths = self.files[wanted], self.widths[wanted]
-        self.heights = self.heights[wanted]
-        self.image_ids = [self.image_ids[row] for row in np.flatnonzero(wanted).tolist()]
+        self.offsets = np.concatenate([[0], np.cumsum(counts[mask])]).astype(np.int64)
+        self.files, self.widths = self.files[mask], self.widths[mask]
+        self.heights = self.heights[mask]
+        self.image_ids = [self.image_ids[row] for row in np.flatnonzero(mask).tolist()]
 
     def ground_truth(self) -> dict[str, list[dict]]:
-        """COCO-format ground truth: image id = index, category id = label, ids from 1.
+        """Ground truth in COCO's format: image id = index, category id = label, ids from 1.
 
-        Made from the arrays as read, so an augmentation never reaches an evaluation.
+        It uses the arrays as read, so augmentation does not affect an evaluation.
         """
         image = np.repeat(np.arange(len(self)), np.diff(self.offsets)).tolist()
         boxes = self.boxes.astype(np.float64)
@@ -111,15 +117,15 @@ class DetectionDataset(Dataset):
         }
 
     def class_frequencies(self) -> np.ndarray:
-        """int64 [C]: objects of each class, ignored ones not counted."""
+        """int64 [C]: number of objects per class; ignored objects do not count."""
         return np.bincount(self.labels[~self.ignore] - 1, minlength=len(self.class_names))
 
     def image_shares(self) -> np.ndarray:
-        """float64 [C]: share of the images that show a class, ignored objects not counted."""
+        """float64 [C] in [0, 1]: share of images with the class; ignored objects do not count."""
         image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        shown = np.zeros((len(self), len(self.class_names)), dtype=bool)
-        shown[image[~self.ignore], self.labels[~self.ignore] - 1] = True
-        return shown.mean(axis=0)
+        has_class = np.zeros((len(self), len(self.class_names)), dtype=bool)
+        has_class[image[~self.ignore], self.labels[~self.ignore] - 1] = True
+        return has_class.mean(axis=0)
 
     def aspect_ratios(self) -> np.ndarray:
         """float64 [I]: width / height."""
@@ -156,5 +162,5 @@ class DetectionDataset(Dataset):
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A number in [0, 2**31) that is the same on every machine and in every process."""
+    """A seed in [0, 2**31), the same on every machine and in every process."""
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0] >> 1)

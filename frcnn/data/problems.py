@@ -1,4 +1,4 @@
-"""What is wrong with a data set: counted by kind, the first few named."""
+"""The problems of a data set, counted by kind, each with its place."""
 
 from dataclasses import dataclass, field
 
@@ -6,54 +6,55 @@ from frcnn.errors import printable
 
 
 @dataclass
-class _Found:
+class _Kind:
     dropped: bool
     count: int = 0
     places: list[str] = field(default_factory=list)
 
 
 class Problems:
-    """Problems found while a data set was read; false when there are none."""
+    """The problems found while a data set was read; False if there are none."""
 
     def __init__(self) -> None:
-        self._found: dict[str, _Found] = {}
+        self._kinds: dict[str, _Kind] = {}
 
     def add(self, kind: str, where: str, dropped: bool) -> None:
         """Count one problem.
 
         Args:
-            kind: plural noun phrase ("boxes without area"); one kind has one fate.
-            where: names the place, e.g. "a.xml object 3" or "annotation 17".
-            dropped: whether the object or image was left out of the data set.
+            kind: plural noun phrase ("boxes without area").
+            where: the place, e.g. "a.xml object 3" or "annotation 17".
+            dropped: whether the object or image is left out of the data set; the same for all
+                problems of a kind.
         """
-        found = self._found.setdefault(kind, _Found(dropped))
-        found.count += 1
-        found.places.append(printable(where))
+        entry = self._kinds.setdefault(kind, _Kind(dropped))
+        entry.count += 1
+        entry.places.append(printable(where))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of problems by kind, in the order in which the kinds were met."""
-        return {kind: found.count for kind, found in self._found.items()}
+        """Number of problems by kind, in the order of their first occurrence."""
+        return {kind: entry.count for kind, entry in self._kinds.items()}
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._kinds)
 
     def summary(self) -> str:
         """One line: "dropped 2 boxes without area (first: a.xml object 13), ..."."""
-        return ", ".join(_line(*item) for item in self._found.items()) or "no problems found"
+        return ", ".join(_summary(*item) for item in self._kinds.items()) or "no problems found"
 
     def table(self) -> str:
-        """Several lines: the fate and count of each kind, then where."""
+        """One line per kind ("dropped" or "kept", count, kind), then one line per place."""
         lines: list[str] = []
-        for kind, found in self._found.items():
-            lines.append(f"{_fate(found):<8}{found.count:>7}  {kind}")
-            lines += [f"{'':<17}{place}" for place in found.places]
+        for kind, entry in self._kinds.items():
+            lines.append(f"{_action(entry):<8}{entry.count:>7}  {kind}")
+            lines += [f"{'':<17}{place}" for place in entry.places]
         return "\n".join(lines) or "no problems found"
 
 
-def _fate(found: _Found) -> str:
-    return "dropped" if found.dropped else "kept"
+def _action(entry: _Kind) -> str:
+    return "dropped" if entry.dropped else "kept"
 
 
-def _line(kind: str, found: _Found) -> str:
-    return f"{_fate(found)} {found.count} {kind} (first: {found.places[0]})"
+def _summary(kind: str, entry: _Kind) -> str:
+    return f"{_action(entry)} {entry.count} {kind} (first: {entry.places[0]})"

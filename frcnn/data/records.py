@@ -1,7 +1,7 @@
-"""The arrays a data set is made of, and the checks every reader's objects pass.
+"""The arrays of a data set, and the checks of the objects that a reader finds.
 
-Letters: I images, R objects as read, M objects kept, C classes.
-Everything is flat: lists of dicts would be copied into every worker, page by page.
+Shape letters: I images, R objects as read, M objects kept, C classes. The arrays are flat, because
+each worker would get its own copy of lists of dicts: reading them changes their reference counts.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ import numpy as np
 from frcnn.data.problems import Problems
 from frcnn.errors import UserError
 
-# Boxes computed from polygons overhang by rounding; that is no problem worth a line.
+# In pixels. Boxes computed from polygons leave the image by rounding errors, which are not counted.
 ROUNDING = 0.01
-LARGEST = 2**31 - 1  # pixels of a side
+MAX_SIDE = 2**31 - 1  # pixels
 
 
 class Images(NamedTuple):
-    """ids: original ids [I]; files [I] relative to a folder; widths, heights int32 [I]."""
+    """ids [I], the original ones; files [I], relative to a folder; widths, heights int32 [I]."""
 
     ids: list[int | str]
     files: np.ndarray
@@ -28,14 +28,14 @@ class Images(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """names[k] and ids[k] (the id in the original data) belong to label k + 1."""
+    """names[k] and ids[k], the id in the original data, are those of label k + 1."""
 
     names: list[str]
     ids: list[int | str]
 
 
 class Objects(NamedTuple):
-    """Image i owns rows offsets[i]:offsets[i + 1].
+    """The objects of all images, sorted by image; those of image i are offsets[i]:offsets[i + 1].
 
     offsets int64 [I+1]; boxes float32 [M, 4] xyxy in pixels; labels int64 [M] in 1..C;
     ignore bool [M]; areas float32 [M] in square pixels.
@@ -49,11 +49,11 @@ class Objects(NamedTuple):
 
 
 class RawObjects(NamedTuple):
-    """Objects as read, in any order and of any quality.
+    """Objects as read, in any order, not yet checked.
 
-    image int64 [R] index of the image, all in 0..I-1; boxes float64 [R, 4] xyxy, NaN where no
-    number was found; labels int64 [R], 0 = class unknown; ignore bool [R]; areas float64 [R],
-    the box's is taken where it is NaN, infinite or below 0; name(row) says where row r comes from.
+    image int64 [R], index of the image in 0..I-1; boxes float64 [R, 4] xyxy, NaN if a number is
+    missing; labels int64 [R], 0 = unknown class; ignore bool [R]; areas float64 [R], replaced by
+    the box's area if NaN, infinite or negative; name(row), the place of an object, for messages.
     """
 
     image: np.ndarray
@@ -64,10 +64,15 @@ class RawObjects(NamedTuple):
     name: Callable[[int], str]
 
 
-def checked(
+def clean_objects(
     raw: RawObjects, widths: np.ndarray, heights: np.ndarray, problems: Problems
 ) -> Objects:
-    """Drop what cannot be used, clip to the image, sort by image; each finding is counted."""
+    """Drop objects that cannot be used, clip boxes to the image, and sort objects by image.
+
+    Args:
+        widths, heights: int [I] in pixels.
+        problems: counts each dropped object and each clipped box.
+    """
     size = np.stack([widths, heights, widths, heights], axis=1)[raw.image]
     clipped = np.clip(raw.boxes, 0, size)
     keep = np.ones(len(raw.image), dtype=bool)
@@ -87,17 +92,18 @@ def checked(
 
 
 def refuse_without_objects(ignore: np.ndarray, path: Path, problems: Problems) -> None:
-    """For training; ignore bool [M].
+    """Check that a training set has an object; ignore bool [M].
 
     Raises:
-        UserError: no object is left that is not ignored; names the file and what was dropped.
+        UserError: all objects are ignored, or there is none. The message names the file and the
+            problems.
     """
     if ignore.all():
         raise UserError(f"{path}: has no object to train on ({problems.summary()})")
 
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:
-    """bool [R]; judged in float32, the precision in which boxes are kept."""
+    """bool [R]; computed in float32, the precision in which boxes are stored."""
     with np.errstate(over="ignore"):
         boxes = boxes.astype(np.float32)
     return np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
@@ -107,7 +113,7 @@ def _by_image(raw: RawObjects, rows: np.ndarray, num_images: int) -> Objects:
     rows = rows[np.argsort(raw.image[rows], kind="stable")]
     counts = np.bincount(raw.image[rows], minlength=num_images)
     boxes = raw.boxes[rows]
-    own = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     areas = raw.areas[rows]
     with np.errstate(over="ignore"):
         areas = areas.astype(np.float32)
@@ -116,5 +122,5 @@ def _by_image(raw: RawObjects, rows: np.ndarray, num_images: int) -> Objects:
         boxes=boxes.astype(np.float32),
         labels=raw.labels[rows].astype(np.int64),
         ignore=raw.ignore[rows].astype(bool),
-        areas=np.where(np.isfinite(areas) & (areas >= 0), areas, own).astype(np.float32),
+        areas=np.where(np.isfinite(areas) & (areas >= 0), areas, box_areas).astype(np.float32),
     )

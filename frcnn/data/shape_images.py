@@ -1,4 +1,4 @@
-"""Pictures of filled shapes (objects) and hollow ones (clutter) on a textured background."""
+"""Draws images of filled shapes (objects) and hollow shapes (clutter) on a textured background."""
 
 import colorsys
 
@@ -9,12 +9,19 @@ from torch import Tensor
 from frcnn.data.records import Objects
 
 CLASS_NAMES = ["circle", "square", "triangle"]
-GAP = 2  # pixels between two things drawn
-TRIES = 40  # places tried before a thing is left out
+GAP = 2  # least distance between two shapes in pixels
+NUM_TRIES = 40  # places tried before a shape is left out
 
 
 class ShapeImages:
-    """index -> uint8 image [3, height, width] with the objects of that image drawn on it."""
+    """index -> uint8 image [3, height, width] with its objects and clutter drawn on it.
+
+    Args:
+        objects: the objects of all images.
+        seeds: (seed, split number); the image is a function of these and the index.
+        clutter_size: shortest and longest side of a clutter shape in pixels.
+        clutter: number of clutter shapes per image; those without a free place are left out.
+    """
 
     def __init__(
         self,
@@ -42,7 +49,7 @@ class ShapeImages:
         return torch.from_numpy(np.clip(image, 0, 255).astype(np.uint8))
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
-        """float32 [3, H, W]: smooth blobs of little colour."""
+        """float32 [3, H, W]: smooth grey blobs with a slight tint."""
         grey = rng.uniform(60, 130) + 22 * rng.standard_normal((1, 7, 9))
         tint = 10 * rng.standard_normal((3, 7, 9))
         return (self.rows @ (grey + tint) @ self.columns.T).astype(np.float32)
@@ -50,33 +57,33 @@ class ShapeImages:
     def _add_clutter(self, rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> None:
         taken = list(boxes)
         for label in rng.integers(1, len(CLASS_NAMES) + 1, self.clutter).tolist():
-            box = place(rng, self.width, self.height, self.clutter_size, taken)
+            box = free_box(rng, self.width, self.height, self.clutter_size, taken)
             if box is not None:
                 taken.append(box)
-                _paint(image, box, _hollow(label, *(box[2:] - box[:2])), _colour(rng, label))
+                _paint(image, box, _outline_mask(label, *(box[2:] - box[:2])), _colour(rng, label))
 
 
 def shape_mask(label: int, width: int, height: int) -> np.ndarray:
     """bool [height, width]: the filled shape of class `label`.
 
-    It touches all four sides as long as neither is more than twice the other.
+    It touches all four sides of the box, if no side is more than twice as long as the other.
     """
-    y, x = _centres(height)[:, None], _centres(width)
+    y, x = _pixel_centres(height)[:, None], _pixel_centres(width)
     if label == 1:
         return x**2 + y**2 <= 1
     if label == 2:
         return np.ones((height, width), dtype=bool)
-    # Never narrower than the middle pixels, so that the top row holds the apex.
+    # At least as wide as the middle pixels, so that the apex is visible in the top row.
     return abs(x) <= np.maximum((1 + y) / 2, 1 / width) + 1e-9
 
 
-def _centres(count: int) -> np.ndarray:
-    """float64 [count]: centres of `count` pixels that fill -1..1."""
+def _pixel_centres(count: int) -> np.ndarray:
+    """float64 [count]: centres of `count` pixels that cover -1..1."""
     return (2 * np.arange(count) + 1) / count - 1
 
 
-def _hollow(label: int, width: int, height: int) -> np.ndarray:
-    """bool [height, width]: the outline, about a sixth of the side thick."""
+def _outline_mask(label: int, width: int, height: int) -> np.ndarray:
+    """bool [height, width]: the outline; its thickness is about a sixth of the side."""
     mask = shape_mask(label, width, height)
     edge_x, edge_y = max(2, width // 6), max(2, height // 6)
     mask[edge_y : height - edge_y, edge_x : width - edge_x] &= ~shape_mask(
@@ -85,20 +92,26 @@ def _hollow(label: int, width: int, height: int) -> np.ndarray:
     return mask
 
 
-def place(
+def free_box(
     rng: np.random.Generator,
     width: int,
     height: int,
     size: tuple[int, int],
     taken: list[np.ndarray],
 ) -> np.ndarray | None:
-    """A box of random size clear of all those taken, or None where no try finds room."""
+    """A random int box [4] xyxy that overlaps none of `taken`; None if all tries fail.
+
+    Args:
+        width, height: of the image in pixels.
+        size: shortest and longest side of the box in pixels.
+        taken: boxes [4] xyxy that are already placed.
+    """
     low, high = size
-    first = int(rng.integers(low, high + 1))
-    second = min(max(round(first * rng.uniform(0.75, 1.33)), low), high)
-    x = rng.integers(0, width - first + 1, TRIES)
-    y = rng.integers(0, height - second + 1, TRIES)
-    places = np.stack([x, y, x + first, y + second], axis=1)
+    box_width = int(rng.integers(low, high + 1))
+    box_height = min(max(round(box_width * rng.uniform(0.75, 1.33)), low), high)
+    x = rng.integers(0, width - box_width + 1, NUM_TRIES)
+    y = rng.integers(0, height - box_height + 1, NUM_TRIES)
+    places = np.stack([x, y, x + box_width, y + box_height], axis=1)
     others = np.array(taken).reshape(-1, 1, 4)
     apart = (places[:, :2] >= others[..., 2:] + GAP) | (places[:, 2:] + GAP <= others[..., :2])
     free = np.flatnonzero((apart[..., 0] | apart[..., 1]).all(axis=0))
@@ -111,13 +124,13 @@ def _paint(image: np.ndarray, box: np.ndarray, mask: np.ndarray, colour: np.ndar
 
 
 def _colour(rng: np.random.Generator, label: int) -> np.ndarray:
-    """float32 [3], 0..255. Hues of neighbouring classes overlap."""
+    """float32 [3] in 0..255; the hues of neighbouring classes overlap."""
     hue = (label - 1) / len(CLASS_NAMES) + rng.normal(0, 0.12)
     rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.5, 1), rng.uniform(0.65, 1))
     return np.array(rgb, dtype=np.float32) * 255
 
 
 def _interpolation(length: int, nodes: int) -> np.ndarray:
-    """float64 [length, nodes]: linear weights that stretch `nodes` values over `length` pixels."""
+    """float64 [length, nodes]: weights of a linear interpolation of `nodes` values."""
     position = np.linspace(0, nodes - 1, length)[:, None]
     return np.clip(1 - abs(position - np.arange(nodes)), 0, 1)

@@ -1,7 +1,7 @@
-"""Drawn shapes on a textured background: a data set that needs no download.
+"""Shapes drawn on a textured background: a data set that needs no download.
 
-Every image is a function of (seed, split, index). Objects never overlap, so each box is exactly
-the extent of what is visible. Colour only hints at the class; form decides.
+Each image is a function of (seed, split, index). Objects never overlap, so each box is exactly the
+extent of the visible shape. The class is the form; colour is only a weak hint.
 """
 
 from typing import Annotated
@@ -12,15 +12,15 @@ from annotated_types import Ge, Le, MinLen
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.problems import Problems
 from frcnn.data.records import Classes, Images, Objects
-from frcnn.data.shape_images import CLASS_NAMES, ShapeImages, place
+from frcnn.data.shape_images import CLASS_NAMES, ShapeImages, free_box
 from frcnn.errors import UserError
 
-# Drawn in memory: limits keep a configuration from asking for any amount of it.
+# Images are drawn in memory. The limits prevent a configuration that needs too much of it.
 Side = Annotated[int, Ge(1), Le(4096)]
 Length = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0), Le(1000)]
 
-MOST_IMAGES = 1_000_000  # all are laid out in memory; a checkpoint may ask for any number
+MAX_IMAGES = 1_000_000  # the boxes of all images are kept in memory
 
 
 def shapes(
@@ -37,22 +37,26 @@ def shapes(
     clutter: Count = 0,
     clutter_size: tuple[Length, Length] | None = None,
 ) -> DetectionDataset:
-    """Circles, squares and triangles.
+    """Images of circles, squares and triangles.
 
     Args:
-        split: "train" or "val"; the two share no image.
-        num_objects: fewest and most objects an image, before those that find no room.
+        split: "train" or "val"; the two have no image in common.
+        train_images, val_images: number of images of the split, 1 or more.
+        width, height: of every image in pixels.
+        seed: 0 or above.
+        num_objects: minimum and maximum number of objects per image. Objects without a free place
+            are left out, so an image may have fewer.
         object_size: shortest and longest side of a box in pixels, both included.
         class_probabilities: share of each class among the training objects; None = see imbalance.
-        imbalance: how many times more frequent the first class is than the last one in training,
-            with a geometric fall between. Validation stays balanced, so that a rare class's AP
-            rests on as many objects as a frequent one's.
-        clutter: hollow shapes an image, which belong to no class. They take the room the objects
-            leave: the objects are the same for every value.
-        clutter_size: shortest and longest side of those; None = ``object_size``.
+        imbalance: frequency of the first class divided by that of the last class in the training
+            split; the frequencies form a geometric series. The validation split stays balanced, so
+            the AP of a rare class is measured on as many objects as that of a frequent one.
+        clutter: number of hollow shapes per image, which belong to no class. They are placed after
+            the objects, so the objects are the same for every value.
+        clutter_size: shortest and longest side of a hollow shape; None = ``object_size``.
 
     Raises:
-        UserError: an option that cannot be drawn.
+        UserError: an option is out of range.
     """
     total = {"train": train_images, "val": val_images}[split]
     side = min(width, height)
@@ -90,9 +94,9 @@ def _layout(
     """Boxes (x1, y1, x2, y2 in whole pixels) and labels of one image."""
     boxes: list[np.ndarray] = []
     labels: list[int] = []
-    wanted = rng.integers(num_objects[0], num_objects[1] + 1)
-    for label in rng.choice(len(probabilities), wanted, p=probabilities).tolist():
-        box = place(rng, width, height, object_size, boxes)
+    count = rng.integers(num_objects[0], num_objects[1] + 1)
+    for label in rng.choice(len(probabilities), count, p=probabilities).tolist():
+        box = free_box(rng, width, height, object_size, boxes)
         if box is not None:
             boxes.append(box)
             labels.append(label + 1)
@@ -101,19 +105,19 @@ def _layout(
 
 def _objects(layouts: list[tuple[list[np.ndarray], list[int]]]) -> Objects:
     counts = [len(labels) for _, labels in layouts]
-    boxes = np.array([box for found, _ in layouts for box in found], dtype=np.float32)
+    boxes = np.array([box for image_boxes, _ in layouts for box in image_boxes], dtype=np.float32)
     boxes = boxes.reshape(-1, 4)
     return Objects(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=boxes,
-        labels=np.array([label for _, found in layouts for label in found], dtype=np.int64),
+        labels=np.array([label for _, labels in layouts for label in labels], dtype=np.int64),
         ignore=np.zeros(len(boxes), dtype=bool),
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
     )
 
 
 def _probabilities(split: str, given: list[float] | None, imbalance: float) -> np.ndarray:
-    """float64 [C], sum 1."""
+    """float64 [C]: the probability of each class; they sum to 1."""
     count = len(CLASS_NAMES)
     if imbalance < 1 or (given is not None and imbalance != 1):
         raise UserError(f"imbalance={imbalance}: needs 1 or above, and 1 with class_probabilities")
@@ -125,14 +129,14 @@ def _probabilities(split: str, given: list[float] | None, imbalance: float) -> n
 
 
 def _check(name: str, total: int, num_objects: tuple[int, int]) -> None:
-    """Refuse numbers that cannot be drawn."""
-    if not 1 <= total <= MOST_IMAGES:
-        raise UserError(f"{name}={total}: needs 1 to {MOST_IMAGES}")
+    """Check the number of images and of objects per image."""
+    if not 1 <= total <= MAX_IMAGES:
+        raise UserError(f"{name}={total}: needs 1 to {MAX_IMAGES}")
     if not 0 <= num_objects[0] <= num_objects[1]:
-        raise UserError(f"num_objects={tuple(num_objects)}: needs 0 <= fewest <= most")
+        raise UserError(f"num_objects={tuple(num_objects)}: needs 0 <= min <= max")
 
 
 def _check_size(name: str, size: tuple[int, int], side: int) -> None:
-    """Refuse what does not fit into an image whose short side is `side`."""
+    """Check that shapes of these sizes fit into an image whose short side is `side`."""
     if not 8 <= size[0] <= size[1] <= side:
         raise UserError(f"{name}={tuple(size)}: needs 8 <= min <= max <= {side} (image)")

@@ -1,7 +1,8 @@
-"""Augmentations, one preset a function; called as `transform(image, target)`.
+"""Augmentations: each function returns one preset, which is called as `transform(image, target)`.
 
-They see uint8 images [3, H, W] and the targets of `DetectionDataset`, return the same, and draw
-from torch's random generator alone. Ignored areas move with the image like objects do.
+A preset takes a uint8 image [3, H, W] and a target of `DetectionDataset`, and returns the same
+types. It draws from torch's global random generator alone. Ignored areas are transformed like
+objects.
 """
 
 import torch
@@ -11,48 +12,49 @@ from torchvision.transforms import v2
 
 from frcnn.data.dataset import Target
 
-# About the mean of ImageNet, which normalisation turns into 0, the value of padding.
+# About the mean of ImageNet. Normalization turns it into 0, the value of padding.
 FILL = {tv_tensors.Image: (124, 116, 104)}
 
 
 def none() -> None:
-    """Images as they are."""
+    """No augmentation."""
     return None
 
 
 def flip() -> v2.Compose:
-    """Left and right swapped in every second image."""
+    """Horizontal flip with probability 0.5."""
     return _preset(v2.RandomHorizontalFlip(0.5))
 
 
 def flip_color() -> v2.Compose:
-    """`flip`, then brightness, contrast, saturation, hue and order of channels at random."""
+    """`flip`, then random brightness, contrast, saturation, hue and order of channels."""
     return _preset(v2.RandomHorizontalFlip(0.5), v2.RandomPhotometricDistort(p=0.5))
 
 
 def scale_jitter() -> v2.Compose:
-    """`flip`, with objects made smaller (image set into a larger frame) or larger (a crop).
+    """`flip`, then random zoom out (smaller objects) and random crop (larger objects).
 
-    The crop keeps objects whose centre it holds; images change their size and shape.
+    Zoom out places the image on a larger canvas. A crop keeps the objects whose centre is inside.
+    Both change the size and the aspect ratio of the image.
     """
     return _preset(
         v2.RandomHorizontalFlip(0.5),
         v2.RandomZoomOut(FILL, side_range=(1.0, 2.0), p=0.4),
-        _Crop(min_scale=0.4, trials=20),
+        _SafeCrop(min_scale=0.4, trials=20),
         v2.SanitizeBoundingBoxes(labels_getter=_labels),
     )
 
 
 def _preset(*steps: nn.Module) -> v2.Compose:
-    return v2.Compose([_Joined(), *steps, _Parted()])
+    return v2.Compose([_JoinIgnored(), *steps, _SplitIgnored()])
 
 
 def _labels(sample: tuple[Tensor, Target]) -> Tensor:
     return sample[1]["labels"]
 
 
-class _Crop(v2.RandomIoUCrop):
-    """Leaves an image alone of which the smallest crop would have no pixel."""
+class _SafeCrop(v2.RandomIoUCrop):
+    """Does not crop an image that is so small that a crop could have no pixel."""
 
     def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         if min(image.shape[-2:]) * self.min_scale < 1:
@@ -60,10 +62,10 @@ class _Crop(v2.RandomIoUCrop):
         return super().forward(image, target)
 
 
-class _Joined(nn.Module):
-    """Objects and ignored areas as one set of boxes, the latter with label 0.
+class _JoinIgnored(nn.Module):
+    """Joins objects and ignored areas into one set of boxes; ignored areas get label 0.
 
-    Transforms look for one `BoundingBoxes` only, and would leave a second one unfiltered.
+    torchvision's transforms filter only one `BoundingBoxes` per sample.
     """
 
     def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -73,12 +75,12 @@ class _Joined(nn.Module):
         )
         size = image.shape[-2:]
         joined = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
-        rest = {key: target[key] for key in target.keys() - {"boxes", "ignore", "labels"}}
-        return tv_tensors.Image(image), {**rest, "boxes": joined, "labels": labels}
+        others = {key: target[key] for key in target.keys() - {"boxes", "ignore", "labels"}}
+        return tv_tensors.Image(image), {**others, "boxes": joined, "labels": labels}
 
 
-class _Parted(nn.Module):
-    """The inverse of `_Joined`, back to plain tensors."""
+class _SplitIgnored(nn.Module):
+    """The inverse of `_JoinIgnored`; returns plain tensors."""
 
     def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]

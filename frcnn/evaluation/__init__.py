@@ -1,1 +1,1 @@
-"""COCO metrics, inference, trained detectors, drawings."""
+"""COCO metrics, inference, loading of trained detectors, drawing of boxes."""

@@ -1,8 +1,8 @@
-"""COCO's box metrics, from whichever COCO evaluator is installed.
+"""COCO's box metrics, computed by pycocotools or faster-coco-eval.
 
-A detection of one image is a dict, of tensors or arrays: ``boxes`` [D, 4] xyxy in pixels of the
+The detections of one image are a dict of tensors or arrays: ``boxes`` [D, 4] xyxy in pixels of the
 original image, ``scores`` [D], ``labels`` [D] in 1..C, and the int ``image_id``. The ground truth
-is a COCO dict whose category ids are those same 1..C.
+is a COCO dict with the category ids 1..C.
 
 Shape letters of the evaluators' arrays: T = 10 IoU thresholds 0.50..0.95, R = 101 recall points,
 K = classes, A = areas (all, small, medium, large), M = limits of detections per image and class.
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Detection = Mapping[str, Any]
 
-BACKENDS = ("faster_coco_eval", "pycocotools")  # in the order in which "auto" tries them
+BACKENDS = ("faster_coco_eval", "pycocotools")  # "auto" tries them in this order
 AT_IOU_50, AT_IOU_75 = 0, 5
 OVERALL = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -37,11 +37,11 @@ def coco_results(
 ) -> list[dict]:
     """Detections as rows of COCO's results format; ``bbox`` is xywh, ``category_id`` the label.
 
-    An image that comes twice counts once (samplers that share images between processes pad).
-    Detections with a NaN or infinite box or score are left out, with one warning for all.
+    An image that occurs twice counts once (torch's ``DistributedSampler`` repeats images).
+    Detections with a NaN or infinite box or score are left out, with one warning in total.
 
     Raises:
-        UserError: an image id or a label that ``ground_truth_dict`` does not list.
+        UserError: an image id or a label is not in ``ground_truth_dict``.
     """
     if ground_truth_dict is None:
         return _rows(detections)
@@ -50,7 +50,7 @@ def coco_results(
     return _rows(detections, images, labels)
 
 
-def evaluate(
+def coco_metrics(
     ground_truth: Mapping[str, Any],
     detections: Iterable[Detection],
     class_names: Sequence[str],
@@ -59,24 +59,25 @@ def evaluate(
 ) -> dict[str, Any]:
     """COCO's twelve box metrics, and ``per_class``: name -> ``{"AP", "AP50"}``.
 
-    Figures are fractions of 1; None where the ground truth has no such object. Annotations may
-    lack ``area`` (taken from the box) and ``iscrowd`` (0); nothing handed over is modified.
+    Metrics are in [0, 1], or None if the ground truth has no such object. The arguments are not
+    modified.
 
     Args:
-        ground_truth: COCO dict; ``category_id`` c is ``class_names[c - 1]``.
-        detections: one dict per image, see the module; images without one count as empty.
-        backend: ``pycocotools``, ``faster_coco_eval`` or ``auto`` (the faster where installed).
-        max_detections: best detections per image and class that count; COCO's is 100. ``AR100``
-            keeps its name under another limit.
+        ground_truth: COCO dict; ``category_id`` c is ``class_names[c - 1]``. An annotation without
+            ``area`` gets the area of its box; one without ``iscrowd`` is no crowd.
+        detections: one dict per image, see the module; an image without a dict has no detections.
+        backend: ``pycocotools``, ``faster_coco_eval``, or ``auto``: the faster one if installed.
+        max_detections: number of detections that count per image and class, best scores first;
+            COCO's is 100. The name ``AR100`` stays the same for other values.
 
     Raises:
-        UserError: a back end that is unknown or not installed, and as ``coco_results``.
+        UserError: the back end is unknown or not installed; or as ``coco_results``.
     """
     evaluator = coco_evaluator(ground_truth, detections, class_names, backend, max_detections)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.evaluate()
         evaluator.accumulate()
-    # [T, R, K, A, M] and [T, K, A, M], -1 where there is nothing to find
+    # [T, R, K, A, M] and [T, K, A, M]; -1 where the ground truth has no object
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     average = precision[:, :, :, :, -1]
     per_class = {
@@ -93,24 +94,24 @@ def coco_evaluator(
     backend: str = "pycocotools",
     max_detections: int = 100,
 ) -> Any:
-    """A back end's ``COCOeval`` that has matched nothing yet; takes and raises as ``evaluate``.
+    """A back end's ``COCOeval`` before matching; arguments and errors as in ``coco_metrics``.
 
-    Image ids are the ground truth's, category ids 1..C, those of annotations and detections count
-    from 1.
+    Image ids are those of the ground truth. Category ids are 1..C. Annotations and detections are
+    numbered from 1.
     """
-    truth = _sanitised(ground_truth, class_names)
+    truth = _copy_of_truth(ground_truth, class_names)
     results = coco_results(detections, truth)
-    _, (index_class, evaluator_class) = _loaded(backend)
-    # instead of loadRes, which fails on no detections at all and adds a polygon to each
-    found = [
+    _, (index_class, evaluator_class) = _load_backend(backend)
+    # not loadRes(): it fails if there are no detections, and adds a polygon to each of them
+    predicted = [
         row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
         for number, row in enumerate(results, start=1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth_index = _indexed(index_class(), truth)
-        found_index = _indexed(index_class(), truth | {"annotations": found})
-        evaluator = evaluator_class(truth_index, found_index, "bbox")
-    # below 10 the evaluators would sort the limits and the last would no longer be ours
+        truth_index = _build_index(index_class(), truth)
+        predicted_index = _build_index(index_class(), truth | {"annotations": predicted})
+        evaluator = evaluator_class(truth_index, predicted_index, "bbox")
+    # the evaluators sort the limits: min() keeps max_detections last, also if it is below 10
     evaluator.params.maxDets = [1, min(10, max_detections), max_detections]
     return evaluator
 
@@ -121,12 +122,12 @@ def write_results(
     image_ids: Sequence[int | str],
     category_ids: Sequence[int | str],
 ) -> None:
-    """Write a COCO results file in the data set's own ids.
+    """Write a COCO results file with the data set's original ids.
 
-    ``image_ids[i]`` is the original id of image i, ``category_ids[c - 1]`` that of label c.
+    ``image_ids[i]`` is the original id of image i; ``category_ids[c - 1]`` that of label c.
 
     Raises:
-        UserError: an image or a label beyond these lists.
+        UserError: an image or a label is outside these lists.
     """
     rows = _rows(detections, range(len(image_ids)), range(1, len(category_ids) + 1))
     for row in rows:
@@ -136,7 +137,7 @@ def write_results(
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """What ``evaluate`` returned as plain text, in percent; ``-`` where there is no figure."""
+    """The result of ``coco_metrics`` as a plain-text table, in percent; ``-`` for None."""
     rows = {"": list(OVERALL), "all": [_percent(metrics[key]) for key in OVERALL]}
     for name, figures in metrics["per_class"].items():
         rows[name] = [_percent(figures["AP"]), _percent(figures["AP50"])]
@@ -155,18 +156,18 @@ def _rows(
     images: Collection[int] | None = None,
     labels: Collection[int] | None = None,
 ) -> list[dict]:
-    """Results rows of the finite detections; checks ids against the collections that are given."""
+    """COCO result rows of the finite detections; raises UserError for an id that is not listed."""
     rows: list[dict] = []
     dropped: list[int] = []
     for image, detection in {int(d["image_id"]): d for d in detections}.items():
         if images is not None and image not in images:
             raise UserError(
                 f"detections of image id {image}, which the ground truth does not have; "
-                "evaluate on the data set the detections were made from"
+                "evaluate on the data set that the detections were made from"
             )
-        found, not_finite = _image_rows(image, detection)
-        rows += found
-        dropped += [image] * not_finite
+        image_rows, num_not_finite = _image_rows(image, detection)
+        rows += image_rows
+        dropped += [image] * num_not_finite
     unknown = {row["category_id"] for row in rows}.difference(labels) if labels else None
     if unknown:
         raise UserError(
@@ -183,10 +184,10 @@ def _rows(
 
 
 def _image_rows(image: int, detection: Detection) -> tuple[list[dict], int]:
-    """The rows of one image, and how many detections were not finite."""
-    boxes = _numbers(detection["boxes"]).reshape(-1, 4)
-    scores = _numbers(detection["scores"])
-    labels = _numbers(detection["labels"]).astype(int)
+    """The rows of one image, and the number of detections that are not finite."""
+    boxes = _to_float64(detection["boxes"]).reshape(-1, 4)
+    scores = _to_float64(detection["scores"])
+    labels = _to_float64(detection["labels"]).astype(int)
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
     xywh = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
     columns = xywh[finite].tolist(), scores[finite].tolist(), labels[finite].tolist()
@@ -197,13 +198,13 @@ def _image_rows(image: int, detection: Detection) -> tuple[list[dict], int]:
     return rows, int((~finite).sum())
 
 
-def _numbers(values: Any) -> np.ndarray:
-    """A tensor of any device and precision, or an array, as float64."""
+def _to_float64(values: Any) -> np.ndarray:
+    """A tensor on any device, or an array, of any precision, as a float64 array."""
     return torch.as_tensor(values).detach().to("cpu", torch.float64).numpy()
 
 
-def _sanitised(ground_truth: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, list]:
-    """A copy that both evaluators take: they miscount annotation id 0 and write into the dicts."""
+def _copy_of_truth(ground_truth: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, list]:
+    """A copy with new annotation ids: the evaluators miscount id 0, and modify their input."""
     annotations = [
         {
             "id": number,
@@ -220,27 +221,27 @@ def _sanitised(ground_truth: Mapping[str, Any], class_names: Sequence[str]) -> d
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def evaluator(backend: str) -> str:
-    """The back end that ``evaluate`` takes: of those installed, where it is to choose.
+def installed_backend(backend: str) -> str:
+    """The name of the back end that ``coco_metrics`` uses for ``backend``, also for "auto".
 
     Raises:
-        UserError: as ``evaluate``.
+        UserError: the back end is unknown or not installed.
     """
-    return _loaded(backend)[0]
+    return _load_backend(backend)[0]
 
 
-def _loaded(backend: str) -> tuple[str, tuple[Any, Any]]:
-    """A back end's name, and its index (``COCO``) and evaluator (``COCOeval``) classes."""
+def _load_backend(backend: str) -> tuple[str, tuple[Any, Any]]:
+    """The back end's name, and its classes ``COCO`` (index) and ``COCOeval`` (evaluator)."""
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"evaluation backend {backend!r}: choose auto, {' or '.join(BACKENDS)}")
     for name in BACKENDS if backend == "auto" else [backend]:
         with contextlib.suppress(ImportError):
-            return name, _imported(name)
+            return name, _import_backend(name)
     package = "pycocotools" if backend == "auto" else backend.replace("_", "-")
     raise UserError(f"evaluation backend {backend}: not installed, run pip install {package}")
 
 
-def _imported(name: str) -> tuple[Any, Any]:
+def _import_backend(name: str) -> tuple[Any, Any]:
     if name == "pycocotools":
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -248,19 +249,19 @@ def _imported(name: str) -> tuple[Any, Any]:
         return COCO, COCOeval
     from faster_coco_eval import COCO, COCOeval_faster
 
-    # it tells its progress at level info, between the lines of the run's own log
+    # by default it logs its progress at level info, among the lines of the run's log
     return COCO, partial(COCOeval_faster, print_function=log.debug)
 
 
-def _indexed(index: Any, dataset: dict) -> Any:
+def _build_index(index: Any, dataset: dict) -> Any:
     index.dataset = dataset
     index.createIndex()
     return index
 
 
 def _overall(average: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:
-    """The twelve figures from precision [T, R, K, A] at the last limit and recall [T, K, A, M]."""
-    # not summarize(): pycocotools looks for the limit 100 by value and else reports AP -1
+    """The twelve metrics from precision [T, R, K, A] at the last limit and recall [T, K, A, M]."""
+    # not summarize(): pycocotools looks for a limit of exactly 100, and reports AP -1 without one
     values = [
         average[..., 0],
         average[AT_IOU_50, ..., 0],
@@ -273,5 +274,5 @@ def _overall(average: np.ndarray, recall: np.ndarray) -> dict[str, float | None]
 
 
 def _mean(values: np.ndarray) -> float | None:
-    counted = values[values > -1]
-    return float(counted.mean()) if counted.size else None
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else None

@@ -1,4 +1,4 @@
-"""Pictures with boxes, for people."""
+"""Draw boxes, class names and scores on images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; all are pixels inside
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom: first and last pixels inside
 Colour = tuple[int, int, int]
 
-# Wong's palette (Nature Methods 8:441, 2011), told apart with every common colour blindness;
-# ordered so that the first few differ most on photographs; black is left out
+# Wong's palette without black (Nature Methods 8:441, 2011). People with any common colour blindness
+# can tell these colours apart. The order makes the first few differ most on photographs.
 PALETTE = (
     (230, 159, 0),
     (0, 114, 178),
@@ -22,11 +22,11 @@ PALETTE = (
     (204, 121, 167),
     (240, 228, 66),
 )
-MIN_SIDE = 640  # pixels: below that a line of text hides small objects
+MIN_SIDE = 640  # pixels; on a smaller picture a line of text hides small objects
 
 
 def class_colour(label: int) -> Colour:
-    """The colour of a class (label 1..C) as RGB; colours repeat after ``len(PALETTE)`` classes."""
+    """RGB colour in 0..255 of a class (label 1..C); repeats after ``len(PALETTE)`` classes."""
     return PALETTE[(label - 1) % len(PALETTE)]
 
 
@@ -38,22 +38,22 @@ def draw_boxes(
     class_names: Sequence[str],
     min_score: float = 0.0,
 ) -> Image.Image:
-    """A new picture of the image with boxes, class names and scores; the best scores on top.
+    """A copy of the image with boxes, class names and scores drawn on it, best scores on top.
 
-    An image whose longer side is below 640 pixels is enlarged to that. Boxes that are not finite
-    are left out: a picture must not end a run that has just diverged.
+    An image whose longer side is below 640 pixels is enlarged to 640. Boxes that are not finite
+    are left out, so that a picture does not end a run that has just diverged.
 
     Args:
         image: uint8 [3, H, W] or PIL.
         boxes: [D, 4] xyxy, pixels of ``image``.
-        labels: [D] in 1..C, ``class_names[label - 1]`` is the text.
-        scores: [D], or None for true boxes.
-        min_score: boxes below are left out.
+        labels: [D] in 1..C; the text of a box is ``class_names[label - 1]``.
+        scores: [D] in [0, 1], or None for ground-truth boxes.
+        min_score: boxes with a lower score are left out.
     """
-    picture, scale = _enlarged(image)
+    picture, scale = _enlarge(image)
     boxes = _as_boxes(boxes)
     order = _drawing_order(boxes, scores, min_score)
-    pixels = [_pixels(boxes[row] * scale, picture.size) for row in order]
+    pixels = [_pixel_rectangle(boxes[row] * scale, picture.size) for row in order]
     classes = [int(labels[row]) for row in order]
     texts = [class_names[label - 1] for label in classes]
     if scores is not None:
@@ -62,8 +62,8 @@ def draw_boxes(
     return picture
 
 
-def _enlarged(image: Tensor | Image.Image) -> tuple[Image.Image, float]:
-    """A copy in RGB with a longer side of at least 640 pixels, and the factor that took."""
+def _enlarge(image: Tensor | Image.Image) -> tuple[Image.Image, float]:
+    """An RGB copy whose longer side is at least 640 pixels, and its scale relative to the image."""
     picture = image if isinstance(image, Image.Image) else to_pil_image(image.cpu())
     scale = max(1.0, MIN_SIDE / max(picture.size))
     width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -71,12 +71,12 @@ def _enlarged(image: Tensor | Image.Image) -> tuple[Image.Image, float]:
 
 
 def _as_boxes(boxes: Any) -> Tensor:
-    """[D, 4] from a tensor of any device or an array, of any shape when there is none."""
+    """float32 [D, 4] on the CPU, from a tensor or array; an empty one may have any shape."""
     return torch.as_tensor(boxes).detach().cpu().float().reshape(-1, 4)
 
 
 def _drawing_order(boxes: Tensor, scores: Tensor | None, min_score: float) -> list[int]:
-    """The rows to draw, the best last so that it ends up on top."""
+    """Rows of the boxes to draw, by increasing score, so that the best one is on top."""
     rows = boxes.isfinite().all(dim=1).nonzero().flatten()
     if scores is None:
         return rows.tolist()
@@ -85,8 +85,8 @@ def _drawing_order(boxes: Tensor, scores: Tensor | None, min_score: float) -> li
     return rows[values.argsort(stable=True)].tolist()
 
 
-def _pixels(box: Tensor, size: tuple[int, int]) -> Rectangle:
-    """First and last column and row of a box, within the picture and at least one pixel large."""
+def _pixel_rectangle(box: Tensor, size: tuple[int, int]) -> Rectangle:
+    """The pixels of a box, clipped to the picture; at least one pixel wide and high."""
     limits = [size[0], size[1], size[0], size[1]]
     left, top, right, bottom = (
         min(max(round(x), 0), limit) for x, limit in zip(box.tolist(), limits, strict=True)
@@ -101,7 +101,7 @@ def _draw(
     texts: list[str],
     colours: list[Colour],
 ) -> None:
-    """All boxes first and all texts after them, so that no line crosses a text."""
+    """Draw all boxes, then all texts, so that no line crosses a text."""
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     for box, colour in zip(boxes, colours, strict=True):
@@ -109,23 +109,23 @@ def _draw(
     text_size = max(12, side // 50)
     font = ImageFont.load_default(size=text_size)
     placed: list[Rectangle] = []
-    # the best is last: it chooses its place first
+    # the box with the best score is last; its text is placed first
     for box, text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):
         plate_size = round(draw.textlength(text, font=font)) + 6, round(1.4 * text_size)
-        plate = _place(box, plate_size, picture.size, placed)
+        plate = _place_text(box, plate_size, picture.size, placed)
         placed.append(plate)
         draw.rectangle(plate, fill=colour)
         middle = (plate[0] + plate[2]) / 2, (plate[1] + plate[3]) / 2
         draw.text(middle, text, fill=_text_colour(colour), font=font, anchor="mm")
 
 
-def _place(
+def _place_text(
     box: Rectangle,
     plate: tuple[int, int],
     size: tuple[int, int],
     placed: list[Rectangle],
 ) -> Rectangle:
-    """Where a text goes: above the box, below it, or inside, the first place that is free."""
+    """The rectangle of a text: above the box, below it, or inside, whichever is free first."""
     left, top, right, bottom = box
     width, height = plate
     choices = [
@@ -148,6 +148,6 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 
 def _text_colour(background: Colour) -> Colour:
-    """Black or white, whichever reads better (Rec. 601 luma)."""
+    """Black or white, whichever has more contrast with the background (Rec. 601 luma)."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)

@@ -1,4 +1,4 @@
-"""Validation of a detector on a data set: detections, metrics and losses."""
+"""Inference on a data set: its detections, its validation loss, and the file of detections."""
 
 from collections import defaultdict
 from itertools import chain
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from frcnn.build import prepare
-from frcnn.data import DetectionDataset, empty_batch, make_loader
+from frcnn.data import Batch, DetectionDataset, empty_batch, make_loader
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
 from frcnn.parallel.group import SingleProcess
@@ -23,12 +24,13 @@ ARRAYS = ("boxes", "scores", "labels")
 def validation_loader(
     dataset: DetectionDataset, batch_size: int, workers: int, rank: int = 0, size: int = 1
 ) -> DataLoader:
-    """The images in order, each once; processes share out batches of ``size`` times as many.
+    """Loader of the images in order, each once, in batches of ``batch_size`` per process.
 
-    All of them have as many batches; one of fewer images than processes is empty for some.
+    Every process gets the same number of batches, because all of them take part in each loss. If
+    the last batch has fewer images than there are processes, it is empty for some of them.
     """
-    order, whole = range(len(dataset)), batch_size * size
-    batches = [list(order[first : first + whole]) for first in order[::whole]]
+    indices, global_size = range(len(dataset)), batch_size * size
+    batches = [list(indices[first : first + global_size]) for first in indices[::global_size]]
     return make_loader(dataset, [batch[rank::size] for batch in batches], workers)
 
 
@@ -40,52 +42,92 @@ def detect(
     dtype: torch.dtype,
     processes: SingleProcess | None = None,
 ) -> tuple[Detections, dict[str, float]]:
-    """Run a detector over a data set; each of several processes over its share.
+    """Run a detector on the batches of a ``validation_loader``.
+
+    Args:
+        dtype: precision of the forward pass (autocast).
+        processes: the group of processes that share the data set; None = this process alone.
 
     Returns:
-        A detection dict per image of this process ("image_id", "boxes" in pixels of the original
-        image, "scores", "labels"), on the CPU; and the terms of the validation loss over all
-        processes, with their sum as "loss". They are means over batches, weighted by the number of
-        images, so that another batch size gives slightly other numbers.
+        The detections of this process's images, one dict per image: "image_id", "boxes" [D, 4]
+        xyxy in pixels of the original image, "scores" [D], "labels" [D] in 1..C, on the CPU.
+
+        The terms of the validation loss over the images of all processes, and their sum "loss".
+        Each term is a mean over batches, weighted by their number of images. It therefore depends
+        slightly on the batch size.
     """
     processes = processes or SingleProcess()
-    detector.eval()
+    _prepare_sites(detector.eval(), processes)
+    means = _LossMeans(processes, device)
+    detections: Detections = []
+    for batch in loader:
+        predictions, losses = _forward(detector, batch, device, dtype)
+        detections += predictions
+        means.add(losses, num_images=len(predictions))
+    return detections, means.result()
+
+
+def _prepare_sites(detector: Detector, processes: SingleProcess) -> None:
     for site in detector.sites.values():
         site.processes, site.observer = processes, None
-    detections: Detections = []
-    sums: dict[str, float] = defaultdict(float)
-    count = 0.0
-    for images, targets in loader:
-        own_images, own_targets = (images, targets) if images else empty_batch()
-        with autocast(device, dtype):
-            found, losses = detector(prepare(own_images, device), own_targets)
-        for target, boxes in zip(targets, found[: len(images)], strict=True):
-            moved = {key: value.cpu() for key, value in boxes.items()}
-            detections.append({"image_id": target["image_id"], **moved})
-        size = torch.tensor(float(len(images)), device=device)
-        number, *terms = processes.total(torch.stack([size, *losses.values()])).tolist()
-        count += number
-        for term, value in zip(losses, terms, strict=True):
-            sums[term] += value * number
-    means = {term: total / max(1.0, count) for term, total in sums.items()}
-    return detections, {"loss": sum(means.values()), **means}
 
 
-def in_order(parts: list[Detections]) -> Detections:
-    """The detections of all processes as those of one."""
-    return sorted(chain(*parts), key=lambda found: found["image_id"])
+def _forward(
+    detector: Detector, batch: Batch, device: torch.device, dtype: torch.dtype
+) -> tuple[Detections, dict[str, Tensor]]:
+    """Detections of a batch with their image ids, on the CPU, and the loss terms."""
+    images, targets = batch if batch[0] else empty_batch()
+    with autocast(device, dtype):
+        predictions, losses = detector(prepare(images, device), targets)
+    if not batch[0]:
+        return [], losses
+    pairs = zip(targets, predictions, strict=True)
+    return [_on_cpu(target["image_id"], prediction) for target, prediction in pairs], losses
+
+
+def _on_cpu(image_id: int, prediction: dict[str, Tensor]) -> dict[str, Any]:
+    return {"image_id": image_id, **{key: value.cpu() for key, value in prediction.items()}}
+
+
+class _LossMeans:
+    """Means of the loss terms over batches, weighted by their number of images."""
+
+    def __init__(self, processes: SingleProcess, device: torch.device) -> None:
+        self.processes, self.device = processes, device
+        self.sums: dict[str, float] = defaultdict(float)
+        self.num_images = 0.0
+
+    def add(self, losses: dict[str, Tensor], num_images: int) -> None:
+        """Add a batch: the loss terms of this process, and its number of images."""
+        size = torch.tensor(float(num_images), device=self.device)
+        # Normalizers count the whole batch: the sum over processes is the term of the whole batch.
+        whole_size, *terms = self.processes.total(torch.stack([size, *losses.values()])).tolist()
+        self.num_images += whole_size
+        for name, value in zip(losses, terms, strict=True):
+            self.sums[name] += value * whole_size
+
+    def result(self) -> dict[str, float]:
+        """The mean of each term by name, and their sum as "loss"."""
+        means = {name: total / max(1.0, self.num_images) for name, total in self.sums.items()}
+        return {"loss": sum(means.values()), **means}
+
+
+def merge_detections(parts: list[Detections]) -> Detections:
+    """The detections of all processes in one list, by image id."""
+    return sorted(chain(*parts), key=lambda detection: detection["image_id"])
 
 
 def save_detections(path: Path, detections: Detections) -> None:
-    """Write a detection dict an image as arrays, for ``load_detections``.
+    """Write the dicts that ``detect`` returns as an npz file, for ``load_detections``.
 
-    ``image_id`` [N], ``count`` [N] detections an image, and those of all images in their order:
-    ``boxes`` [K, 4] float32 xyxy in pixels of the original image, ``scores`` [K] float32 and
-    ``labels`` [K] int64, 1..C.
+    The arrays over the N images are ``image_id`` [N] and ``count`` [N], the number of detections
+    per image. The arrays over the K detections of all images, in the same order, are ``boxes``
+    [K, 4] float32 (xyxy in pixels of the original image), ``scores`` [K] float32, and ``labels``
+    [K] int64 in 1..C.
     """
-    ids = [found["image_id"] for found in detections]
-    counts = [len(found["scores"]) for found in detections]
-    boxes, scores, labels = (torch.cat([found[key] for found in detections]) for key in ARRAYS)
+    ids = [detection["image_id"] for detection in detections]
+    counts = [len(detection["scores"]) for detection in detections]
+    boxes, scores, labels = (torch.cat([one[key] for one in detections]) for key in ARRAYS)
     with atomic_write(path) as file:
         arrays: dict[str, Any] = {"boxes": boxes.float(), "scores": scores.float()}
         arrays["labels"] = labels
@@ -93,11 +135,11 @@ def save_detections(path: Path, detections: Detections) -> None:
 
 
 def load_detections(path: Path) -> Detections:
-    """The detections of ``save_detections``, as ``detect`` returns them."""
+    """Read the file of ``save_detections``, in the form that ``detect`` returns."""
     with path.open("rb") as file, np.load(file) as stored:
         ids, counts = stored["image_id"].tolist(), stored["count"].tolist()
-        parts = [torch.from_numpy(stored[key]).split(counts) for key in ARRAYS]
+        columns = [torch.from_numpy(stored[key]).split(counts) for key in ARRAYS]
     return [
-        {"image_id": image, **dict(zip(ARRAYS, part, strict=True))}
-        for image, *part in zip(ids, *parts, strict=True)
+        {"image_id": image_id, **dict(zip(ARRAYS, values, strict=True))}
+        for image_id, *values in zip(ids, *columns, strict=True)
     ]

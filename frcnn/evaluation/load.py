@@ -1,4 +1,4 @@
-"""A detector out of a checkpoint, ready to use."""
+"""Load a trained detector from a checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,24 +20,29 @@ from frcnn.parallel.device import choose_device, choose_precision
 from frcnn.runfolder import checkpoint
 from frcnn.sites import assigners, weighers
 
-# What the parts of a run that a trained detector needs are made of, and nothing else.
-OWN = {
+# The classes and functions that a checkpoint's configuration may name. This is an allow list: these
+# are enough to build a detector and its data set.
+TRUSTED = {
     f"{package.__name__}.{name}"
     for package in (losses, assigners, weighers)
     for name in package.__all__
 }
-OWN |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")}
-OWN |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
+TRUSTED |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")}
+TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
 # Their COCO_V1 weights were trained with BatchNorm of epsilon 0, which torchvision sets too.
 ZERO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 PARTS = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 HYDRA_KEYS = ("_target_", "_partial_")
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 
 
 @dataclass
 class Trained:
-    """A detector with what its checkpoint says of it."""
+    """A detector and the contents of its checkpoint that inference needs.
+
+    ``config`` has the nodes named in ``PARTS``. Label k is ``class_names[k - 1]``, with the id
+    ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with.
+    """
 
     detector: Detector
     config: dict[str, Any]
@@ -51,60 +56,64 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
     """The detector of a checkpoint, in eval mode.
 
     Args:
-        trust: packages whose code the checkpoint may name, beside this project's own.
+        device, precision: as in the configuration: "auto", "cpu", ...; "auto", "fp32", ...
+        trust: packages whose code the checkpoint may name, in addition to this project's.
 
     Raises:
-        UserError: no usable checkpoint, one with numbers that are not finite, or one whose
-            configuration names code of a package that is not trusted: a file must not choose what
-            code runs.
+        UserError: the checkpoint cannot be used, its weights are not finite, or its configuration
+            names code of a package that is not trusted. A file must not choose which code runs.
     """
     saved = checkpoint.load(Path(path))
-    place = choose_device(device)
+    chosen_device = choose_device(device)
     with checkpoint.as_user_error(path):
-        # Samplers, optimizer and the like are training's, and may be the user's own.
+        # Only training needs the other parts, such as samplers. They may be the user's own code.
         config = {part: saved["config"][part] for part in PARTS}
-        refuse_foreign(config, path, trust)
+        refuse_untrusted(config, path, trust)
         _check_values("model", config["model"], path)
-        base, start = config["model"].get("name"), config["model"].get("weights")
-        without = dict.fromkeys({"weights", "weights_backbone"} & config["model"].keys())
-        config["model"] |= without
+        name, initial_weights = config["model"].get("name"), config["model"].get("weights")
+        # The checkpoint has all weights: load no initial ones.
+        config["model"] |= dict.fromkeys({"weights", "weights_backbone"} & config["model"].keys())
         model = detector(config, len(saved["class_names"]) + 1)
         _refuse_other_classes(model, saved, path)
         load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
-    _refuse_diverged(model, path)
-    if base in ZERO_EPSILON and start in ("COCO_V1", "DEFAULT"):
+    _refuse_not_finite(model, path)
+    if name in ZERO_EPSILON and initial_weights in ("COCO_V1", "DEFAULT"):
         overwrite_eps(model, 0.0)
     return Trained(
-        model.to(place).eval(),
+        model.to(chosen_device).eval(),
         config,
         saved["class_names"],
         saved["category_ids"],
-        place,
-        choose_precision(precision, place),
+        chosen_device,
+        choose_precision(precision, chosen_device),
     )
 
 
-def own_data(trained: Trained, path: str, split: str) -> DetectionDataset:
-    """The data that a detector was trained with, from the checkpoint at ``path``."""
+def checkpoint_data(trained: Trained, path: str, split: str) -> DetectionDataset:
+    """A split of the data set that the detector was trained with.
+
+    ``path`` is the checkpoint's, for messages. Raises UserError if the data cannot be read.
+    """
     with checkpoint.as_user_error(path):
         _check_values("data", trained.config["data"], path)
         return dataset(trained.config["data"], split)
 
 
 def chosen_data(trained: Trained, config: dict[str, Any], split: str) -> DetectionDataset:
-    """A split of the data that a command names, or else of the detector's own.
+    """A split of the data set that the command line names, or else of the detector's own.
 
     Args:
-        config: the command's: "data", a node or None, and "checkpoint", the detector's path.
+        config: the command's configuration. "data" is a data node or None; "checkpoint" is the
+            path of the detector.
 
     Raises:
-        UserError: the data cannot be read, or has other classes than the detector.
+        UserError: the data cannot be read, or its classes are not those of the detector.
     """
     if config.get("data"):
         images = dataset(config["data"], split)
     else:
-        images = own_data(trained, config["checkpoint"], split)
+        images = checkpoint_data(trained, config["checkpoint"], split)
     if list(images.class_names) != trained.class_names:
         raise UserError(
             f"the data has the classes {', '.join(images.class_names)}, "
@@ -113,42 +122,45 @@ def chosen_data(trained: Trained, config: dict[str, Any], split: str) -> Detecti
     return images
 
 
-def refuse_foreign(config: dict[str, Any], path: str, trust: Sequence[str] = ()) -> None:
-    """Refuse what could make Hydra run code or look anything up while it builds a configuration.
+def refuse_untrusted(config: dict[str, Any], path: str, trust: Sequence[str] = ()) -> None:
+    """Refuse a configuration that could make Hydra run foreign code or look up a value.
 
-    Plain values, lists and dicts by texts pass; classes are those in ``OWN``, and no text holds an
-    interpolation, which could create a node or read the environment. A pickle's lists can hold
-    themselves, or each other a billion times: the count of values is limited.
+    A configuration may hold plain values, lists, and dicts with string keys. A ``_target_`` must be
+    in ``TRUSTED`` or in a package of ``trust``. A string must not hold an interpolation (``${``):
+    it could create a node or read the environment. The number of values is limited, because a list
+    in a pickle can contain itself, or other lists a billion times.
 
     Raises:
-        UserError: naming what was found.
+        UserError: the configuration holds something else; the message names it.
     """
-    left: list[Any] = [config]
-    for _ in range(MOST_VALUES):
-        if not left:
+    unchecked: list[Any] = [config]
+    for _ in range(MAX_VALUES):
+        if not unchecked:
             return
-        value = left.pop()
+        value = unchecked.pop()
         if isinstance(value, dict):
             _refuse_keys(value, path, trust)
-            left += value.values()
+            unchecked += value.values()
         elif isinstance(value, list):
-            left += value
+            unchecked += value
         elif isinstance(value, str) and "${" in value:
-            raise UserError(f"{path}: its configuration holds {value!r}, which is no plain value")
+            raise UserError(
+                f"{path}: its configuration holds {value!r}, which is not a plain value"
+            )
         elif not isinstance(value, str | int | float | None):
             raise UserError(f"{path}: its configuration holds a {type(value).__name__}")
-    raise UserError(f"{path}: its configuration holds more than {MOST_VALUES} values")
+    raise UserError(f"{path}: its configuration holds more than {MAX_VALUES} values")
 
 
 def _refuse_keys(node: dict[Any, Any], path: str, trust: Sequence[str]) -> None:
     for key in node:
         if not isinstance(key, str) or (key.startswith("_") and key not in HYDRA_KEYS):
-            raise UserError(f"{path}: its configuration has the key {key!r}, which is not ours")
+            raise UserError(f"{path}: its configuration has the key {key!r}, which is not allowed")
     if "_target_" not in node:
         return
     target = str(node["_target_"])
     package = target.partition(".")[0]
-    if target not in OWN and package not in trust:
+    if target not in TRUSTED and package not in trust:
         hint = "" if package in ("frcnn", "samplers") else f"; trust=[{package}] runs it"
         raise UserError(
             f"{path}: its configuration names {target}, which is not this project's code{hint}"
@@ -156,7 +168,7 @@ def _refuse_keys(node: dict[Any, Any], path: str, trust: Sequence[str]) -> None:
 
 
 def _check_values(part: str, node: dict[str, Any], path: str) -> None:
-    """Refuse values that no command line could give; some would fail at the first image only."""
+    """Check values as those of a command line: a wrong one may fail only at the first image."""
     try:
         check_target(part, target_of(part, node), node, node)
     except ConfigError as error:
@@ -171,7 +183,7 @@ def _refuse_other_classes(model: Detector, saved: dict[str, Any], path: str) -> 
         raise UserError(f"{path}: names {count} classes, but its weights are for another number")
 
 
-def _refuse_diverged(model: Detector, path: str) -> None:
+def _refuse_not_finite(model: Detector, path: str) -> None:
     for name, value in (model.state_dict() | model.sites.state_dict()).items():
         if not value.isfinite().all():
-            raise UserError(f"{path}: {name} is not finite, so it can detect nothing")
+            raise UserError(f"{path}: {name} is not finite, so the detector cannot be used")

@@ -14,12 +14,12 @@ from torchvision.transforms.v2.functional import to_pil_image
 from frcnn.build import dataset, detector, fill_from_data
 from frcnn.config.compose import build
 from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
-from frcnn.data.workers import dead_workers_named
-from frcnn.evaluation.coco import evaluate, evaluator, format_table
+from frcnn.data.workers import name_dead_workers
+from frcnn.evaluation.coco import coco_metrics, format_table, installed_backend
 from frcnn.evaluation.inference import (
     Detections,
     detect,
-    in_order,
+    merge_detections,
     save_detections,
     validation_loader,
 )
@@ -125,7 +125,7 @@ class Run:
             with checkpoint.as_user_error(f"resume={self.config['resume']}"):
                 self._restore(engine, resumed)
         if self.processes.first:
-            backend = evaluator(self.config["evaluation"]["backend"])
+            backend = installed_backend(self.config["evaluation"]["backend"])
             precision, step = precision_name(self.dtype), engine.step if state else 0
             record_environment(self.folder, self.device, precision, step, backend)
             record_settings(self.folder)
@@ -183,7 +183,7 @@ class Run:
             self.processes.size,
         )
         try:
-            with dead_workers_named(loader, val_loader):
+            with name_dead_workers(loader, val_loader):
                 found = self._epochs(engine, batches, loader, val_loader, tracker)
         except Stop:
             self._write_last(engine, tracker)  # a second signal does not wait for it
@@ -268,13 +268,13 @@ class Run:
     def _detect(self, loader: DataLoader) -> Found:
         """Detections (to the first process), losses and metrics on the validation set."""
         own, losses = detect(self.detector, loader, self.device, self.dtype, self.processes)
-        detections = in_order(self.processes.gather_objects(own))
+        detections = merge_detections(self.processes.gather_objects(own))
         metrics = self._metrics(detections) if self.processes.first else None
         return detections, losses, self.processes.broadcast(metrics)
 
     def _metrics(self, detections: Detections) -> dict[str, Any]:
         truth, names = self.val_set.ground_truth(), self.val_set.class_names
-        return evaluate(truth, detections, names, self.config["evaluation"]["backend"])
+        return coco_metrics(truth, detections, names, self.config["evaluation"]["backend"])
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]
@@ -285,7 +285,7 @@ class Run:
         self, engine: Engine, loader: DataLoader, tracker: AnyTracker, found: Found | None
     ) -> None:
         if found is None:  # resumed when all was done: the numbers are those of the weights
-            with dead_workers_named(loader):
+            with name_dead_workers(loader):
                 found = self._detect(loader)
         if not self.processes.first:
             return

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frcnn.data import DetectionDataset, drop_misfits
+from frcnn.data import DetectionDataset, drop_unusable_images
 from frcnn.errors import UserError
 
 
 def usable(read: Callable[[str], DetectionDataset], split: str = "train") -> DetectionDataset:
     """A split as a run reads it, checked to be whole."""
     data = read(split)
-    drop_misfits(data, split)
+    drop_unusable_images(data, split)
     assert_whole(data)
     return data
 

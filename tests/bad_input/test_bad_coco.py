@@ -180,7 +180,7 @@ def test_a_class_name_is_one_line(folder: Path, name: Any, shown: str) -> None:
     assert usable(reader(folder, with_field("categories", "name", name))).class_names[1] == shown
 
 
-BAD_ID = "is neither an integer nor a text"
+BAD_ID = "is neither an integer nor a string"
 MISSING_FIELD = [
     case("missing", "images", "id", GONE, "image .* has no 'id'"),
     case("missing", "images", "file_name", GONE, "image .* has no 'file_name'"),

@@ -267,7 +267,7 @@ def test_only_images_of_jpegimages_are_taken(
 
 
 def test_classes_that_stand_twice_are_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match="data.classes: 'cat' stands there more than once"):
+    with pytest.raises(ConfigError, match="data.classes: 'cat' is listed more than once"):
         voc("train", root, "train", "train", classes=["cat", "dog", "cat"])
 
 

@@ -125,7 +125,7 @@ def test_coco_with_any_bytes_anywhere(
 def assert_read_coco(folder: Path, content: bytes, split: str) -> None:
     file = folder / "document"
     file.write_bytes(content)
-    coco_json._seen.clear()
+    coco_json._categories_cache.clear()
     with fuzz.in_time():
         fuzz.taken(lambda s: coco(s, folder, file, folder, file), split, str(folder))
     fuzz.count("coco by hypothesis")

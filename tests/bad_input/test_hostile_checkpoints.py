@@ -108,8 +108,8 @@ def created(path: Path) -> str:
 
 NOT_OURS, NOT_PLAIN, NO_KEY = (
     "not this project's code",
-    "no plain value",
-    "which is not ours",
+    "not a plain value",
+    "which is not allowed",
 )
 # Each is put in the place of a value that the configuration of a loss has.
 TRAPS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -181,7 +181,7 @@ def test_the_traps_would_spring(
     file: Path, content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Without the check: so the tests above would fail if it let one through."""
-    monkeypatch.setattr(trained, "refuse_foreign", lambda *_: None)
+    monkeypatch.setattr(trained, "refuse_untrusted", lambda *_: None)
     content["config"]["loss"]["rpn"]["per"] = TRAPS[name][0](tmp_path / "sprung")
     refused(load, file, content)
     assert (tmp_path / "sprung").exists()
@@ -375,7 +375,7 @@ def test_data_of_a_checkpoint_that_cannot_be_read_is_one_line(
 ) -> None:
     content["config"]["data"] = node
     found = load(file, content)
-    refused(trained.own_data, found, str(file), "val")
+    refused(trained.checkpoint_data, found, str(file), "val")
 
 
 def test_commands_say_it_in_one_line_and_write_nothing(

@@ -224,7 +224,7 @@ def test_what_else_is_refused(coco_folder):
     with pytest.raises(UserError, match="no object to train on .*boxes without area"):
         coco_folder.read()
     (coco_folder.root / "a.png").unlink()
-    with pytest.raises(UserError, match="holds no readable image"):
+    with pytest.raises(UserError, match="contains no readable image"):
         coco_folder.read()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frcnn.data import check_images, drop_misfits
+from frcnn.data import check_images, drop_unusable_images
 from frcnn.data.image_files import ImageFiles, header_size
 from frcnn.errors import UserError
 
@@ -82,7 +82,7 @@ def test_images_that_do_not_fit_are_dropped_by_their_headers(voc_folder, save_im
     assert not data.problems
     with pytest.raises(UserError, match=r"b\.jpg \(image b\): is 30x41 but .* says 40x30"):
         data[1]
-    drop_misfits(data, "train")
+    drop_unusable_images(data, "train")
     assert data.image_ids == ["c", "d"] and data.files.tolist() == ["c.jpg", "d.jpg"]
     assert data.offsets.tolist() == [0, 2, 5]
     assert data.boxes[:, 2].tolist() == [11, 11, 12, 12, 12]
@@ -104,8 +104,8 @@ def test_a_set_of_misfits_alone_is_refused(voc_folder, save_image):
         voc_folder.add("train", id, *[("cat", (1, 1, 9, 9))] * (id == "a"))
     save_image(voc_folder.root / "JPEGImages/a.jpg", 4, 4)
     with pytest.raises(UserError, match=r"no object to train on .*a\.jpg \(image a\): 4x4"):
-        drop_misfits(voc_folder.read(), "train")
-    drop_misfits(voc_folder.read(classes=["cat"]), "val")
+        drop_unusable_images(voc_folder.read(), "train")
+    drop_unusable_images(voc_folder.read(classes=["cat"]), "val")
     save_image(voc_folder.root / "JPEGImages/b.jpg", 4, 4)
     with pytest.raises(UserError, match="no image can be used"):
-        drop_misfits(voc_folder.read(), "val")
+        drop_unusable_images(voc_folder.read(), "val")

@@ -131,7 +131,7 @@ def test_whole_files_that_cannot_be_used_are_refused_by_name(voc_folder):
     with pytest.raises(UserError, match=r"train\.txt: cannot be read"):
         voc_folder.read()
     voc_folder.add("train", "a", ("cat", WHOLE), image=None)
-    with pytest.raises(UserError, match="JPEGImages: holds no readable image"):
+    with pytest.raises(UserError, match="JPEGImages: contains no readable image"):
         voc_folder.read()
     annotation = voc_folder.root / "Annotations/a.xml"
     annotation.write_text("<html></html>")
