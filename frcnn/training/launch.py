@@ -175,8 +175,7 @@ def process_name(here: RankInfo) -> str:
 def run_to_end(processes: Sequence[BaseProcess], store: dist.Store) -> BaseException | None:
     """Start the processes and wait; the error that ended the run, None if all ended well."""
     try:
-        watch_until_stopped(processes, store)
-        return reported_error(store)
+        return watch_until_stopped(processes, store)
     except dist.DistError:  # the store is gone: its host has failed, or has finished first
         if all_ended_well(processes, END_SECONDS):
             return None
@@ -186,17 +185,21 @@ def run_to_end(processes: Sequence[BaseProcess], store: dist.Store) -> BaseExcep
         )
 
 
-def watch_until_stopped(processes: Sequence[BaseProcess], store: dist.Store) -> None:
-    """Start the processes and watch them; at a signal let the first one save, and report it."""
+def watch_until_stopped(
+    processes: Sequence[BaseProcess], store: dist.Store
+) -> BaseException | None:
+    """As ``run_to_end``; at a signal let the first process save, and report the signal."""
     try:
         for process in processes:
             process.start()
         watch(processes, store)
+        return reported_error(store)
     except Stop as stop:
         # torchrun also sends a signal when a process elsewhere has failed.
         if reported_error(store) is None:
             let_save(processes[0])
             report_error(store, stop)
+        return reported_error(store)
 
 
 def watch(processes: Sequence[BaseProcess], store: dist.Store) -> None:
