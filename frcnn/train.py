@@ -1,5 +1,6 @@
 """Train a detector: ``python -m frcnn.train sampler=ohem``; ``--help`` lists what can be chosen."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -68,6 +69,8 @@ def check_launcher(config: dict[str, Any], sweep: bool, overrides: list[str]) ->
 
 def main() -> None:
     """Entry point."""
+    # A lost connection ends in one line here; torch's C++ code would print its stack before it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     command("train", train)
 
 

@@ -27,11 +27,18 @@ from frcnn.build import dataset
 from frcnn.data import AspectGroupedBatches
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation.inference import merge_detections, validation_loader
-from frcnn.parallel.cluster import Rendezvous, detect_launcher, first_host, rendezvous
+from frcnn.parallel.cluster import RankInfo, Rendezvous, detect_launcher, first_host, rendezvous
 from frcnn.runfolder import checkpoint
 from frcnn.runfolder.signals import Stop, stop_on_signals
 from frcnn.training import launch
-from frcnn.training.launch import launch_run, local_ranks, start
+from frcnn.training.launch import (
+    StoreLost,
+    explain_lost_process,
+    join_launcher,
+    launch_run,
+    local_ranks,
+    start,
+)
 from frcnn.training.run import run
 
 # One of each way in which a loss or a sampler looks at the batch.
@@ -157,6 +164,42 @@ def test_an_error_is_told_by_one_that_others_do_not_heed(monkeypatch: pytest.Mon
     with stop_on_signals(), pytest.raises(UserError, match=r"^a.png: no such image"):
         start(local_ranks(2), one_fails_as_one_is_busy)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "error", "raised"),
+    [
+        (0, 0, UserError("a.png: no such image"), UserError),
+        (2, 0, UserError("a.png: no such image"), SystemExit),  # the first one says it
+        (2, 0, StoreLost("lost"), StoreLost),  # the first one may be dead
+        (3, 1, StoreLost("lost"), SystemExit),  # once per machine
+    ],
+)
+def test_who_reports_an_error_under_a_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    rank: int,
+    local_rank: int,
+    error: UserError,
+    raised: type[BaseException],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(launch, "start", fail)
+    for name in ("ignore_signals", "silence_all_but_first"):  # they would last
+        monkeypatch.setattr(launch, name, lambda *_: None)
+    with pytest.raises(raised):
+        join_launcher(RankInfo(rank, 4, local_rank), {}, {}, tmp_path, {})
+
+
+def test_a_lost_connection_is_one_line_and_other_errors_stay() -> None:
+    gloo = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer")
+    lost = explain_lost_process(RankInfo(0, 2, 0), gloo)
+    assert isinstance(lost, UserError) and "process 0 of 2 lost the connection" in str(lost)
+    assert lost.__cause__ is gloo  # for traceback.txt
+    bug = RuntimeError("shapes differ")
+    assert explain_lost_process(RankInfo(0, 2, 0), bug) is bug
 
 
 def test_a_second_signal_ends_a_process_that_does_not_leave(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from frcnn.runfolder import checkpoint
 ROOT = Path(__file__).parents[1]
 FEW = [*SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.log_every=1", "optimizer.lr=0.001"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+# More steps than any test waits for.
+FOREVER = "trainer.epochs=10000"
 # 12 steps of 4 images, saved after each.
 LONG = ("trainer.epochs=4", "trainer.checkpoint_minutes=0")
 TWO = "trainer.devices=2"
@@ -159,6 +162,58 @@ def test_torchrun_says_what_failed_in_another_process(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run/status.json").read_text())
     assert record["status"] == "FAILED" and bad in record["error"]
     assert bad in error_line(said) and "Connection closed" not in said
+
+
+def agents(rendezvous: str, *arguments: str) -> list[subprocess.Popen]:
+    """torchrun on two machines, both of them this one, with one process each."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    at = {
+        "static": ["--master-addr=127.0.0.1", f"--master-port={port}"],
+        "c10d": ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id={port}"],
+    }
+    two = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    return [
+        started(*arguments, launcher=[*two, *at[rendezvous], f"--node-rank={rank}"])
+        for rank in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+def test_torchruns_agents_on_two_machines_are_one_run(
+    straight: Path, tmp_path: Path, rendezvous: str
+) -> None:
+    said = [ended(agent) for agent in agents(rendezvous, f"hydra.run.dir={tmp_path}", *LONG)]
+    assert sorted(text.count("after 12 steps") for text in said) == [0, 1]
+    assert (tmp_path / "train.log").read_text().count("after 12 steps") == 1
+    # Metrics of the global batch: the records are those of two processes of one machine.
+    assert status(tmp_path) == "COMPLETED" and the_same(straight, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("killed", "line"),
+    [
+        (0, "error: lost the connection to the launcher or the first process"),
+        (1, "error: process 0 of 2 lost the connection to another one"),
+    ],
+)
+def test_an_agent_that_is_killed_ends_the_other_with_one_line(
+    tmp_path: Path, killed: int, line: str
+) -> None:
+    both = agents("static", f"hydra.run.dir={tmp_path}", FOREVER)
+    reach_step(3, both[0], tmp_path)
+    children = Path(f"/proc/{both[killed].pid}/task/{both[killed].pid}/children").read_text()
+    began = time.monotonic()
+    for pid in (both[killed].pid, *map(int, children.split())):
+        os.kill(pid, signal.SIGKILL)
+    ended(both[killed], -signal.SIGKILL)
+    said = ended(both[1 - killed], 1)  # torchrun's own
+    assert time.monotonic() - began < 60
+    assert error_line(said).startswith(line)
+    # What stands before torchrun's own words.
+    ours = said.partition("torch/distributed/elastic")[0]
+    assert "Traceback" not in ours and "frame #" not in ours
+    assert status(tmp_path) == ("FAILED" if killed else "RUNNING")
 
 
 def test_sruns_tasks_are_one_run_and_say_once_what_fails(tmp_path: Path) -> None:

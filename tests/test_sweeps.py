@@ -30,7 +30,7 @@ from experiments.report.runs import read
 from frcnn import train
 from frcnn.config.compose import CONF, one_line
 from frcnn.errors import UserError
-from frcnn.runfolder.sweeps import NOTE, Sweep, summed_up
+from frcnn.runfolder.sweeps import OUTCOME_FILE, Sweep, summed_up
 from frcnn.training.loop import Engine
 from frcnn.training.resume import Resumed, finished
 
@@ -178,10 +178,10 @@ def test_a_sweep_says_how_it_goes_on_where_it_must(
 ) -> None:
     caplog.set_level("INFO")
     with nullcontext() if end is None else pytest.raises(type(end)), summed_up():
-        Sweep.folder, Sweep.by_clock = tmp_path, by_clock
+        Sweep.folder, Sweep.named_by_time = tmp_path, by_clock
         for number, note in enumerate(notes):
             (tmp_path / str(number)).mkdir()
-            (tmp_path / str(number) / NOTE).write_text(note)
+            (tmp_path / str(number) / OUTCOME_FILE).write_text(note)
         if end:
             raise end
     expected = [f"run_name={tmp_path.name}"] if says and by_clock else []
@@ -205,9 +205,9 @@ def test_a_sweep_knows_whether_it_is_called_after_the_time(
 ) -> None:
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
         config = hydra.compose("train", [override], return_hydra_config=True)
-    monkeypatch.setattr(Sweep, "by_clock", not by_clock)
+    monkeypatch.setattr(Sweep, "named_by_time", not by_clock)
     Sweep().on_multirun_start(config)
-    assert Sweep.by_clock == by_clock
+    assert Sweep.named_by_time == by_clock
 
 
 def test_a_run_is_finished_for_the_command_that_made_it(tmp_path: Path) -> None:

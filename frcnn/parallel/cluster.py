@@ -1,4 +1,4 @@
-"""Which process of how many this is, where a launcher started several: torchrun or Slurm's srun."""
+"""The rank of this process and the place where all meet, from torchrun's or srun's variables."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class RankInfo:
-    """This process among ``size``: its number overall, and on its machine."""
+    """This process among ``size``: its rank overall, and its rank on its machine."""
 
     rank: int
     size: int
@@ -17,11 +17,11 @@ class RankInfo:
 
 @dataclass
 class Rendezvous:
-    """Where processes meet: a store of torch.distributed's.
+    """Where processes meet: the address of a store of torch.distributed's.
 
     Args:
-        launcher_store: by a process of the launcher's; else by the first of those that meet.
-        attempt: changes where a launcher starts them all again.
+        launcher_store: the launcher hosts the store; else the process of rank 0 does.
+        attempt: the number of restarts by the launcher; each attempt has its own keys in the store.
     """
 
     host: str
@@ -31,10 +31,10 @@ class Rendezvous:
 
 
 def detect_launcher(variables: Mapping[str, str] = os.environ) -> RankInfo | None:
-    """What the launcher's variables say; None where there is no launcher.
+    """The rank that a launcher gave this process; None if no launcher started several processes.
 
-    A batch script of Slurm's has SLURM_PROCID and the job's SLURM_NTASKS too, though it is no task
-    of several; SLURM_STEP_NUM_TASKS is srun's own.
+    Only srun sets SLURM_STEP_NUM_TASKS. A Slurm batch script also has SLURM_PROCID and the job's
+    SLURM_NTASKS, but it is a single process.
     """
     for rank, size, local in (
         ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -50,7 +50,8 @@ def detect_launcher(variables: Mapping[str, str] = os.environ) -> RankInfo | Non
 def rendezvous(variables: Mapping[str, str] = os.environ) -> Rendezvous:
     """Where the processes of a launcher meet.
 
-    srun does not say: they meet on the job's first machine, at a port that the job's number gives.
+    torchrun gives the address. srun does not: its processes meet on the first machine of the step,
+    at a port computed from the job's id.
     """
     host = first_host(variables.get("SLURM_STEP_NODELIST", "localhost"))
     port = 20_000 + int(variables.get("SLURM_JOB_ID", "0")) % 20_000
@@ -63,6 +64,6 @@ def rendezvous(variables: Mapping[str, str] = os.environ) -> Rendezvous:
 
 
 def first_host(nodes: str) -> str:
-    """``gpu[07-09,12],cpu1`` -> ``gpu07``."""
+    """The first host of a Slurm node list: ``gpu[07-09,12],cpu1`` -> ``gpu07``."""
     found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
     return "".join(part or "" for part in found.groups()) if found else nodes

@@ -1,4 +1,4 @@
-"""Where to compute and how precisely."""
+"""The device and the precision of a run, and settings of torch and of the memory allocator."""
 
 import ctypes
 import os
@@ -15,10 +15,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one.
+    """The device of this name; ``auto`` is the GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,24 +32,24 @@ def choose_device(name: str) -> torch.device:
 
 
 def wants_gpu(name: str) -> bool:
-    """Whether ``trainer.device`` asks for a GPU, or finds one."""
+    """Whether ``trainer.device`` names a GPU, or is ``auto`` on a machine that has one."""
     return name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
 
 
 def rank_device(name: str, local_rank: int) -> torch.device:
-    """The device of a process of several on one machine: a GPU each, or the CPU for all.
+    """The device of one of several processes on a machine: one GPU each, or the CPU for all.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: this machine has no such device.
     """
     return choose_device(f"cuda:{local_rank}" if wants_gpu(name) else name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 where the hardware computes in it, else fp32.
+    """The dtype of this name; ``auto`` is bf16 if the hardware computes in bf16, else fp32.
 
     Raises:
-        ConfigError: fp16 on a CPU, whose small range needs a loss scaler that CPUs do not serve.
+        ConfigError: fp16 on a CPU. Its small range needs a loss scaler, which CPUs do not support.
     """
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("precision: fp16 needs a GPU; choose auto, fp32 or bf16")
@@ -70,15 +70,15 @@ def _computes_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """The context of a forward pass at this precision."""
+    """The context in which a forward pass computes at this precision."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Let every operation give the same bits each time, or as torch chooses.
+    """Make every operation give the same bits each time, or let torch choose the fastest one.
 
-    Called before a GPU is used: cuBLAS reads its variable when it starts. An operation that has no
-    such version raises (https://docs.pytorch.org/docs/stable/notes/randomness.html).
+    Call it before a GPU is used: cuBLAS reads its variable when it starts. An operation without a
+    deterministic version then raises (https://docs.pytorch.org/docs/stable/notes/randomness.html).
     """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -88,10 +88,10 @@ def set_deterministic(wanted: bool) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of returning it to the system.
+    """Make glibc keep freed memory instead of returning it to the system.
 
-    Every step on a CPU frees and takes the same large tensors; page faults for them cost about a
-    tenth of a step. Without glibc nothing happens.
+    Every step on a CPU frees and allocates the same large tensors. The page faults for them cost
+    about a tenth of a step. No-op without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

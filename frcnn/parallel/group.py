@@ -1,8 +1,9 @@
-"""Several processes that train one detector: what they say to each other.
+"""What the processes exchange that train one detector together.
 
-A step of R processes with batches of b is the step of one process with a batch of R b: everything
-that a loss or a sampler takes over the batch (a normalizer, a density, a rank) is taken over the
-batches of all. Only these few numbers, the gradients and BatchNorm's sums travel.
+A step of R processes with batches of b equals a step of one process with a batch of R b. Every
+statistic that a loss or a sampler takes over the batch (a normalizer, a density, a rank) is taken
+over the batches of all processes. Only these few numbers, the gradients and the sums of BatchNorm
+are sent.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from frcnn.parallel.cluster import RankInfo
 
 
 class SingleProcess:
-    """One process: the batch is its own, and there is nobody to wait for."""
+    """A run in one process: every exchange returns its own value."""
 
     rank = 0
     size = 1
@@ -38,23 +39,23 @@ class SingleProcess:
         return self.total(count)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, slice]:
-        """[K, ...] rows of every process, stacked by rank, and which of them are of this one."""
+        """[K, ...] rows of every process, stacked by rank, and the slice of this process's rows."""
         return rows, slice(0, len(rows))
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """The value of every process, by rank; to the first one only, others get nothing."""
+        """The value of every process, by rank; an empty list on all processes but the first."""
         return [value]
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process has for a value."""
+        """The value of the first process."""
         return value
 
     def data_parallel(self, detector: nn.Module) -> nn.Module:
-        """The detector as its forward pass is called in training."""
+        """The module whose forward pass is called in training."""
         return detector
 
     def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager:
-        """Around a forward and backward pass; gradients meet in the ``last`` one of a step."""
+        """The context of a forward and backward pass; the ``last`` of a step averages gradients."""
         return nullcontext()
 
 
@@ -73,56 +74,56 @@ class ProcessGroup(SingleProcess):
         return value
 
     def gather(self, rows: Tensor) -> tuple[Tensor, slice]:
-        """[K, ...] rows of every process, stacked by rank, and which of them are of this one."""
+        """[K, ...] rows of every process, stacked by rank, and the slice of this process's rows."""
         sizes = torch.zeros(self.size, dtype=torch.int64, device=rows.device)
         sizes[self.rank] = len(rows)
         dist.all_reduce(sizes)
         ends = sizes.cumsum(0).tolist()
-        mine = slice(ends[self.rank] - len(rows), ends[self.rank])
-        table = rows.new_zeros(ends[-1], *rows.shape[1:])
-        table[mine] = rows
-        dist.all_reduce(table)
-        return table, mine
+        own = slice(ends[self.rank] - len(rows), ends[self.rank])
+        gathered = rows.new_zeros(ends[-1], *rows.shape[1:])
+        gathered[own] = rows
+        dist.all_reduce(gathered)
+        return gathered, own
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """The value of every process, by rank; to the first one only, others get nothing."""
+        """The value of every process, by rank; an empty list on all processes but the first."""
         values: list[Any] | None = [None] * self.size if self.first else None
         dist.gather_object(value, values)
         return values or []
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process has for a value."""
+        """The value of the first process."""
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
 
     def data_parallel(self, detector: nn.Module) -> nn.Module:
-        """The detector as its forward pass is called in training: gradients are averaged."""
+        """The module whose forward pass is called in training; it averages the gradients."""
         share_batch_norm(detector, next(detector.parameters()).device)
-        # So BatchNorm's numbers agree by themselves.
+        # Shared BatchNorm keeps the buffers equal, so nothing has to be sent for them.
         return DistributedDataParallel(detector, broadcast_buffers=False)
 
     def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager:
-        """Around a forward and backward pass; gradients meet in the ``last`` one of a step."""
+        """The context of a forward and backward pass; the ``last`` of a step averages gradients."""
         assert isinstance(model, DistributedDataParallel)
         return nullcontext() if last else model.no_sync()
 
 
 @contextmanager
 def join_group(here: RankInfo, store: dist.Store, device: torch.device) -> Iterator[ProcessGroup]:
-    """A member of a group of processes, which find each other through the store."""
+    """Join the group of processes, which find each other through the store."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
     yield ProcessGroup()
-    # Not after an error: the others would hear of the end before they hear of its reason.
+    # Not after an error: the others would lose the connection before the error is reported.
     dist.destroy_process_group()
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes, where torch's own (CUDA only) cannot run."""
+    """BatchNorm over the images of all processes on CPUs; torch's SyncBatchNorm needs CUDA."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """[B, C, H, W] of this process, normalized with the mean and variance over all."""
+        """Normalize [B, C, H, W] of this process with the mean and variance over all processes."""
         if not self.training:
             return super().forward(values)
         kind, values, axes = values.dtype, values.float(), (0, 2, 3)
@@ -143,7 +144,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 def share_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Let every BatchNorm that is trained see the images of all processes; names stay."""
+    """Make every trainable BatchNorm use the images of all processes; parameter names stay."""
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return

@@ -1,4 +1,4 @@
-"""The most memory that a run held."""
+"""The peak memory of a run."""
 
 import contextlib
 import ctypes
@@ -11,20 +11,20 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Begin to measure anew: what runs before this one held counts no more.
+    """Start a new measurement, which ignores the memory of earlier runs of this process.
 
     Returns:
-        Whether ``peak_mb`` can tell; on a CPU it takes Linux's /proc.
+        Whether ``peak_mb`` can measure; on a CPU it needs Linux's /proc.
     """
     if device.type == "cuda":
-        torch.cuda.init()  # before it there are no figures to reset, which is an error
+        torch.cuda.init()  # else there are no statistics yet, and the reset raises
         torch.cuda.reset_peak_memory_stats(device)
         return True
-    # Freed memory that `keep_freed_memory` kept for later tensors goes back.
+    # Return to the system what `keep_freed_memory` kept for later tensors.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        CLEAR_REFS.write_text("5")  # proc(5): VmHWM, the peak, becomes what is held now
+        CLEAR_REFS.write_text("5")  # proc(5): sets VmHWM, the peak, to the current size
     except OSError:
         return False
     return STATUS.exists()
@@ -33,8 +33,8 @@ def reset_peak(device: torch.device) -> bool:
 def peak_mb(device: torch.device) -> float:
     """The peak since ``reset_peak`` in megabytes of 10^6 bytes.
 
-    On a GPU what its allocator gave out; on a CPU the resident set of this process, libraries and
-    weights included, data workers and further processes not.
+    On a GPU this is the memory that torch's allocator gave out. On a CPU it is the resident set of
+    this process, with libraries and weights, without data workers and other processes.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB

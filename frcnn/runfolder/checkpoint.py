@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code from them."""
+"""Checkpoints: written atomically, and read without running code from them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ REQUIRED = {
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; whatever happens meanwhile leaves the old one or the new one.
+    """Write a checkpoint atomically: the old one or the new one is there, whatever happens.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is as it was.
@@ -34,7 +34,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, tensors and plain values only.
+    """Read a checkpoint onto the CPU; it may hold only tensors and plain values.
 
     Raises:
         UserError: missing, truncated, or no checkpoint of this project.
@@ -61,13 +61,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, what: str) -> Any:
-    """Tensors and plain values of a file of torch's, on the CPU; nothing in it is run.
+    """Read tensors and plain values from a file of torch's onto the CPU; run no code from it.
 
     Args:
-        what: names the kind of file in messages.
+        what: the kind of file, for messages.
 
     Raises:
-        UserError: missing, truncated, or with anything else in it.
+        UserError: missing, truncated, or with other objects in it.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -80,10 +80,10 @@ def read(path: Path, what: str) -> Any:
 
 @contextmanager
 def as_user_error(path: str | Path) -> Iterator[None]:
-    """Turn what fails inside over a checkpoint's content into a UserError that names the file.
+    """Turn an error that a checkpoint's content causes into a UserError that names the file.
 
-    A file of other hands may hold any value at any place; what it must be is known to those who
-    use it.
+    A foreign file may hold any value anywhere, and only the code that uses a value knows what it
+    must be.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def as_user_error(path: str | Path) -> Iterator[None]:
 
 
 def is_state_dict(content: Any) -> bool:
-    """Whether these are tensors by name, at least one."""
+    """Whether this is a dict of at least one tensor by name."""
     return (
         isinstance(content, dict)
         and len(content) > 0

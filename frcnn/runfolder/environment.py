@@ -1,4 +1,4 @@
-"""What a run ran on, and with what settings."""
+"""Records of the machine, the versions and the settings of a run."""
 
 import datetime
 import importlib.metadata
@@ -18,7 +18,7 @@ from frcnn.errors import UserError
 from frcnn.runfolder.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a result may depend on beside torch and torchvision.
+# Packages other than torch and torchvision that may change a result.
 PACKAGES = (
     "numpy", "pillow", "scipy", "pycocotools", "faster-coco-eval", "hydra-core", "omegaconf",
     "wandb",
@@ -28,12 +28,12 @@ PACKAGES = (
 def record_environment(
     folder: Path, device: torch.device, precision: str, step: int, evaluator: str
 ) -> None:
-    """Add this start of a run, which goes on after ``step``, to those before; at 0 to none.
+    """Append an entry for this start of a run to ``environment.json``; at step 0 start a new file.
 
     Args:
-        precision: what it computes in, as ``precision_name``: ``trainer.precision=auto`` is not the
-            same everywhere.
-        evaluator: name of the COCO evaluator that ``evaluation.backend`` stands for here.
+        step: the last step before this start.
+        precision: the name of the precision that ``trainer.precision`` stands for on this machine.
+        evaluator: the name of the COCO evaluator that ``evaluation.backend`` stands for.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -49,9 +49,9 @@ def record_environment(
 
 
 def record_settings(folder: Path) -> None:
-    """Keep Hydra's files of this command in ``.hydra/run``.
+    """Copy Hydra's files of this command to ``.hydra/run``.
 
-    Hydra writes its own at every command that is given the folder, also at one that is refused.
+    Every command with this folder overwrites Hydra's own files, also a command that is refused.
 
     Raises:
         UserError: a file cannot be written.
@@ -61,7 +61,7 @@ def record_settings(folder: Path) -> None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, commit, machine and command; of the environment's variables none."""
+    """Versions, commit, machine and command, but no environment variables."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
@@ -81,7 +81,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def gpu(device: torch.device) -> dict[str, Any]:
-    """A GPU's name and what drives it; ``driver`` is the kernel module's line, on Linux."""
+    """A GPU's name, CUDA and cuDNN, and on Linux the kernel module's version line (``driver``)."""
     module = Path("/proc/driver/nvidia/version")
     return {
         "name": torch.cuda.get_device_name(device),
@@ -92,11 +92,13 @@ def gpu(device: torch.device) -> dict[str, Any]:
 
 
 def commit(*ignored: str) -> dict[str, Any]:
-    """``commit`` of the code's own clone and whether files differ from it (``dirty``).
+    """The ``commit`` of the code's clone, and whether files differ from it (``dirty``).
 
-    A new file that git does not ignore is a difference: it may be a sampler. Both are None outside
-    a clone, also where the code is installed below somebody else's. ``ignored`` folders do not
-    count.
+    A new file that git does not ignore is a difference: it may be a sampler. Both are None if the
+    code is not in a clone of this project, even if it lies inside another clone.
+
+    Args:
+        ignored: folders whose files do not count.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")) != ROOT:
@@ -111,7 +113,7 @@ def commit(*ignored: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system has it."""
     with_names = Path("/proc/cpuinfo")
     lines = with_names.read_text().splitlines() if with_names.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -126,5 +128,5 @@ def _git(*arguments: str) -> str:
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # not installed, or a copy of our folder
+    except importlib.metadata.PackageNotFoundError:  # not installed, or only the folder is copied
         return None

@@ -1,4 +1,4 @@
-"""A run's files: each one whole, old or new, and all of them one process's."""
+"""Atomic writes, and an exclusive lock per run folder."""
 
 import fcntl
 import logging
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of ``path`` when the block is done.
+    """A file to write, which replaces ``path`` when the block ends without an error.
 
-    It is on the disk before it has its name, so that whatever ends the program or the machine
-    leaves the old file or the new one.
+    It is synced to the disk before it gets its name. So the old file or the new one is there,
+    whatever ends the program or the machine.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is as it was.
     """
     part = path.with_name(path.name + ".part")
-    handled = sys.exception()  # of the caller's: no part of what goes wrong here
+    handled = sys.exception()  # the caller's, which this write did not cause
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
@@ -34,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(part, path)
         sync_names(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for a full disk
         _raise_signal_in(error, handled)
         raise cannot_write(path, error) from error
     finally:
@@ -43,24 +43,25 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file as ``atomic_write`` does."""
+    """Write a small text file atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
-    """The one line that names the file, and the system's reason."""
+    """An error of one line that names the file and the system's reason."""
     reason: BaseException | None = error
-    while reason is not None and not isinstance(reason, OSError):  # torch buries it
+    # torch raises its own error while it handles the OSError.
+    while reason is not None and not isinstance(reason, OSError):
         reason = reason.__context__
     return UserError(f"{path}: cannot be written ({getattr(reason, 'strerror', None) or error})")
 
 
 def _raise_signal_in(error: BaseException | None, handled: BaseException | None) -> None:
-    """Raise what ended a write if it was a signal: torch's writer makes an error of its own of it.
+    """Raise the exception of a signal that ended a write; torch's writer hides it in an error.
 
     Args:
-        handled: where the chain of errors ends that belong to this write.
+        handled: where to stop in the chain of contexts; it and all before it are the caller's.
     """
     while error is not None and error is not handled:
         if not isinstance(error, Exception):
@@ -69,7 +70,7 @@ def _raise_signal_in(error: BaseException | None, handled: BaseException | None)
 
 
 def sync_names(folder: Path) -> None:
-    """Have the names of a folder's files on the disk, where the file system can do that."""
+    """Sync the names of a folder's files to the disk, if the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # not every file system syncs folders
@@ -80,13 +81,13 @@ def sync_names(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder until the block ends or this process dies.
+    """Hold an exclusive lock on a run's folder until the block ends or this process dies.
 
-    A POSIX lock: the kernel drops it with the process, also after kill -9, and data workers do
-    not inherit it.
+    It is a POSIX lock: the kernel releases it when the process ends, also after kill -9, and data
+    workers do not inherit it.
 
     Raises:
-        UserError: another process has it, or the folder cannot be written.
+        UserError: another process holds it, or the folder cannot be written.
     """
     path = folder / ".lock"
     try:

@@ -1,14 +1,14 @@
-"""SIGTERM (a cluster's notice) and Ctrl-C: a run ends between two steps and can go on."""
+"""At SIGTERM (from a cluster) or Ctrl-C a run ends between two steps, and can be resumed."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGUSR1 is the warning that clusters can be asked for before their time is up.
+# Clusters can send SIGUSR1 as a warning before the time limit.
 EXTERNAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-# What the process that watches several says to the first of them, which hears nothing else: a
-# signal to all would reach it twice.
+# The parent of several training processes sends this to the first of them, which ignores the other
+# signals: one to the whole process group would reach it twice.
 SAVE_REQUEST = signal.SIGUSR2
 SIGNALS = (*EXTERNAL_SIGNALS, SAVE_REQUEST)
 
@@ -16,14 +16,14 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stop(SystemExit):
-    """A signal asked this process to leave; ``code`` is 128 + its number, as shells have it."""
+    """A signal asked this process to end; ``code`` is 128 + its number, as in shells."""
 
     code: int
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Each of the signals raises ``Stop`` where the block stands."""
+    """Each of the signals raises ``Stop`` inside the block."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stop(128 + number)
@@ -33,9 +33,9 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def pass_on(stop: Stop) -> None:
-    """Have a launcher that listened before this run do what it does at the signal.
+    """Call the handler that a launcher installed for the signal before this run.
 
-    submitit queues a job again by a handler of its own, which raises where it leaves.
+    submitit's handler queues the job again, and raises.
     """
     handler = signal.getsignal(stop.code - 128)
     if callable(handler) and handler is not signal.default_int_handler:
@@ -44,9 +44,9 @@ def pass_on(stop: Stop) -> None:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """A signal waits until the block, which must not be cut in half, is done.
+    """Delay a signal until the end of the block, which must not be interrupted.
 
-    A second one leaves at once, by SystemExit: after half a step there is nothing to save.
+    A second signal raises SystemExit at once, not Stop: after half a step there is nothing to save.
     """
     waiting: list[int] = []
 
@@ -63,9 +63,10 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Processes started in the block hear none of the signals; this one hears them after it.
+    """Processes started in the block never receive the signals; this one does after the block.
 
-    They reach every process of a group. The main process decides, and may still need a batch.
+    A signal to a process group also reaches the data workers. Only the main process may act on it,
+    and it may still need a batch from them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -76,7 +77,7 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    """What is ignored stays so: a shell keeps Ctrl-C from its background jobs in this way."""
+    """Install a handler, but not for ignored signals: shells make background jobs ignore Ctrl-C."""
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     try:
@@ -87,6 +88,6 @@ def _handled(handler: Handler) -> Iterator[None]:
 
 
 def ignore_signals(*numbers: signal.Signals) -> None:
-    """Ignore these from here on: another process hears them and decides."""
+    """Ignore these signals from now on; another process acts on them."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

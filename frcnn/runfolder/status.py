@@ -1,4 +1,4 @@
-"""How a run ended: ``status.json`` in its folder, and the traceback where it failed."""
+"""How a run ended: ``status.json`` in its folder, and ``traceback.txt`` where it failed."""
 
 import json
 import traceback
@@ -9,36 +9,28 @@ from pathlib import Path
 from frcnn.errors import ConfigError, UserError
 from frcnn.runfolder.files import write_text
 
+STATUS, TRACEBACK, SUMMARY = "status.json", "traceback.txt", "summary.json"
+
 
 @contextmanager
 def record_status(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, with what was asked for.
+    """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, and the overrides of the command.
 
-    A command that is refused says nothing of the run that the folder holds, nor does whatever ends
-    one before a finished run went on: the record stays that of the run.
-    A run that was killed stays RUNNING, and nobody holds its folder's lock.
+    A command that does not change the folder's run leaves the record of that run: one that is
+    refused, and one that ends before a finished run goes on. A run that is killed stays RUNNING,
+    but no process holds the lock of its folder.
     """
-    status, trace = folder / "status.json", folder / "traceback.txt"
-    before = {file: file.read_text() for file in (status, trace) if file.exists()}
-    completed = '"status": "COMPLETED"' in before.get(status, "")
-    summary = _summary(folder)
+    before = _texts(folder)
     try:
         write_status(folder, "RUNNING", overrides)
-        trace.unlink(missing_ok=True)
+        (folder / TRACEBACK).unlink(missing_ok=True)
         yield
     except BaseException as error:
-        refused = isinstance(error, ConfigError) and status in before
-        # A run that goes on removes its summary, and writes another one at its end.
-        untouched = completed and summary is not None and summary == _summary(folder)
         with suppress(UserError):  # a full disk must not change how the process ends
-            if refused or untouched:
-                for file, text in before.items():
-                    write_text(file, text)
-            elif isinstance(error, Exception):
-                write_status(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
-                write_text(trace, "".join(traceback.format_exception(error)))
+            if _left_run_unchanged(error, before, _texts(folder)):
+                _restore(folder, before)
             else:
-                write_status(folder, "INTERRUPTED", overrides)
+                _write_end(folder, overrides, error)
         raise
     write_status(folder, "COMPLETED", overrides)
 
@@ -46,11 +38,37 @@ def record_status(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
 def write_status(
     folder: Path, status: str, overrides: Sequence[str], error: str | None = None
 ) -> None:
-    """One status file; a reader never finds half of it."""
+    """Write ``status.json``; a reader never finds half of it."""
     record = {"status": status, "overrides": list(overrides), "error": error}
-    write_text(folder / "status.json", json.dumps(record, indent=2) + "\n")
+    write_text(folder / STATUS, json.dumps(record, indent=2) + "\n")
 
 
-def _summary(folder: Path) -> str | None:
-    file = folder / "summary.json"
-    return file.read_text() if file.exists() else None
+def _texts(folder: Path) -> dict[str, str]:
+    """The content of the files that say how the folder's run ended, by name."""
+    names = (STATUS, TRACEBACK, SUMMARY)
+    return {name: (folder / name).read_text() for name in names if (folder / name).exists()}
+
+
+def _left_run_unchanged(error: BaseException, before: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether the folder held a run before this command, and the command did not change it."""
+    if STATUS not in before:
+        return False
+    if isinstance(error, ConfigError):  # refused
+        return True
+    completed = '"status": "COMPLETED"' in before[STATUS]
+    # A finished run that goes on removes its summary, and writes another one at its end.
+    return completed and SUMMARY in before and before[SUMMARY] == now.get(SUMMARY)
+
+
+def _restore(folder: Path, before: dict[str, str]) -> None:
+    for name in before.keys() & {STATUS, TRACEBACK}:
+        write_text(folder / name, before[name])
+
+
+def _write_end(folder: Path, overrides: Sequence[str], error: BaseException) -> None:
+    """FAILED with a traceback for an error; INTERRUPTED for what else ends a process."""
+    if not isinstance(error, Exception):
+        write_status(folder, "INTERRUPTED", overrides)
+        return
+    write_status(folder, "FAILED", overrides, f"{type(error).__name__}: {error}")
+    write_text(folder / TRACEBACK, "".join(traceback.format_exception(error)))

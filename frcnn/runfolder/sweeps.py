@@ -1,4 +1,4 @@
-"""What becomes of the runs of a sweep, whichever launcher starts them, said at its end."""
+"""What became of each run of a sweep, with any launcher of Hydra's; logged when the sweep ends."""
 
 import json
 import logging
@@ -18,78 +18,91 @@ from frcnn.runfolder.files import write_text
 log = logging.getLogger(__name__)
 
 OUTCOMES = ("finished before", "resumed", "new", "failed")
-NOTE = ".outcome"  # a file of each job's folder
+UNFINISHED = "unfinished"  # the outcome of a job that runs, or was killed or interrupted
+OUTCOME_FILE = ".outcome"  # in each job's folder
+
+Starts = list[dict[str, Any]]  # what environment.json holds: an entry per start of the run
 
 
 class Sweep(Callback):
-    """Notes in the folder of each job what became of it.
+    """Hydra's callback, which writes a file with the outcome of each job to the job's folder.
 
-    Jobs may run in other processes and on other machines, where Hydra calls a copy of this object.
+    Jobs may run in other processes and on other machines, on a copy of this object. So the process
+    that started the sweep reads their outcomes from the files.
     """
 
-    folder: ClassVar[Path | None] = None  # in the process that was told to sweep
-    by_clock: ClassVar[bool] = False  # whether the same command would make another folder
+    # Of the process that started the sweep; None before a sweep begins.
+    folder: ClassVar[Path | None] = None
+    # Whether the same command would make another folder.
+    named_by_time: ClassVar[bool] = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Forget the notes of the time before."""
+        """Remove the outcomes of an earlier start of this sweep."""
         Sweep.folder = Path(config.hydra.sweep.dir)
-        Sweep.by_clock = _by_clock(config)
-        for note in Sweep.folder.rglob(NOTE):
-            note.unlink()
+        Sweep.named_by_time = _named_by_time(config)
+        for file in Sweep.folder.rglob(OUTCOME_FILE):
+            file.unlink()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """A job that is killed or interrupted stays unfinished."""
+        """Keep the outcome of a job that does not get to its end."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            _note(config, "unfinished")
-            self.starts = _starts(config)
+            folder = Path(config.hydra.runtime.output_dir)
+            self.starts_before = _starts(folder)
+            write_text(folder / OUTCOME_FILE, UNFINISHED)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """A run that began has said so in ``environment.json``, and after which step."""
+        """Write the outcome of a job that has ended."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            starts = _starts(config)
-            if job_return.status != JobStatus.COMPLETED:
-                _note(config, "failed")
-            elif starts == self.starts:
-                _note(config, "finished before")
-            else:
-                _note(config, "resumed" if starts[-1]["step"] else "new")
+            folder = Path(config.hydra.runtime.output_dir)
+            completed = job_return.status == JobStatus.COMPLETED
+            outcome = _outcome(completed, self.starts_before, _starts(folder))
+            write_text(folder / OUTCOME_FILE, outcome)
 
 
 @contextmanager
 def summed_up() -> Iterator[None]:
-    """Log at the block's end what became of the jobs of the sweep in it, if there was one.
+    """Log the outcomes of the sweep that runs in the block, if one does, when the block ends.
 
-    Where not all are done, and the same command would begin anew, also which one goes on.
-    Not ``on_multirun_end``: Hydra does not call it where a job failed.
+    Hydra's ``on_multirun_end`` cannot do this: it is not called where a job failed.
     """
     Sweep.folder, ended = None, False
     try:
         yield
         ended = True
     finally:
-        folder = Sweep.folder
-        notes: list[Path] = list(folder.rglob(NOTE)) if folder else []
-        counts: Counter[str] = Counter(note.read_text() for note in notes)
-        if counts:
-            more = [name for name in counts if name not in OUTCOMES]
-            text = ", ".join(f"{counts[name]} {name}" for name in (*OUTCOMES, *more))
-            log.info("runs in %s: %s", folder, text)
-            # Optuna's search ends well where jobs have failed.
-            if folder and Sweep.by_clock and (counts["failed"] or not ended):
-                log.info("to go on: the same command with run_name=%s", folder.name)
+        if Sweep.folder is not None:
+            _log_outcomes(Sweep.folder, ended)
 
 
-def _by_clock(config: DictConfig) -> bool:
-    """Whether the sweep's folder is called after the time, and run_name= says which one it is."""
+def _log_outcomes(folder: Path, ended: bool) -> None:
+    """Log how many jobs had each outcome, and how to go on where not all jobs are done."""
+    counts = Counter(file.read_text() for file in folder.rglob(OUTCOME_FILE))
+    if not counts:  # refused before the first job
+        return
+    shown = [*OUTCOMES, UNFINISHED] if counts[UNFINISHED] else OUTCOMES
+    log.info("runs in %s: %s", folder, ", ".join(f"{counts[name]} {name}" for name in shown))
+    # Optuna's sweeper raises no error where jobs have failed.
+    not_done = counts["failed"] or not ended
+    if not_done and Sweep.named_by_time:
+        log.info("to go on: the same command with run_name=%s", folder.name)
+
+
+def _outcome(completed: bool, before: Starts, now: Starts) -> str:
+    """What became of a job; a run that begins, or goes on after a step, adds a start."""
+    if not completed:
+        return "failed"
+    if now == before:
+        return "finished before"
+    return "resumed" if now[-1]["step"] else "new"
+
+
+def _starts(folder: Path) -> Starts:
+    file = folder / "environment.json"
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _named_by_time(config: DictConfig) -> bool:
+    """Whether the sweep's folder has the time as its name, and run_name= can name the folder."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     by_name = plain["hydra"]["sweep"]["dir"] == "runs/${run_name}"
     return by_name and "${now:" in str(plain["run_name"])
-
-
-def _note(config: DictConfig, outcome: str) -> None:
-    write_text(Path(config.hydra.runtime.output_dir) / NOTE, outcome)
-
-
-def _starts(config: DictConfig) -> list[dict[str, Any]]:
-    file = Path(config.hydra.runtime.output_dir) / "environment.json"
-    return json.loads(file.read_text()) if file.exists() else []

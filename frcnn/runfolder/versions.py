@@ -1,18 +1,18 @@
-"""Checkpoints of earlier versions, rewritten as this version saves them."""
+"""Convert checkpoints of earlier versions to the format of this version."""
 
 from typing import Any
 
-# How the first version called the factors of the four terms.
+# The names of the four loss factors in version 1.
 TERMS = {
     "rpn": {"class": "objectness", "box": "rpn_box_reg"},
     "rcnn": {"class": "classifier", "box": "box_reg"},
 }
-# How it called the sites where it named thresholds, and which site had `keep_best`.
+# The names of the sites in version 1's keys of thresholds, and whether the site had `keep_best`.
 THRESHOLDS = {"rpn": ("rpn", True), "rcnn": ("box", False)}
 
 
 def from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had two sites without names; states of losses stood under "losses"."""
+    """Version 1 had two fixed sites; the states of losses were under "losses"."""
     states = {
         f"{loss}.density.{name}": value
         for loss, state in content.pop("losses", {}).items()
@@ -23,7 +23,7 @@ def from_version_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_from_version_1(config: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration with the keys of this version."""
+    """Convert a configuration of version 1 to the keys of this version."""
     old = dict(config["model"])
     ignore_ioa = old.pop("ignore_ioa", 0.5)
     assigner: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it may."""
+"""The checkpoint that a run resumes from, and the checks that it fits the run."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from frcnn.errors import ConfigError, UserError
 from frcnn.runfolder import checkpoint
 
-# A run that resumes must be made of the same parts; how long and how often may change.
+# These must be equal when a run resumes; durations and intervals may change.
 PARTS = (
     "model", "data", "augmentation", "assigner", "sampler", "loss", "box_loss", "weigher",
     "loss_weight", "optimizer", "schedule",
 )  # fmt: skip
 SAME = ("seed", *PARTS)
-# What last.pt holds beyond the weights.
+# What last.pt holds in addition to the weights.
 STATE = {
     "optimizer": dict,
     "scaler": dict,
@@ -30,7 +30,7 @@ STATE = {
 
 
 class Resumed(NamedTuple):
-    """A checkpoint to go on from, and whether it is this folder's own or another run's."""
+    """A checkpoint to resume from; ``own`` if it is this folder's own, not another run's."""
 
     saved: dict[str, Any]
     own: bool
@@ -39,11 +39,11 @@ class Resumed(NamedTuple):
 def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None:
     """The checkpoint that ``config["resume"]`` asks for; None for a new run.
 
-    A folder whose run began with this very ``resume=PATH`` goes on from its own.
+    If the folder's run began with the same ``resume=PATH``, it resumes from its own last.pt.
 
     Raises:
         UserError: the file cannot be read or holds weights only.
-        ConfigError: it is of a run made of other parts.
+        ConfigError: it is of a run with another configuration.
     """
     wanted = config["resume"]
     last = folder / "checkpoints" / "last.pt"
@@ -66,9 +66,9 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
 def finished(
     resumed: Resumed | None, config: dict[str, Any], folder: Path
 ) -> dict[str, Any] | None:
-    """The summary of the folder's run, where the same command has made it; None if more is to do.
+    """The summary of the folder's run if the same command has finished it; None if work remains.
 
-    A run has its summary from its end until it goes on.
+    A run writes its summary at its end, and removes it when it goes on.
     """
     summary = folder / "summary.json"
     if resumed is None or not resumed.own or not summary.exists():
@@ -95,7 +95,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_state(saved: dict[str, Any]) -> None:
-    """Raise where a run cannot have saved this; most of it is used long after it was loaded."""
+    """Raise an error if no run can have saved this; most values are used long after loading."""
     for key, kind in STATE.items():
         if not isinstance(saved[key], kind):
             raise TypeError(f"{key!r} is no {kind.__name__}")
@@ -104,7 +104,7 @@ def _check_state(saved: dict[str, Any]) -> None:
     for count in [*counts, tracker["bytes"], tracker["rows"]]:
         if not isinstance(count, int) or count < 0:
             raise ValueError(f"{count!r} stands where a count should")
-    if not re.fullmatch("[0-9a-f]{8}", tracker["wandb_id"]):  # names W&B's files
+    if not re.fullmatch("[0-9a-f]{8}", tracker["wandb_id"]):  # part of the names of W&B's files
         raise ValueError(f"{tracker['wandb_id']!r} stands where W&B's id should")
     values = [value for terms in saved["window"] for value in terms.values()]
     if not isinstance(best["AP"], float | None) or not all(isinstance(v, float) for v in values):
@@ -118,6 +118,6 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _steps(trainer: dict[str, Any]) -> dict[str, int]:
-    """What a step is made of: the place in an epoch is counted in steps."""
+    """The settings that define a step; they must not change: a run's position is a step."""
     batch = trainer["batch_size"] * trainer.get("devices", 1)
     return {"batch_size x devices": batch, "accumulate": trainer["accumulate"]}

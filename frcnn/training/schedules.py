@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step alone, so that a resumed run needs no scheduler state."""
+"""Learning rate as a function of the step only, so a resumed run needs no scheduler state."""
 
 import math
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ def warmup(step: int, steps: int, factor: float) -> float:
 
 
 class Cosine:
-    """Half a cosine from 1 down to ``final_factor`` over the run (arXiv 1608.03983, eq. 5)."""
+    """Half a cosine from 1 to ``final_factor`` over the run (arXiv 1608.03983, eq. 5)."""
 
     def __init__(self, warmup_steps: Count, warmup_factor: Share, final_factor: Share) -> None:
         self.warmup = (warmup_steps, warmup_factor)
         self.final = final_factor
 
     def __call__(self, step: int, total: int) -> float:
-        """Factor on the learning rate of optimizer step ``step`` of ``total``."""
+        """Factor on the learning rate at optimizer step ``step`` (from 0) of ``total``."""
         fall = 0.5 * (1 + math.cos(math.pi * step / total))
         return warmup(step, *self.warmup) * (self.final + (1 - self.final) * fall)
 
 
 class MultiStep:
-    """Multiplied by ``gamma`` after each milestone, a share of the run in (0, 1)."""
+    """Multiplied by ``gamma`` after each milestone, a fraction of the run in [0, 1]."""
 
     def __init__(
         self,
@@ -43,6 +43,6 @@ class MultiStep:
         self.gamma = gamma
 
     def __call__(self, step: int, total: int) -> float:
-        """Factor on the learning rate of optimizer step ``step`` of ``total``."""
+        """Factor on the learning rate at optimizer step ``step`` (from 0) of ``total``."""
         passed = sum(step >= milestone * total for milestone in self.milestones)
         return warmup(step, *self.warmup) * self.gamma**passed
