@@ -26,9 +26,10 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { white-space: normal; min-width: 11rem; max-width: 20rem; }
 td code { background: none; padding: 0; }
 p.note { color: #555; font-size: 13px; max-width: 75ch; } img { max-width: 100%; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem; }
-.pictures figure { margin: 0; } .pictures img { width: 100%; height: 300px; object-fit: contain;
-  background: #f3f3f3; }
+.pictures { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(var(--side), 1fr)); }
+.pictures figure { margin: 0; } .pictures img { width: 100%; height: var(--side);
+  object-fit: contain; background: #f3f3f3; }
 .pictures figcaption { color: #555; font-size: 13px; overflow-wrap: anywhere; }
 """
 JPEG_QUALITY = 85
@@ -63,12 +64,14 @@ def figure(title: str, caption: str, png: bytes) -> str:
     return f'<h2>{title}</h2>\n{image}\n<p class="note">{caption}</p>'
 
 
-def pictures(title: str, note: str, shown: Iterable[tuple[Image.Image, str]]) -> str:
-    """Photographs with a caption each, side by side under a heading."""
+def pictures(
+    title: str, note: str, shown: Iterable[tuple[Image.Image, str]], side: int = 340
+) -> str:
+    """Photographs with a caption each under a heading, in squares of ``side`` pixels or more."""
     figures = "\n".join(_picture(image, caption) for image, caption in shown)
     return (
         f'<h2>{title}</h2>\n<p class="note">{code(note)}</p>\n'
-        f'<div class="pictures">\n{figures}\n</div>'
+        f'<div class="pictures" style="--side: {side}px">\n{figures}\n</div>'
     )
 
 
@@ -89,8 +92,7 @@ def table(
     below = "\n".join(f'<p class="note">{code(note)}</p>' for note in notes)
     content = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>"
     return (
-        f"<h2>{escape(title)}</h2>\n"
-        f'<div class="wide"><table>\n{content}\n</table></div>\n{below}'
+        f'<h2>{escape(title)}</h2>\n<div class="wide"><table>\n{content}\n</table></div>\n{below}'
     )
 
 

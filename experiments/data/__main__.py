@@ -25,7 +25,8 @@ def data_page(config: dict[str, Any], choices: dict[str, str], folder: Path) -> 
     objects = objects_of(data)
     found, notes = settings(config["model"], data, objects)
     path = Path(config["out"]) / "data.html"
-    write_text(path, page(data, objects, found, notes))
+    title = f"Data set {choices['data']} under {choices['model']}"
+    write_text(path, page(title, data, objects, found, notes))
     log.info("%d images, %d objects; %s", len(data), len(objects.boxes), path)
 
 

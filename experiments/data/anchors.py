@@ -27,13 +27,15 @@ class View(NamedTuple):
     """How a detector sees all images of one size.
 
     Attributes:
-        rows: [K] the objects in these images.
+        images: their number.
+        rows: [K] the objects in them.
         size: width and height after resizing, in pixels.
         scale: [2] size after / before resizing, x and y.
         grids: [L, 2] number of positions along x and y.
         strides: [L, 2] pixels between two positions.
     """
 
+    images: int
     rows: np.ndarray
     size: tuple[int, int]
     scale: np.ndarray
@@ -86,9 +88,10 @@ def views_of(detector: Any, data: DetectionDataset, objects: Objects) -> list[Vi
     """How a detector in eval mode sees the images of a data set, each image by itself.
 
     From several ``min_size`` an evaluation takes the last. The detector is moved to the device
-    "meta", where tensors have shapes but no values: no image is opened, no convolution computed.
+    "meta", where tensors have shapes but no values: no convolution is computed.
     """
     detector.eval().to("meta")
+    transform = detector.transform
 
     @cache
     def grids(height: int, width: int) -> np.ndarray:
@@ -97,22 +100,25 @@ def views_of(detector: Any, data: DetectionDataset, objects: Objects) -> list[Vi
         levels = [maps] if isinstance(maps, Tensor) else maps.values()
         return np.array([level.shape[:-3:-1] for level in levels])
 
-    def view(width: int, height: int, rows: np.ndarray) -> View:
-        images, _ = detector.transform([torch.empty(3, height, width, device="meta")])
-        new_height, new_width = images.image_sizes[0]
-        padded = images.tensors.shape[-2:]
+    def view(width: int, height: int, number: int, rows: np.ndarray) -> View:
+        # One channel on the CPU: resizing is slow on "meta", and its result depends on sizes alone.
+        resized, _ = transform.resize(torch.zeros(1, height, width), None)
+        new_height, new_width = resized.shape[-2:]
+        padded = transform.batch_images([resized], transform.size_divisible).shape[-2:]
         grid = grids(*padded)
         scale = np.array([new_width / width, new_height / height])
         # torchvision's strides are rounded down: 61 pixels, not 64, where 800 become 13 positions.
-        return View(rows, (new_width, new_height), scale, grid, np.array(padded[::-1]) // grid)
+        strides = np.array(padded[::-1]) // grid
+        return View(number, rows, (new_width, new_height), scale, grid, strides)
 
-    sizes, which = np.unique(
-        np.stack([data.widths, data.heights], axis=1), axis=0, return_inverse=True
-    )
+    both = np.stack([data.widths, data.heights], axis=1)
+    sizes, which, counts = np.unique(both, axis=0, return_inverse=True, return_counts=True)
     of_object = which.reshape(-1)[objects.image]
     return [
-        view(width, height, np.flatnonzero(of_object == number))
-        for number, (width, height) in enumerate(sizes.tolist())
+        view(width, height, count, np.flatnonzero(of_object == row))
+        for row, ((width, height), count) in enumerate(
+            zip(sizes.tolist(), counts.tolist(), strict=True)
+        )
     ]
 
 

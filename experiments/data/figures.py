@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from experiments.data.objects import Objects
 from experiments.data.settings import Setting
-from experiments.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, named, panels
+from experiments.style import BLUE, GREEN, PURPLE, VERMILLION, named, panels
 from frcnn.data import DetectionDataset
 
 LIMITS = (0.3, 0.5, 0.7)  # IoU
@@ -34,9 +36,9 @@ def of_objects(data: DetectionDataset, objects: Objects, setting: Setting) -> Fi
     named(axes[2], "Aspect ratio, lines: anchors", "width / height", "objects")
     crowding(axes[3], np.bincount(objects.image, minlength=len(data)))
     ranks(axes[4], data.class_frequencies())
-    axes[5].scatter(data.widths, data.heights, s=8, color=BLUE, alpha=0.4, linewidths=0)
-    axes[5].set_xlim(left=0)
-    axes[5].set_ylim(bottom=0)
+    axes[5].scatter(data.widths, data.heights, s=12, color=BLUE, alpha=0.5, linewidths=0)
+    axes[5].set_xlim(0, 1.1 * data.widths.max())
+    axes[5].set_ylim(0, 1.1 * data.heights.max())
     named(axes[5], "Images", "width in pixels", "height in pixels")
     return figure
 
@@ -53,11 +55,11 @@ def of_anchors(objects: Objects, setting: Setting) -> Figure:
     named(axes[1], "By size after resizing", "√area in pixels", "share of the objects")
     shares(axes[2], objects.ratios, found.ious)
     named(axes[2], "By aspect ratio", "width / height", "share of the objects")
-    # Below the axes: bars fill the whole panel.
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4,
-                  frameon=False, fontsize=8)  # fmt: skip
-    axes[1].get_legend().remove()
-    axes[2].get_legend().remove()
+    patches = [
+        Patch(color=colour, label=name) for name, colour in zip(range_names(), COLOURS, strict=True)
+    ]
+    # Below the axes, since bars fill the whole panel.
+    figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -100,9 +102,10 @@ def crowding(axes: Axes, numbers: np.ndarray) -> None:
 def ranks(axes: Axes, numbers: np.ndarray) -> None:
     """[C] objects of the classes, the most frequent first."""
     axes.bar(np.arange(1, len(numbers) + 1), np.sort(numbers)[::-1], color=BLUE)
+    axes.set_xlim(0, len(numbers) + 1)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.5)  # below 1, or a class of one object would look empty
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     named(axes, "Classes", "rank, the most frequent first", "objects")
 
 
@@ -111,11 +114,10 @@ def shares(axes: Axes, values: np.ndarray, ious: np.ndarray) -> None:
     edges = octave_edges(values)
     counts, _ = np.histogram(values, edges)
     shown, bottom = counts >= FEWEST, np.zeros(len(counts))
-    names = range_names()
-    for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
+    for number, colour in enumerate(COLOURS):
         part, _ = np.histogram(values[np.digitize(ious, LIMITS) == number], edges)
         share = np.where(shown, part / counts.clip(min=1), 0)
-        axes.bar(edges[:-1], share, np.diff(edges), bottom, align="edge", color=colour, label=name)
+        axes.bar(edges[:-1], share, np.diff(edges), bottom, align="edge", color=colour)
         bottom += share
     logarithmic(axes, values)
 

@@ -1,5 +1,6 @@
 """The page: sentences, the suggestion, figures, tables and pictures."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +22,11 @@ BELOW = [f"IoU < {limit:g}" for limit in LIMITS]
 
 
 def page(
-    data: DetectionDataset, objects: Objects, settings: Sequence[Setting], notes: Sequence[str]
+    title: str,
+    data: DetectionDataset,
+    objects: Objects,
+    settings: Sequence[Setting],
+    notes: Sequence[str],
 ) -> str:
     """The whole page.
 
@@ -31,11 +36,12 @@ def page(
     """
     now = settings[0]
     worst = worst_covered(data, objects, now.coverage, WORST)
+    most = crowded(data, objects, CROWDED)
     parts = listed("What can be said", sentences(data, objects, now))
     if data.problems:
         parts += listed("What is wrong with the data", [data.problems.summary()], "problems")
     return document(
-        "Data set",
+        title,
         [
             *parts,
             *suggestion(settings, notes),
@@ -45,7 +51,7 @@ def page(
             figure("Best anchors", ANCHORS, png(of_anchors(objects, now))),
             by_size(now),
             pictures("The worst covered objects", WORST_NOTE, worst),
-            pictures("The most crowded images", CROWDED_NOTE, crowded(data, objects, CROWDED)),
+            pictures("The most crowded images", CROWDED_NOTE, most, side=500),
         ],
     )
 
@@ -56,11 +62,14 @@ OBJECTS = (
 )
 ANCHORS = (
     "The IoU of every object with its best anchor, after the model's resizing. Objects do not "
-    "compete for anchors. An assigner makes an anchor positive from 0.7 on; an object below it "
-    "gets only its best anchor. Bars of fewer than 5 objects are left out."
+    "compete for anchors. By default the RPN's assigner makes anchors positive from IoU 0.7 on; an "
+    "object that has none gets its best anchor. Bars of fewer than 5 objects are left out."
 )
-WORST_NOTE = "Objects with the smallest best IoU, at most one per image, with that anchor."
-CROWDED_NOTE = "Ignored objects are neither counted nor drawn."
+WORST_NOTE = (
+    "Objects with the smallest best IoU, at most one per image. Orange: the object. Blue: its best "
+    "anchor."
+)
+CROWDED_NOTE = "A colour is a class. Ignored objects are neither counted nor drawn."
 
 
 def sentences(data: DetectionDataset, objects: Objects, now: Setting) -> list[str]:
@@ -68,10 +77,13 @@ def sentences(data: DetectionDataset, objects: Objects, now: Setting) -> list[st
     counts = np.bincount(objects.image, minlength=len(data))
     empty, ignored = int((counts == 0).sum()), int(data.ignore.sum())
     found = now.coverage
+    numbers, names = data.class_frequencies(), data.class_names
+    most, fewest = int(numbers.argmax()), int(numbers.argmin())
     return [
-        f"{len(data):,} images, {len(objects.boxes):,} objects of {len(data.class_names)} "
-        f"classes. {empty:,} images have no object. {ignored:,} more objects are ignored "
-        "(difficult or crowd): no number of this page counts them.",
+        f"{len(data):,} images with {len(objects.boxes):,} objects; {empty:,} images have none. "
+        f"{ignored:,} more objects are ignored (difficult or crowd) and counted nowhere else.",
+        f"Classes: {len(names)}. The most frequent is {names[most]} ({numbers[most]:,} objects), "
+        f"the rarest {names[fewest]} ({numbers[fewest]:,}).",
         f"At `min_size` {now.min_size} and `max_size` {now.max_size} half of the objects are at "
         f"least {np.median(found.sizes):.0f} pixels large (square root of the area), and "
         f"{percent((found.sizes < SMALL).mean())} are smaller than {SMALL}.",
@@ -82,28 +94,40 @@ def sentences(data: DetectionDataset, objects: Objects, now: Setting) -> list[st
 
 def suggestion(settings: Sequence[Setting], notes: Sequence[str]) -> list[str]:
     """The line to copy, and the numbers that it rests on."""
-    best = settings[-1].override
-    said = [f"`{best}`" if best else "Image size and anchors suit the data set as they are."]
+    said = [f"{WHERE['min_size' in one.override]}: `{one.override}`" for one in last_of(settings)]
+    nothing = ["Image size and anchors suit the data set as they are."]
     columns = ["setting", "image size", "anchor sizes", "pixels per image",
                f"objects < {SMALL} px", "mean IoU", *BELOW]  # fmt: skip
     rows = [setting_row(one) for one in settings]
     return [
-        *listed("Suggestion", [*said, *notes]),
+        *listed("Suggestion", [*(said or nothing), *notes]),
         table("Suggested and present values", columns, rows, [RULE_SIZE, RULE_ANCHORS]),
     ]
 
 
+def last_of(settings: Sequence[Setting]) -> list[Setting]:
+    """The last suggestion at the present image size, and the last one at the suggested size."""
+    sized = {"min_size" in one.override: one for one in settings if one.override}
+    return [sized[size] for size in sorted(sized)]
+
+
+WHERE = {
+    False: "At the present image size",
+    True: "At the smallest image size that is worth a trial",
+}
 RULE_SIZE = (
     f"Image size: the smallest `min_size` at which at most {MOST_SMALL:.0%} of the objects are "
     f"smaller than {SMALL} pixels, which is four positions of a pyramid's finest level along each "
     f"side. It is a multiple of {STEP}, from {SMALLEST} (or the images' own size, if that is "
     f"smaller) to {LARGEST:g} times the images' own size. `max_size` lets 95% of the images have "
-    "the whole `min_size`. A larger image costs time and shows more detail."
+    "the whole `min_size`. A larger image costs time and shows more detail. No image size is "
+    "suggested that leaves more objects below IoU 0.5 than the model as configured."
 )
 RULE_ANCHORS = (
     "Anchor sizes: they double from level to level, as the strides do, so one number is free: the "
-    "finest. Many are tried. Those that leave more objects below IoU 0.5 than the model's own "
-    "anchors are out; of the others the one with the largest mean IoU is taken, if it is larger by "
+    "finest. Trials are 2 to 16 times the finest stride, four per octave. Those that leave more "
+    "objects below IoU 0.5 than the model's own anchors are out. Of the others the one with the "
+    "largest mean IoU is taken, if it raises that of the model's own anchors by "
     f"{GAIN:g}. Nothing was trained: a suggestion is a place to start from."
 )
 
@@ -111,13 +135,12 @@ RULE_ANCHORS = (
 def setting_row(one: Setting) -> list[str]:
     """A row of the table of settings."""
     found = one.coverage
-    objects = np.array([len(view.rows) for view in one.views])
-    pixels = np.array([np.prod(view.size) for view in one.views])
+    pixels = sum(view.images * math.prod(view.size) for view in one.views)
     return [
         one.override or "as configured",
         f"{one.min_size}, {one.max_size}",
         ", ".join("/".join(f"{size:g}" for size in level) for level in one.generator.sizes),
-        f"{(objects * pixels).sum() / objects.sum():,.0f}",
+        f"{pixels / sum(view.images for view in one.views):,.0f}",
         percent((found.sizes < SMALL).mean()),
         f"{found.ious.mean():.3f}",
         *[percent(found.below(limit)) for limit in LIMITS],

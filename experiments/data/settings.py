@@ -15,7 +15,7 @@ from experiments.data.anchors import (
     views_of,
 )
 from experiments.data.objects import Objects
-from experiments.data.suggest import anchor_sizes, image_size
+from experiments.data.suggest import NOT_REACHED, anchor_sizes, image_size
 from frcnn.build import detector
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError
@@ -48,21 +48,25 @@ def settings(
 ) -> tuple[list[Setting], list[str]]:
     """The model as configured, then with what is suggested.
 
-    Anchors are suggested at the present image size and at the suggested one.
+    Anchors are suggested at the present image size and at the suggested one. No suggestion leaves
+    more objects without an anchor of IoU 0.5 than the model as configured.
 
     Args:
         model: the configuration's node.
 
     Returns:
-        The settings, and a sentence for each suggestion that the model cannot take.
+        The settings, and a sentence for each change that is not suggested.
     """
     found, notes = with_anchors(model, {}, data, objects)
-    size = image_size(data.widths, data.heights, objects)
-    if size != (found[0].min_size, found[0].max_size):
-        changes = dict(zip(("min_size", "max_size"), size, strict=True))
-        more, _ = with_anchors(model, changes, data, objects)
-        found += more
-    return found, notes
+    now, size = found[0], image_size(data.widths, data.heights, objects)
+    if size == (now.min_size, now.max_size):
+        return found, notes
+    changes = dict(zip(("min_size", "max_size"), size, strict=True))
+    more, _ = with_anchors(model, changes, data, objects)
+    if more[-1].coverage.below(NOT_REACHED) <= now.coverage.below(NOT_REACHED):
+        return found + more, notes
+    worse = f"No image size is suggested: `{more[-1].override}` leaves more objects below IoU 0.5."
+    return found, [*notes, worse]
 
 
 def with_anchors(
@@ -74,19 +78,28 @@ def with_anchors(
     if sizes is None:
         return [found], []
     try:
-        better = measured(model, changes | {"anchor_sizes": sizes}, data, objects)
+        changes = changes | {"anchor_sizes": sizes}
+        better = measured(model, changes, data, objects, found.views)
     except ConfigError as error:  # a network whose anchors are fixed
         return [found], [f"No anchor sizes are suggested. {error}."]
     return [found, better], []
 
 
 def measured(
-    model: Mapping[str, Any], changes: Mapping[str, Any], data: DetectionDataset, objects: Objects
+    model: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    data: DetectionDataset,
+    objects: Objects,
+    views: list[View] | None = None,
 ) -> Setting:
-    """Build the model with some changes of its node, and compare its anchors with the objects."""
+    """Build the model with some changes of its node, and compare its anchors with the objects.
+
+    Args:
+        views: where they are known; they depend on the image size, not on the anchors.
+    """
     node = {**model, **changes, **dict.fromkeys(set(WEIGHTS) & set(model))}
     built = detector({"model": node}, data.num_classes)
-    generator, views = generator_of(built), views_of(built, data, objects)
+    generator, views = generator_of(built), views or views_of(built, data, objects)
     override = " ".join(f"model.{key}={value}" for key, value in changes.items())
     return Setting(
         override.replace(", ", ","),

@@ -4,6 +4,7 @@ Both are found by trial, by rules that a reader can follow. They are a place to 
 detector has been trained with them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,8 +21,9 @@ SMALLEST = 192  # pixels: three positions of the coarsest level, of stride 64
 LARGEST = 2.0  # times the images' own size: enlarging adds no detail
 LONG = 0.95  # share of the images that max_size does not shrink further
 
-# Of the anchor sizes.
-FINEST = 4.0  # pixels, the first trial
+# Of the anchor sizes. FPN (arXiv 1612.03144) has anchors of 8 strides, RetinaNet (1708.02002) of 4:
+# trials go from half of that to twice that.
+STRIDES = (2, 16)
 PER_OCTAVE = 4  # trials
 NOT_REACHED = 0.5  # IoU
 GAIN = 0.01  # of the mean IoU, for which a change is worthwhile
@@ -59,16 +61,16 @@ def anchor_sizes(
 ) -> list[int] | None:
     """Sizes, one per level, that cover the objects better than the present ones do.
 
-    Trials double from level to level, as the strides do. Those that leave more objects without an
-    anchor of IoU 0.5 than the present ones are out. Of the others the one with the largest mean of
-    the objects' best IoU is taken.
+    Trials double from level to level, as the strides do. The finest is 2 to 16 times its level's
+    stride. Those that leave more objects without an anchor of IoU 0.5 than the present ones are
+    out. Of the others the one with the largest mean of the objects' best IoU is taken.
 
     Returns:
         None if no trial raises that mean by 0.01.
     """
     present = coverage(views, cells_of(generator), objects)
     best, least = None, present.ious.mean() + GAIN
-    for sizes in ladders(len(generator.sizes), present.sizes.max()):
+    for sizes in ladders(len(generator.sizes), views[0].strides[0].min()):
         found = coverage(views, cells_with(generator, sizes), objects)
         reached = found.below(NOT_REACHED) <= present.below(NOT_REACHED)
         if reached and found.ious.mean() >= least:
@@ -76,12 +78,11 @@ def anchor_sizes(
     return best
 
 
-def ladders(levels: int, largest: float) -> Iterator[list[int]]:
-    """Sizes that double from level to level; the finest is 4, 5, 6, 7, 8, 10, ... pixels."""
-    finest = FINEST
-    while finest <= max(FINEST, largest):
-        yield [round(finest) * 2**level for level in range(levels)]
-        finest *= 2 ** (1 / PER_OCTAVE)
+def ladders(levels: int, stride: float) -> Iterator[list[int]]:
+    """Sizes that double from level to level; at stride 4 the finest is 8, 10, 11, 13, ... 64."""
+    low, high = (math.log2(times * stride) for times in STRIDES)
+    for exponent in np.linspace(low, high, round(high - low) * PER_OCTAVE + 1):
+        yield [round(2**exponent) * 2**level for level in range(levels)]
 
 
 def cells_with(generator: AnchorGenerator, sizes: Sequence[float]) -> Cells:
