@@ -181,6 +181,9 @@ def test_the_suggested_anchors_by_hand() -> None:
     ious = coverage(views, cells_with(far, [45]), objects).ious
     np.testing.assert_allclose(ious, (44 / 45) ** 2)
     assert anchor_sizes(AnchorGenerator(((45,),), ((1.0,),)), views, objects) is None
+    # With one of 24 pixels, 32 reaches all at IoU 0.5; 38 and 45 have a larger mean and miss it.
+    boxes[0] = [8 - 12, 8 - 12, 8 + 12, 8 + 12]
+    assert anchor_sizes(AnchorGenerator(((32,),), ((1.0,),)), views, objects) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
