@@ -102,14 +102,15 @@ def keep_sites(config: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: the command line names such a site.
     """
     own = list(config.model.sites)
-    others = {site for group in BY_SITE for site in config[group] if site not in own}
+    groups = [group for group in BY_SITE if group in config]  # a command may have none
+    others = {site for group in groups for site in config[group] if site not in own}
     for text in overrides:
         parts = text.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".").split(".")
         if len(parts) > 1 and parts[0] in BY_SITE and parts[1] in others:
             name = config.model.get("name", config.model._target_)
             raise ConfigError(f"{text}: {name} has the sites {', '.join(own)}")
     OmegaConf.set_struct(config, False)
-    for group in BY_SITE:
+    for group in groups:
         for site in others & config[group].keys():
             del config[group][site]
 

@@ -135,10 +135,17 @@ class Figures:
     trust: list[str]
 
 
+class DataPage:
+    """conf/data_page.yaml."""
+
+    out: str
+
+
 SCHEMAS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
     "check_data": CheckData,
     "figures": Figures,
+    "data_page": DataPage,
 }

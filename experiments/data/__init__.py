@@ -1,0 +1,1 @@
+"""A data set under a model's anchors, as one page: ``python -m experiments.data``."""
