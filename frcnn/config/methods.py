@@ -5,7 +5,7 @@
 holds values that differ by kind of site.
 
 ``conf/preset/<group>/<name>.yaml`` names a method for each kind of site. It becomes the option
-``<group>/<name>``; ``set:`` holds values of other groups, for every site.
+``<group>/<name>``; ``set:`` holds values of other groups for each kind.
 
 The sites are those of the model files: ``sites:`` maps site names to kinds. Folders of the user's
 (``--config-dir``, ``hydra.searchpath``) may hold ``method/``, ``preset/`` and ``model/`` too.
@@ -91,8 +91,11 @@ def preset(file: Path, group: str, sites: Mapping[str, str]) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{file}: no method for sites of kind {', '.join(missing)}")
     chosen = [{f"{site}@{group}.{site}": node[kind]} for site, kind in sites.items()]
-    same = {key: {site: dict(value) for site in sites} for key, value in values.items()}
-    return {"defaults": [*chosen, "_self_"], **same}
+    nodes: dict[str, Any] = {}
+    for site, kind in sites.items():
+        for other, value in values.get(kind, {}).items():
+            nodes.setdefault(other, {})[site] = dict(value)
+    return {"defaults": [*chosen, "_self_"], **nodes}
 
 
 def keep_sites(config: DictConfig, overrides: Sequence[str]) -> None:

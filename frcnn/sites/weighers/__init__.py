@@ -4,5 +4,6 @@ One paper per file.
 """
 
 from frcnn.sites.weighers.contract import Weighed, Weigher
+from frcnn.sites.weighers.moving_positives import MovingPositives
 
-__all__ = ["Weighed", "Weigher"]
+__all__ = ["MovingPositives", "Weighed", "Weigher"]

@@ -1,0 +1,41 @@
+"""detectron2's normalizer of RetinaNet: a moving average of the number of positives."""
+
+import torch
+from torch import Tensor, nn
+
+from frcnn.losses import Samples
+from frcnn.sites.weighers.contract import Weighed
+
+
+class MovingPositives(nn.Module):
+    """Divides both losses by ``n <- momentum n + (1 - momentum) max(1, P)``.
+
+    P counts the positives of the step, in all processes. Use it with losses that are divided by 1
+    (``per=1``); the preset sets that. detectron2 counts per GPU, and its checkpoints do not have n.
+
+    Args:
+        momentum: in [0, 1).
+        start: n before the first step, above 0.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, momentum: float = 0.9, start: float = 100.0) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        if not start > 0:
+            raise ValueError(f"start must be above 0, got {start}")
+        self.momentum = momentum
+        self.average: Tensor
+        self.register_buffer("average", torch.tensor(float(start)))
+
+    def forward(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:
+        """[K] and [P] losses -> the same, divided."""
+        positives = self.average.new_full((), len(samples.positive))
+        positives = samples.step_total(positives).clamp(min=1)
+        average = self.average.lerp(positives, 1 - self.momentum)
+        if samples.training:
+            self.average = average
+        return Weighed(class_values / average, box_values / average)
