@@ -32,6 +32,8 @@ class CocoFile:
     Annotations, in the file's order: image int64 [R] (row of the image, -1 = unknown), boxes
     float64 [R, 4] xyxy (NaN where there are no four numbers), category [R] ids, crowd bool [R],
     areas float64 [R] (NaN = not stated), annotation_ids [R] (None = not stated).
+
+    parents: names of the supercategories that other categories have.
     """
 
     ids: list[Id]
@@ -44,6 +46,7 @@ class CocoFile:
     crowd: np.ndarray
     areas: np.ndarray
     annotation_ids: list[Id | None]
+    parents: set[str]
 
     def name(self, row: int) -> str:
         """Where annotation `row` is found."""
@@ -77,6 +80,7 @@ def read_json(path: Path) -> CocoFile:
         crowd=np.array([a.get("iscrowd") not in NO_CROWD for a in annotations], dtype=bool),
         areas=_numbers([[a.get("area", math.nan)] for a in annotations], 1)[:, 0],
         annotation_ids=[_key(a, "id") for a in annotations],
+        parents=_parents(content["categories"]),
     )
     stated = (columns.sizes >= 1) & (columns.sizes <= LARGEST)
     columns.sizes = np.where(stated, columns.sizes, 0).astype(np.int32)
@@ -141,6 +145,11 @@ def _categories(path: Path, content: dict[str, list[dict]]) -> dict[Id, str]:
     _refuse_twice(path, "category id", ids)
     names = [_field(path, entry, "name", "category") for entry in content["categories"]]
     return {id: printable(str(name)) for id, name in zip(ids, names, strict=True)}
+
+
+def _parents(categories: list[dict]) -> set[str]:
+    above = [(entry.get("supercategory"), entry.get("name")) for entry in categories]
+    return {printable(str(parent)) for parent, name in above if parent and parent != name}
 
 
 def _refuse_twice(path: Path, what: str, ids: list[Id]) -> None:

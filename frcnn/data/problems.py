@@ -30,6 +30,13 @@ class Problems:
         found.count += 1
         found.places.append(printable(where))
 
+    def merge(self, other: "Problems") -> None:
+        """Add the problems of another part of the data; one that both found counts once."""
+        for kind, found in other._found.items():
+            own = self._found.setdefault(kind, _Found(found.dropped))
+            own.places += [place for place in found.places if place not in own.places]
+            own.count = len(own.places)
+
     @property
     def counts(self) -> dict[str, int]:
         """Number of problems by kind, in the order in which the kinds were met."""

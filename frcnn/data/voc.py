@@ -34,12 +34,14 @@ def voc(
     root: str | Path,
     train_split: str = "train",
     val_split: str = "val",
+    test_split: str | None = None,
     classes: list[str] | None = None,
 ) -> DetectionDataset:
     """Read JPEGImages, Annotations and ImageSets/Main/<split>.txt below `root`.
 
     Args:
-        split: "train" or "val"; reads the split named `train_split` or `val_split`.
+        split: "train", "val" or "test"; reads the split named `train_split`, `val_split` or
+            `test_split`.
         classes: names in label order; objects of other classes are dropped and counted. None =
             all classes in the annotations of `train_split`, sorted, for both splits.
 
@@ -52,7 +54,7 @@ def voc(
             class of the validation split is unknown in training (where `classes` is None).
     """
     root = home(root)
-    name = {"train": train_split, "val": val_split}[split]
+    name = {"train": train_split, "val": val_split, "test": test_split or ""}[split]
     names = _class_names(root, train_split) if classes is None else _distinct(classes)
     found = _read(root, _image_ids(root, name), names)
     if classes is None and found.unknown:

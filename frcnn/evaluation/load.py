@@ -26,7 +26,7 @@ OWN = {
     for package in (losses, assigners, weighers)
     for name in package.__all__
 }
-OWN |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")}
+OWN |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "roboflow", "shapes", "voc")}
 OWN |= {"frcnn.model.build_detector"}
 PARTS = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 HYDRA_KEYS = ("_target_", "_partial_")

@@ -140,7 +140,9 @@ class Engine:
                 after_step()
 
     def train_step(self, group: list[Batch]) -> dict[str, float]:
-        """One optimizer step on ``accumulate`` batches; returns the mean loss terms and "loss".
+        """One optimizer step on ``accumulate`` batches.
+
+        Returns the mean loss terms, "loss", and "grad_norm", that of all gradients before clipping.
 
         Raises:
             UserError: a loss is not finite; the batch is saved in the run's folder.
@@ -153,9 +155,10 @@ class Engine:
             self._prepare_sites(number)
             with self.processes.sync_gradients(self.model, number == len(group)):
                 terms.append(self._backward(batch, len(group)))
-        self._update(group[-1])
+        norm = self._update(group[-1])
         self.step += 1
-        return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
+        means = {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
+        return means | {"grad_norm": norm}
 
     def _set_rates(self) -> None:
         """The schedule scales the learning rates of all optimizers."""
@@ -193,20 +196,25 @@ class Engine:
             values = dict(zip(losses, self.processes.total(terms.detach()).tolist(), strict=True))
         return {"loss": sum(values.values()), **values}
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch) -> float:
+        """Step the optimizers; the norm of all gradients before clipping."""
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
+        if not self.scaler.is_enabled() and not norm.isfinite():
+            raise self._not_finite(batch, f"gradient norm {norm.item()}")
         if self.options.clip_norm is not None:
-            for optimizer in self.optimizers:
-                self.scaler.unscale_(optimizer)
-            parameters = self.detector.parameters()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
-            # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
-            if not self.scaler.is_enabled() and not norm.isfinite():
-                raise self._not_finite(batch, f"gradient norm {norm.item()}")
+            torch.nn.utils.clip_grads_with_norm_(
+                self.detector.parameters(), self.options.clip_norm, norm
+            )
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+        return norm.item()
 
     def _not_finite(self, batch: Batch, what: str) -> UserError:
         path = self.folder / "bad_batch.pt"
