@@ -1,6 +1,7 @@
 """The study of experiments/which_sampler: its runs, its choice of settings, its draws of images."""
 
 import copy
+import json
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import hydra
 import numpy as np
 import pytest
+from fabricated import fabricate, with_detections
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +20,7 @@ from test_report_matches import drawn, untied
 
 pytest.importorskip("scipy")
 
-from experiments.report.csv_files import write_csv
+from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.images import resampled
 from experiments.report.matches import match
 from experiments.report.runs import Run
@@ -177,6 +179,38 @@ def test_draws_are_kept_to_a_ten_thousandth(tmp_path: Path) -> None:
     assert kept["b"].tolist() == pytest.approx([0.1234, 1.0])
     assert np.isnan(kept["a"][0]) and kept["a"][1] == 0
     assert collect.read_draws(tmp_path / "other.csv") == {}
+
+
+def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "tuning.csv"
+    line = ["sampler=ohem", "+arm=ohem", "data.fold=0", "seed=1", "sweep=x", "run_name=y"]
+    with_detections(fabricate(runs / "one", *line[:1], "seed=1"), 2.0, 0)
+    say(runs / "one", line)
+    fabricate(runs / "failed", status="FAILED")
+    diverged = fabricate(runs / "diverged", status="FAILED")
+    say(diverged, ["+arm=pisa"], "UserError: not finite at step 3: loss=nan")
+    assert [run.name for run in collect.collect(runs, out)] == ["diverged", "one"]
+    kept, draws = out.read_text(), collect.read_draws(out)
+    found = {run.name: run for run in read_csv(out)}
+    assert found["one"].settings == {
+        "sampler": "ohem", "arm": "ohem", "data.fold": "0", "seed": "1",
+    }  # fmt: skip
+    assert found["diverged"].settings == {"arm": "pisa"} and not found["diverged"].figures
+    assert list(draws) == ["one"] and len(draws["one"]) == collect.DRAWS
+    assert abs(draws["one"].mean() - found["one"].figures["AP"]) < 0.05
+    assert collect.collect(runs, out) == [] and out.read_text() == kept
+    other = tmp_path / "elsewhere"
+    with_detections(fabricate(other / "two", "seed=2"), 2.0, 1)
+    assert [run.name for run in collect.collect(other, out)] == ["two"]
+    assert [run.name for run in read_csv(out)] == ["diverged", "one", "two"]
+    assert list(collect.read_draws(out)) == ["one", "two"]
+
+
+def say(run: Path, line: list[str], error: str | None = None) -> None:
+    """Let a run's status hold another command line."""
+    record = json.loads((run / "status.json").read_text())
+    record |= {"overrides": line} | ({"error": error} if error else {})
+    (run / "status.json").write_text(json.dumps(record))
 
 
 @pytest.fixture

@@ -139,9 +139,8 @@ class Job:
         folder = Path(settings.runtime.output_dir)
         try:
             if settings.mode == RunMode.MULTIRUN and config.get("done"):
-                known = finished_elsewhere(
-                    Path(config.done), folder.relative_to(settings.sweep.dir)
-                )
+                run = folder.absolute().relative_to(Path(settings.sweep.dir).absolute())
+                known = finished_elsewhere(Path(config.done), run)
                 if known is not None:
                     return known
             with _run_folder(settings, folder) as keeps:
