@@ -111,6 +111,13 @@ def test_the_second_network_starts_from_a_file(monkeypatch: pytest.MonkeyPatch) 
     assert config["loss_weight"]["rcnn"] == {"class": 2, "box": 3}
 
 
+def test_the_last_cell_of_the_quota_s_sweep_is_ohem_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = jobs("which_quota")[1][7]
+    found = composed(monkeypatch, "which_quota", *last)
+    preset = composed(monkeypatch, "which_quota", "+net=slim", "sampler=ohem_quota", "seed=0")
+    assert found == preset and found["data"]["folds"] is None
+
+
 def runs() -> list[Run]:
     """AP 0.5, and a setting that is better on every set but one."""
     found = []
