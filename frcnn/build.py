@@ -9,11 +9,13 @@ from torch import Tensor
 from frcnn.config.compose import build
 from frcnn.config.methods import GROUPS
 from frcnn.data import DetectionDataset, drop_unusable_images
+from frcnn.data.folds import of_fold, pool
 from frcnn.errors import ConfigError
 from frcnn.model import Detector
 
 # Said in the data's file, since they suit the data, and used by the model.
 VIEW = ("min_size", "max_size", "anchor_sizes")
+FOLDS = ("folds", "fold", "split_seed", "split_block")
 
 
 def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
@@ -24,9 +26,30 @@ def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
 
 
 def annotated(node: dict[str, Any], split: str) -> DetectionDataset:
-    """The same as its annotations have it, no image opened."""
-    reader = build({key: value for key, value in node.items() if key not in VIEW})
-    return reader(split=split)
+    """The same as its annotations have it, no image opened.
+
+    Raises:
+        ConfigError: ``folds`` without a ``fold`` below it, or the other way round.
+    """
+    reader = build({key: value for key, value in node.items() if key not in (*VIEW, *FOLDS)})
+    chosen = {key: node[key] for key in FOLDS if node.get(key) is not None}
+    if not chosen.keys() & {"folds", "fold"}:
+        return reader(split=split)
+    _check_folds(chosen)
+    tested = any(node.get(key) is not None for key in ("test_split", "test_images"))
+    parts = ("train", "val", "test") if tested else ("train", "val")
+    return of_fold(pool([reader(split=part) for part in parts]), split, **chosen)
+
+
+def _check_folds(chosen: Mapping[str, int]) -> None:
+    for key, other in (("folds", "fold"), ("fold", "folds")):
+        if key not in chosen:
+            raise ConfigError(f"data.{other}={chosen[other]} needs data.{key} too")
+    if chosen["fold"] >= chosen["folds"]:
+        raise ConfigError(
+            f"data.fold: expected 0 to {chosen['folds'] - 1} of data.folds={chosen['folds']}, "
+            f"got {chosen['fold']}"
+        )
 
 
 def detector(config: dict[str, Any], num_classes: int) -> Detector:

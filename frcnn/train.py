@@ -17,7 +17,7 @@ from frcnn.parallel.cluster import detect_launcher
 # Seeds, names, places, speed, and what is recorded: they make no other method, here as in a report
 # (experiments/report/runs.py).
 ASIDE = re.compile(
-    r"seed|run_name|resume|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
+    r"seed|run_name|resume|done|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
     r"|trainer\.(device|channels_last|compile|workers|\w+_every|checkpoint_minutes|deterministic"
     r"|num_pictures)"
 )

@@ -27,6 +27,7 @@ SITES = ("rpn", "rcnn")
 # Values that an option cannot know.
 REQUIRED = {
     "voc": ["data.root=x"],
+    "roboflow": ["data.root=x"],
     "coco": [f"data.{s}_{k}=x" for s in ("train", "val") for k in ("images", "annotations")],
 }
 

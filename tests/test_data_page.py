@@ -31,7 +31,7 @@ from experiments.data.suggest import (
     ladders,
 )
 from frcnn.data import DetectionDataset, Problems
-from frcnn.data.records import Classes, Images, RawObjects, checked
+from frcnn.data.records import Classes, Images, RawObjects, clean_objects
 from frcnn.errors import ConfigError, UserError
 
 NAMES = ["cat", "dog", "cow"]
@@ -58,7 +58,7 @@ def made(
         return torch.full((3, int(heights[index]), int(widths[index])), 128, dtype=torch.uint8)
 
     problems = Problems()
-    objects = checked(raw, widths, heights, problems)
+    objects = clean_objects(raw, widths, heights, problems)
     return DetectionDataset(load, images, objects, Classes(NAMES, list(NAMES)), problems)
 
 

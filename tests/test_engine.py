@@ -97,7 +97,8 @@ def batch(*indices: int) -> tuple[list[Tensor], list[dict[str, Any]]]:
 def test_a_step_by_hand(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     losses = bench.engine.train_step([batch(1, 4)])
-    assert losses == pytest.approx({"loss": 1.0, "loss_a": 0.5, "loss_b": 0.5})
+    expected = {"loss": 1.0, "loss_a": 0.5, "loss_b": 0.5, "grad_norm": 0.5}
+    assert losses == pytest.approx(expected)
     assert bench.net.weight.item() == pytest.approx(1 - 0.1 * 0.5)  # mean of 1/5 and 4/5
     assert bench.engine.step == 1
 
@@ -127,7 +128,7 @@ def test_gradients_do_not_leak_into_the_next_step(tmp_path: Path) -> None:
 
 def test_clipping_shortens_a_long_gradient_and_leaves_a_short_one(tmp_path: Path) -> None:
     bench = Bench(tmp_path, clip=0.25)
-    bench.engine.train_step([batch(5)])
+    assert bench.engine.train_step([batch(5)])["grad_norm"] == pytest.approx(1)  # before clipping
     assert bench.net.weight.item() == pytest.approx(1 - 0.1 * 0.25, abs=1e-6)
     bench.engine.train_step([batch(1)])
     assert bench.net.weight.item() == pytest.approx(1 - 0.1 * 0.25 - 0.1 * 0.2, abs=1e-6)

@@ -26,7 +26,7 @@ from tiny import SMALL, call, composed, options, small_network, without_measured
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from experiments.report.csv_files import write_csv
-from experiments.report.runs import read
+from experiments.report.runs import Run, read
 from frcnn import train
 from frcnn.config.compose import CONF, one_line
 from frcnn.errors import UserError
@@ -120,6 +120,22 @@ def test_a_sweep_started_again_skips_what_is_finished_and_resumes_the_rest(
     assert yaml.safe_load((folder / "2/.hydra/config.yaml").read_text())["seed"] == 2
     seeds = {run.name: run.seed for run in read(folder)}
     assert seeds == {"0": 0, "1": 1, "2": 0, "3": 0}  # the refused command's is not told
+
+
+def test_a_sweep_leaves_out_what_a_csv_says_is_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = {"commit": "0123456789", "dirty": False}
+    monkeypatch.setattr("frcnn.runfolder.environment.commit", lambda: now)
+    made = {"commit": "01234567"}
+    folder.parent.mkdir()
+    file = folder.parent / "runs.csv"
+    write_csv([Run("0", "COMPLETED", figures={"AP": 0.25}, made=made)], file)
+    assert sweep("seed=0,1", f"done={file}") == 0
+    assert outcomes(capsys) == "1 finished before, 0 resumed, 1 new, 0 failed"
+    assert [run.name for run in read(folder)] == ["1"]
+    assert sweep("seed=0", "done=missing.csv") == 1
+    assert "done=missing.csv: cannot be read" in "".join(capsys.readouterr())
 
 
 def test_a_finished_run_stays_completed_where_its_data_is_gone(

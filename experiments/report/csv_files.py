@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.images import Interval
-from experiments.report.runs import CLASS, COST, LOSS, MEMORY, METRICS, STEP, Run, terms
+from experiments.report.runs import CLASS, COST, LOSS, MEMORY, METRICS, NORM, STEP, Run, terms
 
 FIRST = ("run", "status", "error", "method", "seed", "steps", "seconds")
 # IoU in percent, by column.
@@ -20,7 +20,18 @@ PRECISION = {f"precision{iou}": iou for iou in ("50", "75")}
 def write_csv(runs: Sequence[Run], file: Path) -> None:
     """Write one row per run."""
     figures = list(dict.fromkeys(name for run in runs for name in run.figures))
-    columns = [*FIRST, STEP, MEMORY, *figures, "curve", *PRECISION, "lacks", "made", "settings"]
+    columns = [
+        *FIRST,
+        STEP,
+        MEMORY,
+        NORM,
+        *figures,
+        "curve",
+        *PRECISION,
+        "lacks",
+        "made",
+        "settings",
+    ]
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
@@ -38,6 +49,7 @@ def _row(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         STEP: run.step_seconds,
         MEMORY: run.memory,
+        NORM: run.grad_norm,
         **{name: "" if math.isnan(value) else value for name, value in run.figures.items()},
         "curve": " ".join(f"{epoch}:{value}" for epoch, value in run.curve.items()),
         **{name: _listed(run.precision.get(iou, ())) for name, iou in PRECISION.items()},
@@ -80,6 +92,7 @@ def _from_row(row: Mapping[str, str]) -> Run:
         seconds=_number(row["seconds"]),
         step_seconds=_number(row.get(STEP)),
         memory=_number(row.get(MEMORY)),
+        grad_norm=_number(row.get(NORM)),
         figures={k: float(v or math.nan) for k, v in figures.items()} if has_figures else {},
         curve={int(e): float(v) for e, v in (pair.split(":") for pair in row["curve"].split())},
         precision={iou: tuple(map(float, values)) for iou, values in precision.items()},

@@ -55,10 +55,10 @@ def intervals(study: Study, folder: Path) -> dict[str, Interval]:
             continue
         own, base = (folder / run.name for run in study.pairs(method)[seed])
         if str(base) not in baselines:
-            matches = match(_evaluator(base))
+            matches = match(evaluator_of(base))
             baselines[str(base)] = matches, resampled(matches)
         usual, draws = baselines[str(base)]
-        matches = match(_evaluator(own))
+        matches = match(evaluator_of(own))
         if _objects(matches) == _objects(usual):
             found[method] = interval(seed, matches, usual, resampled(matches) - draws)
     return found
@@ -79,7 +79,7 @@ def _looked_at(run: Run, folder: Path) -> Run:
     if not (folder / DETECTIONS).exists():
         return replace(run, lacks=f"no {DETECTIONS}, which earlier versions did not write")
     try:
-        evaluator = _evaluator(folder)
+        evaluator = evaluator_of(folder)
     except UNUSABLE as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return replace(run, lacks=f"detections that cannot be judged ({reason})")
@@ -96,7 +96,7 @@ def _looked_at(run: Run, folder: Path) -> Run:
     )
 
 
-def _evaluator(folder: Path) -> Any:
+def evaluator_of(folder: Path) -> Any:
     """pycocotools' evaluator of a run's detections and ground truth.
 
     Raises:

@@ -34,13 +34,18 @@ class Interval:
     high: float
 
 
-def resampled(matches: Sequence[Matches]) -> np.ndarray:
-    """[DRAWS] AP of each draw as a fraction; runs of as many images have the same draws."""
+def resampled(matches: Sequence[Matches], draws: int | None = None, seed: int = 0) -> np.ndarray:
+    """[draws] AP of each draw as a fraction; runs of as many images have the same draws.
+
+    Args:
+        draws: their number; None = ``DRAWS``.
+        seed: of the draws.
+    """
     images = len(matches[0].objects)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     shares = np.full(images, 1 / images)
-    draws = (generator.multinomial(images, shares) for _ in range(DRAWS))
-    return np.array([average_precision(matches, counts) for counts in draws])
+    counts = (generator.multinomial(images, shares) for _ in range(draws or DRAWS))
+    return np.array([average_precision(matches, often) for often in counts])
 
 
 def interval(

@@ -22,8 +22,9 @@ MADE = ("commit", "torch", "processor", "threads", "gpu")
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
 MEMORY = "peak_memory_mb"
 STEP = "seconds_per_step"
+NORM = "grad_norm"
 # All other metrics train/NAME are loss terms.
-NO_TERMS = {"loss", "lr", "images_per_second", STEP, "data_wait"}
+NO_TERMS = {"loss", "lr", "images_per_second", STEP, NORM, "data_wait"}
 
 # The errors of files that were cut short, or written by another program.
 UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError)
@@ -36,7 +37,7 @@ CONDITIONS = re.compile(
 )
 # These do not change what is learnt: names, folders, speed, what is recorded.
 IGNORED = re.compile(
-    r"seed|run_name|resume|sweep|data\.root|(hydra|wandb|evaluation|trainer)[./].*"
+    r"seed|run_name|resume|done|sweep|data\.root|(hydra|wandb|evaluation|trainer)[./].*"
 )
 
 
@@ -54,6 +55,7 @@ class Run:
         seed, steps, seconds: None where the run does not say.
         step_seconds: seconds per step, the median of the log lines, or None.
         memory: the peak in MB of 10^6 bytes, or None.
+        grad_norm: of all gradients before clipping, the mean over the run, or None.
         figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions, NaN where
             there is no such object; ``loss <term>``.
         curve: AP as a fraction by epoch.
@@ -73,6 +75,7 @@ class Run:
     seconds: float | None = None
     step_seconds: float | None = None
     memory: float | None = None
+    grad_norm: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[int, float] = field(default_factory=dict)
     precision: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -128,7 +131,7 @@ def _files(folder: Path) -> dict[str, Any]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
         found |= {"summary": summary, "figures": _figures(summary) | _losses(records)}
-        found |= {"curve": _curve(records), STEP: _step(records)}
+        found |= {"curve": _curve(records), STEP: _step(records), NORM: _norm(records)}
         if values.get("trainer.patience") is None:  # with it, runs of one recipe differ
             values["steps"] = summary["steps"]
     keys = [text.lstrip("+~").partition("=")[0] for text in found["overrides"]]
@@ -229,6 +232,12 @@ def _step(records: Sequence[Mapping[str, Any]]) -> float | None:
     return statistics.median(found) if found else None
 
 
+def _norm(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean over the log lines; None where a run has none that is finite."""
+    found = [record[f"train/{NORM}"] for record in records if record.get(f"train/{NORM}")]
+    return statistics.fmean(found) if found else None
+
+
 def _different(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
     """The keys whose values are not the same in all."""
     keys = set().union(*nodes)
@@ -248,6 +257,7 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
         seconds=summary.get("seconds"),
         step_seconds=content.get(STEP),
         memory=summary.get(MEMORY),
+        grad_norm=content.get(NORM),
         figures=content.get("figures", {}),
         curve=content.get("curve", {}),
         made=content.get("made", {}),

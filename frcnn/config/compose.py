@@ -32,13 +32,13 @@ from frcnn.config.methods import (
     own_choices,
     store_methods,
 )
-from frcnn.config.schema import SCHEMAS, View
+from frcnn.config.schema import SCHEMAS, Folds, View
 from frcnn.errors import ConfigError, UserError
 from frcnn.parallel.cluster import detect_launcher
 from frcnn.runfolder.files import locked
 from frcnn.runfolder.signals import Stop, defer_signals, pass_on, stop_on_signals
 from frcnn.runfolder.status import record_status
-from frcnn.runfolder.sweeps import summed_up
+from frcnn.runfolder.sweeps import finished_elsewhere, summed_up
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,16 @@ def label(text: str) -> str:
     cut, and a digest of all of it tells it from others.
     """
     parts = re.split(r",(?=[^,=]+=)", text)
-    parts.sort(key=lambda part: "." in part.partition("=")[0])
+    parts = sorted((part.lstrip("+") for part in parts), key=_is_value)
     name = re.sub(r"[^\w.-]+", "-", "_".join(parts)) or "defaults"
     if len(name) <= LONGEST:
         return name
     digest = sha256(text.encode()).hexdigest()[:8]
     return f"{name[: LONGEST - 9]}-{digest}"
+
+
+def _is_value(part: str) -> bool:
+    return "." in part.partition("=")[0]
 
 
 OmegaConf.register_new_resolver("label", label)
@@ -137,6 +141,11 @@ class Job:
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
         try:
+            if settings.mode == RunMode.MULTIRUN and config.get("done"):
+                run = folder.absolute().relative_to(Path(settings.sweep.dir).absolute())
+                known = finished_elsewhere(Path(config.done), run)
+                if known is not None:
+                    return known
             with _run_folder(settings, folder) as keeps:
                 with defer_signals():  # Hydra would turn a signal into an error of its own
                     plain, choices = self._checked(config, settings)
@@ -242,7 +251,8 @@ def checked(
     _check_keys("", plain, reference)
     check_schema(plain, SCHEMAS[name], reference)
     if "data" in plain and isinstance(plain["data"], dict):
-        check_schema(plain["data"], View, reference["data"], "data.")
+        for schema in (View, Folds):
+            check_schema(plain["data"], schema, reference["data"], "data.")
     _check_targets("", plain, reference)
     _try_methods(plain)
     return plain

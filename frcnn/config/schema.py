@@ -75,12 +75,22 @@ class View:
     anchor_sizes: list[Annotated[float, Gt(0)]] | None
 
 
+class Folds:
+    """Which fold of the pooled images a run is validated on: keys of a data node."""
+
+    folds: Annotated[int, Ge(2)] | None
+    fold: Count | None
+    split_seed: Count
+    split_block: Positive
+
+
 class Train:
     """conf/train.yaml."""
 
     seed: Count
     run_name: str
     resume: str
+    done: str | None
     trainer: Trainer
     evaluation: Evaluation
     wandb: Wandb

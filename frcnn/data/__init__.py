@@ -5,6 +5,7 @@ from frcnn.data.check import check_images, drop_unusable_images
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.problems import Problems
+from frcnn.data.roboflow import roboflow
 from frcnn.data.shapes import shapes
 from frcnn.data.voc import voc
 
@@ -20,6 +21,7 @@ __all__ = [
     "drop_unusable_images",
     "empty_batch",
     "make_loader",
+    "roboflow",
     "shapes",
     "voc",
 ]

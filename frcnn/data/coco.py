@@ -16,7 +16,7 @@ from frcnn.data.records import (
     clean_objects,
     refuse_without_objects,
 )
-from frcnn.errors import UserError, printable
+from frcnn.errors import ConfigError, UserError, printable
 
 
 def coco2017(split: str, root: str | Path) -> DetectionDataset:
@@ -37,16 +37,18 @@ def coco(
     train_annotations: str | Path,
     val_images: str | Path,
     val_annotations: str | Path,
+    test_images: str | Path | None = None,
+    test_annotations: str | Path | None = None,
 ) -> DetectionDataset:
     """Read one split; labels 1..C follow the order of the category ids.
 
     Args:
-        split: "train" or "val".
-        train_images, val_images: image folders. Each `file_name` is relative to its folder, and
-            must not lead out of it.
-        train_annotations, val_annotations: JSON files. Both must have the same categories, in any
-            order. Annotations need image_id, category_id and bbox; area, iscrowd and id are
-            optional. Ids may be numbers or strings.
+        split: "train", "val" or "test".
+        train_images, val_images, test_images: image folders. Each `file_name` is relative to its
+            folder, and must not lead out of it.
+        train_annotations, val_annotations, test_annotations: JSON files. All must have the same
+            categories, in any order. Annotations need image_id, category_id and bbox; area, iscrowd
+            and id are optional. Ids may be numbers or strings.
 
     Images that are not in their folder are dropped and counted. Annotations that cannot be used are
     dropped and counted by kind. An image file is opened here only if the JSON file does not state
@@ -57,22 +59,33 @@ def coco(
         UserError: a file is missing or malformed, an image id is used twice, no image exists, the
             training split has no object, or the categories of the two files differ.
     """
-    paths = {"train": expand_home(train_annotations), "val": expand_home(val_annotations)}
-    folder = expand_home({"train": train_images, "val": val_images}[split])
-    path = paths[split]
+    folders = {"train": train_images, "val": val_images, "test": test_images}
+    files = {"train": train_annotations, "val": val_annotations, "test": test_annotations}
+    folder, path = folders[split], files[split]
+    if folder is None or path is None:
+        raise ConfigError(f"data.{split}_images and data.{split}_annotations go together")
+    path, first = expand_home(path), expand_home(train_annotations)
     file = read_json(path)
-    if split == "val":
-        _refuse_other_categories(file, path, categories_of(paths["train"]))
+    if split != "train":
+        _refuse_other_categories(file, path, categories_of(first))
+    data = dataset_of(file, path, expand_home(folder), _classes(file.categories))
+    if split == "train":
+        refuse_without_objects(data.ignore, path, data.problems)
+    return data
+
+
+def dataset_of(file: CocoFile, path: Path, folder: Path, classes: Classes) -> DetectionDataset:
+    """The images of a file that are in a folder; objects of other classes are dropped and counted.
+
+    Raises:
+        UserError: no image is there.
+    """
     problems = Problems()
     keep, images = _images(file, folder, problems)
     if not keep.any():
         raise UserError(f"{folder}: contains no readable image of {path}")
-    classes = _classes(file.categories)
     objects = _objects(file, images, keep, classes.ids, problems)
-    if split == "train":
-        refuse_without_objects(objects.ignore, path, problems)
-    load = ImageFiles(folder, *images[1:])
-    return DetectionDataset(load, images, objects, classes, problems)
+    return DetectionDataset(ImageFiles(folder, *images[1:]), images, objects, classes, problems)
 
 
 def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -> None:

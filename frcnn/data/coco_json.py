@@ -37,7 +37,7 @@ class CocoFile:
     the file does not give four numbers), category [R] (id), crowd bool [R], areas float64 [R] (NaN
     = not stated), annotation_ids [R] (None = not stated).
 
-    categories: name by category id.
+    categories: name by category id. parents: names of the supercategories of other categories.
     """
 
     ids: list[Id]
@@ -50,6 +50,7 @@ class CocoFile:
     crowd: np.ndarray
     areas: np.ndarray
     annotation_ids: list[Id | None]
+    parents: set[str]
 
     def name(self, row: int) -> str:
         """Id (or number) and image of annotation `row`, for messages."""
@@ -85,6 +86,7 @@ def read_json(path: Path) -> CocoFile:
         crowd=np.array([a.get("iscrowd") not in NOT_CROWD for a in annotations], dtype=bool),
         areas=_numbers([[a.get("area", math.nan)] for a in annotations], 1)[:, 0],
         annotation_ids=[_id_in(a, "id") for a in annotations],
+        parents=_parents(content["categories"]),
     )
     stated = (columns.sizes >= 1) & (columns.sizes <= MAX_SIDE)
     columns.sizes = np.where(stated, columns.sizes, 0).astype(np.int32)
@@ -149,6 +151,11 @@ def _categories(path: Path, content: dict[str, list[dict]]) -> dict[Id, str]:
     _refuse_duplicates(path, "category id", ids)
     names = [_field(path, entry, "name", "category") for entry in content["categories"]]
     return {id: printable(str(name)) for id, name in zip(ids, names, strict=True)}
+
+
+def _parents(categories: list[dict]) -> set[str]:
+    above = [(entry.get("supercategory"), entry.get("name")) for entry in categories]
+    return {printable(str(parent)) for parent, name in above if parent and parent != name}
 
 
 def _refuse_duplicates(path: Path, what: str, ids: list[Id]) -> None:

@@ -31,6 +31,13 @@ class Problems:
         entry.count += 1
         entry.places.append(printable(where))
 
+    def merge(self, other: "Problems") -> None:
+        """Add the problems of another part of the data; one that both found counts once."""
+        for kind, found in other._kinds.items():
+            own = self._kinds.setdefault(kind, _Kind(found.dropped))
+            own.places += [place for place in found.places if place not in own.places]
+            own.count = len(own.places)
+
     @property
     def counts(self) -> dict[str, int]:
         """Number of problems by kind, in the order of their first occurrence."""

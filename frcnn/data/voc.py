@@ -34,13 +34,15 @@ def voc(
     root: str | Path,
     train_split: str = "train",
     val_split: str = "val",
+    test_split: str | None = None,
     classes: list[str] | None = None,
 ) -> DetectionDataset:
     """Read JPEGImages, Annotations and ImageSets/Main/<split>.txt below `root`.
 
     Args:
-        split: "train" or "val".
-        train_split, val_split: the names of the two splits in ImageSets/Main.
+        split: "train", "val" or "test"; reads the split named `train_split`, `val_split` or
+            `test_split`.
+        train_split, val_split, test_split: the names of the splits in ImageSets/Main.
         classes: class names in the order of their labels; objects of other classes are dropped and
             counted. None = all classes in the annotations of `train_split`, sorted.
 
@@ -54,7 +56,7 @@ def voc(
             class that the training split does not have. ConfigError: `classes` has a name twice.
     """
     root = expand_home(root)
-    split_name = {"train": train_split, "val": val_split}[split]
+    split_name = {"train": train_split, "val": val_split, "test": test_split or ""}[split]
     class_names = _class_names(root, train_split) if classes is None else _distinct(classes)
     annotations = _read(root, _image_ids(root, split_name), class_names)
     if classes is None and annotations.unknown:

@@ -27,7 +27,8 @@ TRUSTED = {
     for package in (losses, assigners, weighers)
     for name in package.__all__
 }
-TRUSTED |= {f"frcnn.data.{reader}" for reader in ("coco", "coco2017", "shapes", "voc")}
+READERS = ("coco", "coco2017", "roboflow", "shapes", "voc")
+TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
 # Their COCO_V1 weights were trained with BatchNorm of epsilon 0, which torchvision sets too.
 ZERO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")

@@ -1,5 +1,6 @@
 """What became of each run of a sweep, with any launcher of Hydra's; logged when the sweep ends."""
 
+import csv
 import json
 import logging
 from collections import Counter
@@ -13,6 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from frcnn.errors import UserError
 from frcnn.runfolder.files import write_text
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,36 @@ def _log_outcomes(folder: Path, ended: bool) -> None:
     not_done = counts["failed"] or not ended
     if not_done and Sweep.named_by_time:
         log.info("to go on: the same command with run_name=%s", folder.name)
+
+
+def finished_elsewhere(file: Path, run: Path) -> float | None:
+    """AP of a finished run that a report's ``runs.csv`` names, made by this very commit.
+
+    The name of a sweep's run says what the command line set, the commit all other settings. A clone
+    with changes is no commit.
+
+    Args:
+        run: its folder, relative to the sweep's.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    from frcnn.runfolder.environment import commit  # torch takes seconds to load
+
+    now = commit()
+    if now["dirty"] or now["commit"] is None:
+        log.warning("done=%s is of no use: this is no commit, or files differ from it", file)
+        return None
+    try:
+        with file.open(newline="") as rows:
+            for row in csv.DictReader(rows):
+                same = row["run"] == run.as_posix() and row["status"] == "COMPLETED"
+                if same and json.loads(row["made"])["commit"] == now["commit"][:8]:
+                    log.info("finished before: %s, as %s says", run, file)
+                    return float(row["AP"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"done={file}: cannot be read ({error})") from error
+    return None
 
 
 def _outcome(completed: bool, before: Starts, now: Starts) -> str:

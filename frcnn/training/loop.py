@@ -152,7 +152,11 @@ class Engine:
                 after_step()
 
     def train_step(self, group: list[Batch]) -> dict[str, float]:
-        """One optimizer step on ``accumulate`` batches; returns the loss terms and "loss".
+        """One optimizer step on ``accumulate`` batches.
+
+        Returns:
+            The loss terms, their sum "loss", and "grad_norm", that of all gradients before
+            clipping.
 
         Raises:
             UserError: a loss is not finite; the batch is saved in the run's folder.
@@ -165,9 +169,9 @@ class Engine:
             with self.processes.sync_gradients(self.model, number == len(group) - 1):
                 losses = self._forward(self.model, group, number, given, self._observe)
                 terms.append(self._backward(losses, group[number]))
-        self._update(group[-1])
+        norm = self._update(group[-1])
         self.step += 1
-        return {name: sum(t[name] for t in terms) for name in terms[0]}
+        return {name: sum(t[name] for t in terms) for name in terms[0]} | {"grad_norm": norm}
 
     def _set_rates(self) -> None:
         """The schedule scales the learning rates of all optimizers."""
@@ -227,20 +231,25 @@ class Engine:
             values = dict(zip(losses, self.processes.total(terms.detach()).tolist(), strict=True))
         return {"loss": sum(values.values()), **values}
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch) -> float:
+        """Step the optimizers; the norm of all gradients before clipping."""
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
+        if not self.scaler.is_enabled() and not norm.isfinite():
+            raise self._not_finite(batch, f"gradient norm {norm.item()}")
         if self.options.clip_norm is not None:
-            for optimizer in self.optimizers:
-                self.scaler.unscale_(optimizer)
-            parameters = self.detector.parameters()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
-            # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
-            if not self.scaler.is_enabled() and not norm.isfinite():
-                raise self._not_finite(batch, f"gradient norm {norm.item()}")
+            torch.nn.utils.clip_grads_with_norm_(
+                self.detector.parameters(), self.options.clip_norm, norm
+            )
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+        return norm.item()
 
     def _not_finite(self, batch: Batch, what: str) -> UserError:
         path = self.folder / "bad_batch.pt"

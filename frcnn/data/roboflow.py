@@ -1,0 +1,63 @@
+"""Exports of Roboflow in COCO's format: a folder per split, with images and annotations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from frcnn.data.coco import dataset_of
+from frcnn.data.coco_json import CocoFile, Id, read_json
+from frcnn.data.dataset import DetectionDataset
+from frcnn.data.image_files import expand_home
+from frcnn.data.records import Classes, refuse_without_objects
+from frcnn.errors import ConfigError
+
+ANNOTATIONS = "_annotations.coco.json"
+
+
+def roboflow(
+    split: str,
+    root: str | Path,
+    train_split: str = "train",
+    val_split: str = "valid",
+    test_split: str | None = "test",
+    classes: Sequence[str] | None = None,
+) -> DetectionDataset:
+    """Read ``<root>/<split>/_annotations.coco.json`` and the images beside it, as ``coco`` does.
+
+    An export begins with a placeholder, a category that is the supercategory of the others and has
+    no objects. It is no class.
+
+    Args:
+        split: "train", "val" or "test"; reads the folder ``train_split``, ``val_split`` or
+            ``test_split``.
+        classes: names in label order; objects of other classes are dropped and counted. None = all
+            categories of the training file but the placeholder, in the order of their ids.
+
+    Raises:
+        UserError: as ``coco``.
+        ConfigError: ``classes`` names a category that the training file does not have.
+    """
+    root = expand_home(root)
+    name = {"train": train_split, "val": val_split, "test": test_split or ""}[split]
+    train = read_json(root / train_split / ANNOTATIONS)
+    path = root / name / ANNOTATIONS
+    file = train if split == "train" else read_json(path)
+    ids = _class_ids(train, classes)
+    by_name = {category: id for id, category in file.categories.items()}
+    # Ids may differ between the splits; names are what they share.
+    own = Classes(list(ids), [by_name.get(category, id) for category, id in ids.items()])
+    data = dataset_of(file, path, root / name, own)
+    data.category_ids = list(ids.values())
+    if split == "train":
+        refuse_without_objects(data.ignore, path, data.problems)
+    return data
+
+
+def _class_ids(train: CocoFile, classes: Sequence[str] | None) -> dict[str, Id]:
+    """Id of each class in the training file, in label order."""
+    by_name = {name: id for id, name in sorted(train.categories.items())}
+    if classes is None:
+        return {name: id for name, id in by_name.items() if name not in train.parents}
+    for name in classes:
+        if name not in by_name:
+            raise ConfigError(f"data.classes: {name!r} is none of {', '.join(by_name)}")
+    return {name: by_name[name] for name in classes}
