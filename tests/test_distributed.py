@@ -55,7 +55,7 @@ QUICK = (
 )
 # 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
 ODD = "data.train_images=13"
-ALL = presets("sampler", "loss", "box_loss")
+ALL = presets("sampler", "loss", "box_loss", "assigner")
 # Every sampler that previews with every loss that takes a statistic over the batch.
 PAIRS = [
     f"sampler/rpn={sampler} sampler/rcnn={sampler} {loss}"

@@ -1,5 +1,6 @@
 """Assigners: candidate boxes and objects -> labels. One paper per file."""
 
+from frcnn.sites.assigners.atss import ATSS
 from frcnn.sites.assigners.contract import (
     Assigned,
     Assigner,
@@ -11,6 +12,7 @@ from frcnn.sites.assigners.contract import (
 from frcnn.sites.assigners.max_iou import MaxIoU
 
 __all__ = [
+    "ATSS",
     "Assigned",
     "Assigner",
     "MaxIoU",

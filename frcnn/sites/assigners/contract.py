@@ -116,7 +116,11 @@ class Assigned:
 
 
 class Assigner(Protocol):
-    """Boxes and objects -> labels. One that has a state is an ``nn.Module``."""
+    """Boxes and objects -> labels.
+
+    One that has a state is an ``nn.Module``. One that its definition forbids at a kind of site says
+    so in an attribute ``unfit``: kind -> reason.
+    """
 
     def __call__(self, candidates: Unassigned) -> Assigned: ...
 
