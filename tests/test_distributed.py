@@ -48,6 +48,10 @@ QUICK = (
     "sampler=pisa loss.rcnn.class_weights=batch",
     "sampler=ohem loss=ghm_c",
     "sampler/rpn=hard_negative loss=ghm box_loss=carl",
+    # Labels from predictions, and a threshold and a beta that follow the batch.
+    "assigner=task_aligned loss=quality_focal",
+    "assigner=dynamic_iou box_loss=dynamic_smooth_l1 "
+    "assigner.rcnn.interval=1 box_loss.rcnn.interval=1 assigner.rcnn.low=0.1 assigner.rcnn.top=3",
     "trainer.accumulate=2",
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",

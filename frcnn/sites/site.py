@@ -94,6 +94,7 @@ class Site(nn.Module):
             targets: of each image; "seed" gives the image its own random generator.
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
+        candidates.total = self.processes.total
         with torch.no_grad():
             assigned = self.assigner(candidates)
         candidates.predict = no_outputs  # the preview refers to the candidates: break the cycle

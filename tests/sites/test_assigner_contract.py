@@ -161,5 +161,6 @@ def test_a_site_that_it_cannot_serve_is_refused_and_its_preset_has_max_iou(
 
 
 def test_options_were_found() -> None:
-    assert {"max_iou", "atss"} <= FILES.keys()
-    assert ("atss", "rcnn") in REFUSED and ("max_iou", "rcnn") in OPTIONS
+    assert {"max_iou", "atss", "top_n", "task_aligned", "sim_ota", "dynamic_iou"} <= FILES.keys()
+    assert {("atss", "rcnn"), ("sim_ota", "rcnn"), ("dynamic_iou", "rpn")} <= set(REFUSED)
+    assert {("max_iou", "rcnn"), ("task_aligned", "rcnn"), ("dynamic_iou", "rcnn")} <= set(OPTIONS)

@@ -43,7 +43,9 @@ def smallest(values: Tensor, k: int) -> Tensor:
     return columns.gather(1, order)
 
 
-def object_chunks(objects: Tensor, labels: Tensor, boxes: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def object_chunks(
+    objects: Tensor, labels: Tensor, boxes: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
     """[G, 4] objects and [G] labels in parts, so that a part's table with all boxes stays small."""
     pairs = PAIRS if boxes.device.type == "cpu" else GPU_PAIRS
     size = max(1, pairs // max(1, len(boxes)))
