@@ -15,14 +15,16 @@ class DynamicSmoothL1(Divided, nn.Module):
     """Smooth L1 whose ``beta`` falls with the errors of the proposals.
 
     The error of a positive is the mean of its absolute targets ``dx`` and ``dy``. In each step the
-    ``top``-th smallest error per image is recorded: number ``top`` times the images of the batch,
-    or the largest error if there are fewer positives. Every ``interval`` steps beta becomes the
-    median of the last ``interval`` of these numbers, but at most ``beta``, and stays as it is if
-    the median is nearly 0.
+    ``top``-th smallest error per image is recorded: number ``top`` times the images that have
+    positives, or the largest error if there are fewer of these. Every ``interval`` steps beta
+    becomes the median of the last ``interval`` of these numbers, but at most ``beta``, and stays
+    as it is if the median is nearly 0.
 
-    Differs from released code: the batch is that of all processes (there one GPU), a step without
-    positives is no step, and the state is saved. Appended objects are positives with an error of 0
-    and count, as in released code.
+    Differs from mmdetection's: the batch is that of all processes (there one GPU), images without
+    positives do not count, a step without any positive is no step, and the state is saved. Appended
+    objects are positives with an error of 0 and count, as there.
+
+    A step is a batch: with ``trainer.accumulate`` there are several of them per optimizer step.
 
     Args:
         beta: the first and largest beta, > 0.
@@ -69,7 +71,8 @@ class DynamicSmoothL1(Divided, nn.Module):
     def _record(self, samples: Samples) -> None:
         """Note this step's error, and update beta if it is time to."""
         errors, _ = samples.gather(samples.targets[:, :2].abs().mean(1))
-        images = int(samples.total(errors.new_tensor(float(samples.num_images))))
+        own_images = len(samples.image[samples.positive].unique())
+        images = int(samples.total(errors.new_tensor(float(own_images))))
         if not len(errors):
             return
         place = min(self.top * images, len(errors))

@@ -11,7 +11,8 @@ def positives(*errors: float, images: int = 1, training: bool = True) -> Samples
     """Positives whose targets dx and dy have this mean size; widths and heights do not count."""
     given = samples(torch.zeros(len(errors), 2), [1] * len(errors), training=training)
     given.targets = torch.tensor([[1.5 * e, -0.5 * e, 9, 9] for e in errors]).reshape(-1, 4)
-    given.num_images = images
+    # A last image without positives does not count.
+    given.image, given.num_images = torch.arange(len(errors)) % images, images + 1
     return given
 
 

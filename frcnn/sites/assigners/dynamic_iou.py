@@ -17,15 +17,15 @@ class DynamicIoU(nn.Module):
     images of all processes. Every ``interval`` steps the threshold becomes the mean of the last
     ``interval`` of these numbers, but at least ``low``. What is below it is background.
 
-    Objects that are appended to the proposals count in the statistic, as in released code.
-    Differs from released code: the statistic is over all processes (there one GPU); images without
-    objects do not count, and a step without any object is no step; the state is saved.
+    Differs from mmdetection's: the statistic is over all processes (there one GPU), images without
+    objects do not count, a step without any object is no step, and the state is saved. Objects that
+    are appended to the proposals count in the statistic, as there.
 
     A step is a batch: with ``trainer.accumulate`` there are several of them per optimizer step.
 
     Args:
         low: least threshold, in [0, 1].
-        start: threshold until the first update, in [low, 1]; 0.5 in released code.
+        start: threshold until the first update, in [low, 1]; 0.5 in mmdetection.
         top: K_I, the IoU that is recorded, at least 1; with fewer candidates the lowest IoU.
         interval: C, steps between updates, at least 1.
         ignore_ioa: background is ignored if more than this share of it lies in an ignore area
