@@ -55,6 +55,10 @@ QUICK = (
     "sampler=pisa loss.rcnn.class_weights=batch",
     "sampler=ohem loss=ghm_c",
     "sampler/rpn=hard_negative loss=ghm box_loss=carl",
+    # Labels from predictions, and a threshold and a beta that follow the batch.
+    "assigner=task_aligned loss=quality_focal",
+    "assigner=dynamic_iou box_loss=dynamic_smooth_l1 "
+    "assigner.rcnn.interval=1 box_loss.rcnn.interval=1 assigner.rcnn.low=0.1 assigner.rcnn.top=3",
     "trainer.accumulate=2",
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",
@@ -62,7 +66,7 @@ QUICK = (
 )
 # 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
 ODD = "data.train_images=13"
-ALL = presets("sampler", "loss", "box_loss")
+ALL = presets("sampler", "loss", "box_loss", "assigner")
 # Every sampler that previews with every loss that takes a statistic over the batch.
 PAIRS = [
     f"sampler/rpn={sampler} sampler/rcnn={sampler} {loss}"

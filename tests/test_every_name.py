@@ -8,7 +8,7 @@ from tiny import composed, lines, presets
 
 from frcnn.training.run import run
 
-PRESETS = presets("sampler", "loss", "box_loss")
+PRESETS = presets("sampler", "loss", "box_loss", "assigner")
 
 
 @pytest.mark.slow

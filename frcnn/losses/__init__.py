@@ -4,11 +4,13 @@ from frcnn.losses.balanced_l1 import BalancedL1
 from frcnn.losses.carl import CARL
 from frcnn.losses.class_weights import ClassWeights
 from frcnn.losses.cross_entropy import CrossEntropy
+from frcnn.losses.dynamic_smooth_l1 import DynamicSmoothL1
 from frcnn.losses.equalization import Equalization
 from frcnn.losses.focal import Focal, FocalSigmoid, FocalStar
 from frcnn.losses.ghm import GHMC, GHMR
 from frcnn.losses.giou import GIoU
 from frcnn.losses.l1 import L1
+from frcnn.losses.quality_focal import QualityFocal
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
 from frcnn.losses.smooth_l1 import SmoothL1
 
@@ -22,11 +24,13 @@ __all__ = [
     "ClassLoss",
     "ClassWeights",
     "CrossEntropy",
+    "DynamicSmoothL1",
     "Equalization",
     "Focal",
     "FocalSigmoid",
     "FocalStar",
     "GIoU",
+    "QualityFocal",
     "Samples",
     "SmoothL1",
 ]

@@ -8,9 +8,9 @@ from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.errors import ConfigError
 from frcnn.losses import L1, BoxLoss, ClassLoss, CrossEntropy, FocalSigmoid, SmoothL1
-from frcnn.sites.assigners import MaxIoU
+from frcnn.sites.assigners import Assigner
 from frcnn.sites.kinds import KINDS
-from frcnn.sites.site import Site, Sites
+from frcnn.sites.site import Site, Sites, usual_assigner
 from samplers import All, Random
 
 PREFIX = "sites."
@@ -26,8 +26,8 @@ def parts_by_site(
         parts: group ("assigner", "sampler", "loss", ...) -> site name -> the part.
 
     Raises:
-        ConfigError: a part for a site that the network does not have, or a loss whose definition
-            forbids it at this kind of site.
+        ConfigError: a part for a site that the network does not have, or an assigner or loss whose
+            definition forbids it at this kind of site.
     """
     for group, by_site in parts.items():
         for name in by_site:
@@ -38,7 +38,8 @@ def parts_by_site(
         for name, kind in sites.items()
     }
     for name, kind in sites.items():
-        check_fit(name, kind, found[name]["loss"], found[name]["box_loss"])
+        own = found[name]
+        check_fit(name, kind, own["assigner"], own["loss"], own["box_loss"])
     return found
 
 
@@ -46,7 +47,7 @@ def usual_parts(kind: str) -> dict[str, Any]:
     """torchvision's parts of a site of this kind."""
     usual = KINDS[kind]
     two_stage = {
-        "assigner": MaxIoU(usual.high, usual.low, usual.keep_best),
+        "assigner": usual_assigner(kind),
         "sampler": Random(usual.budget, usual.positive_fraction),
         "loss": CrossEntropy(),
         "box_loss": SmoothL1(),
@@ -78,12 +79,12 @@ def make_site(name: str, kind: str, box_coder: BoxCoder, parts: Mapping[str, Any
     )
 
 
-def check_fit(name: str, kind: str, *losses: ClassLoss | BoxLoss) -> None:
-    """Raise ConfigError if the definition of a loss forbids it at this kind of site."""
-    for loss in losses:
-        reason = getattr(loss, "unfit", {}).get(kind)
+def check_fit(name: str, kind: str, *parts: Assigner | ClassLoss | BoxLoss) -> None:
+    """Raise ConfigError if the definition of a part forbids it at this kind of site."""
+    for part in parts:
+        reason = getattr(part, "unfit", {}).get(kind)
         if reason is not None:
-            raise ConfigError(f"{type(loss).__name__} cannot serve at the {name}: {reason}")
+            raise ConfigError(f"{type(part).__name__} cannot serve at the {name}: {reason}")
 
 
 def initial_bias(name: str, loss: ClassLoss, columns: int) -> Tensor | None:

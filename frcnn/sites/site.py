@@ -17,7 +17,7 @@ from frcnn.losses import BoxLoss, ClassLoss, Samples, SmoothL1
 from frcnn.losses.samples import normalized
 from frcnn.losses.validation import ScoreCrossEntropy
 from frcnn.parallel.group import SingleProcess
-from frcnn.sites.assigners import Assigned, Assigner, Outputs, Unassigned
+from frcnn.sites.assigners import Assigned, Assigner, MaxIoU, Outputs, Unassigned
 from frcnn.sites.assigners.contract import no_outputs
 from frcnn.sites.kinds import KINDS, term_names
 from frcnn.sites.weighers import Weighed, Weigher
@@ -33,8 +33,8 @@ class Site(nn.Module):
     """Assigner, sampler, losses and an optional weigher; the same code at every kind of site.
 
     In training mode the terms are what the detector learns from. In eval mode they are the
-    validation loss, one definition for every run: randomly drawn samples with the kind's usual
-    budget, binary cross entropy of the scores, and smooth L1.
+    validation loss, one definition for every run: the kind's usual IoU thresholds, randomly drawn
+    samples with its usual budget, binary cross entropy of the scores, and smooth L1.
 
     Args:
         name: of the site within its detector, such as "rpn" or "rcnn2".
@@ -95,8 +95,10 @@ class Site(nn.Module):
             targets: of each image; "seed" gives the image its own random generator.
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
+        candidates.total = self.processes.total
+        assigner = self.assigner if self.training else usual_assigner(self.kind)
         with torch.no_grad():
-            assigned = self.assigner(candidates)
+            assigned = assigner(candidates)
         candidates.predict = no_outputs  # the preview refers to the candidates: break the cycle
         generators = site_generators(targets, self.index, assigned.boxes.device)
 
@@ -281,6 +283,12 @@ class Sites(nn.ModuleDict):
         def __getitem__(self, key: str) -> Site: ...
         def values(self) -> ValuesView[Site]: ...
         def items(self) -> ItemsView[str, Site]: ...
+
+
+def usual_assigner(kind: str) -> Assigner:
+    """torchvision's assigner at a kind of site."""
+    usual = KINDS[kind]
+    return MaxIoU(usual.high, usual.low, usual.keep_best)
 
 
 def _at(values: Tensor | None, rows: Tensor) -> Tensor | None:

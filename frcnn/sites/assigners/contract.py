@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from frcnn.losses.samples import single_total
+
 IGNORE, BACKGROUND = -1, 0
 
 
@@ -50,6 +52,8 @@ class Unassigned:
         predict: rows [K] of the stacked candidates -> ``Outputs``. Free at the RPN and at a dense
             site, one more pass of the head at an RCNN head. Every process of a run must call it
             equally often.
+        total: a sum over the candidates of this process -> over those of all processes, for an
+            assigner that takes a statistic over the batch. Every process calls it equally often.
     """
 
     boxes: Sequence[Tensor]
@@ -59,6 +63,7 @@ class Unassigned:
     level: Tensor | None = None
     strides: Sequence[int] = ()
     predict: Callable[[Tensor], Outputs] = no_outputs
+    total: Callable[[Tensor], Tensor] = single_total
 
     @property
     def sizes(self) -> list[int]:
@@ -116,7 +121,11 @@ class Assigned:
 
 
 class Assigner(Protocol):
-    """Boxes and objects -> labels. One that has a state is an ``nn.Module``."""
+    """Boxes and objects -> labels.
+
+    One that has a state is an ``nn.Module``. One that its definition forbids at a kind of site says
+    so in an attribute ``unfit``: kind -> reason.
+    """
 
     def __call__(self, candidates: Unassigned) -> Assigned: ...
 

@@ -1,0 +1,66 @@
+"""Quality focal loss (GFL, Li et al., NeurIPS 2020, arXiv 2006.04388, eq. 2).
+
+Shape letters: K samples, P positives, C foreground classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from frcnn.losses.activation import SigmoidLoss, binary
+from frcnn.losses.focal import power
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from samplers.clusters import iou
+
+
+class QualityFocal(SigmoidLoss):
+    """``|t - p|^beta BCE(p, t)`` summed over C binary problems, p = sigmoid(x).
+
+    For the class of a positive, t in [0, 1] says how good its box is: the assigner's soft target if
+    it has one (``task_aligned``), else the IoU of the decoded box with the object. t has no
+    gradient. For every other class t is 0. The factor has a gradient, as in focal loss.
+
+    The loss is 0 at p = t, so scores become IoUs: low thresholds of scores suit them. A positive
+    whose box is bad is nearly a background example.
+
+    Args:
+        beta: how fast the loss of a score that is right vanishes, >= 0; 0 = cross entropy.
+        per, guided_scale: as for ``CrossEntropy``; the paper divides by "positive"s.
+        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        beta: float = 2.0,
+        per: Per = "positive",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        if not beta >= 0:
+            raise ValueError(f"beta must be at least 0, got {beta}")
+        check_per(per, CLASS_PER)
+        self.beta = beta
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] losses before the samples' weights."""
+        logits, targets = binary(samples)
+        targets = targets * quality(samples).to(targets)[:, None]
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (power((targets - logits.sigmoid()).abs(), self.beta) * loss).sum(1)
+
+
+@torch.no_grad()
+def quality(samples: Samples) -> Tensor:
+    """[K] t of the label's class; of background it is not read."""
+    if samples.soft_targets is not None:
+        return samples.soft_targets
+    found = samples.logits.new_zeros(len(samples.labels))
+    boxes = samples.decode(samples.deltas)
+    found[samples.positive] = iou(boxes.T, samples.objects.T).to(found)
+    return found

@@ -1,0 +1,105 @@
+"""Dynamic label assignment (Dynamic R-CNN, Zhang et al., ECCV 2020, arXiv 2004.06002, sec. 4.1)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from frcnn.sites.assigners.contract import Assigned, Unassigned
+from frcnn.sites.assigners.max_iou import MaxIoU
+from samplers.arguments import check_share
+
+
+class DynamicIoU(nn.Module):
+    """``MaxIoU`` whose threshold rises with the quality of the proposals.
+
+    In each step the ``top``-th highest IoU of each image that has objects is averaged over the
+    images of all processes. Every ``interval`` steps the threshold becomes the mean of the last
+    ``interval`` of these numbers, but at least ``low``. What is below it is background.
+
+    Differs from mmdetection's: the statistic is over all processes (there one GPU), images without
+    objects do not count, a step without any object is no step, and the state is saved. Objects that
+    are appended to the proposals count in the statistic, as there.
+
+    A step is a batch: with ``trainer.accumulate`` there are several of them per optimizer step.
+
+    Args:
+        low: least threshold, in [0, 1].
+        start: threshold until the first update, in [low, 1]; 0.5 in mmdetection.
+        top: K_I, the IoU that is recorded, at least 1; with fewer candidates the lowest IoU.
+        interval: C, steps between updates, at least 1.
+        ignore_ioa: background is ignored if more than this share of it lies in an ignore area
+            (crowd, difficult).
+
+    Raises:
+        ValueError: an argument out of range, or a loaded state that this cannot have had.
+    """
+
+    unfit = {
+        kind: "it follows proposals that improve, and the IoUs of anchors do not change"
+        for kind in ("rpn", "dense")
+    }
+    threshold: Tensor
+    total: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        low: float = 0.4,
+        start: float = 0.5,
+        top: int = 75,
+        interval: int = 100,
+        ignore_ioa: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_share("low", low)
+        if not low <= start <= 1:
+            raise ValueError(f"start must be in [low={low}, 1], got {start}")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, got {interval}")
+        check_share("ignore_ioa", ignore_ioa)
+        self.low, self.top, self.interval, self.ignore_ioa = low, top, interval, ignore_ioa
+        self.register_buffer("threshold", torch.tensor(float(start)))
+        self.register_buffer("total", torch.zeros(()))  # of the recorded IoUs since the last update
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # recorded since then
+        self.register_load_state_dict_post_hook(check_state)
+
+    def forward(self, candidates: Unassigned) -> Assigned:
+        """Label the images of a batch; the threshold moves in training mode, for the next batch."""
+        now = float(self.threshold)
+        found = MaxIoU(now, now, ignore_ioa=self.ignore_ioa)(candidates)
+        if self.training:
+            self._record(found.ious.split(candidates.sizes), candidates)
+        return found
+
+    def _record(self, ious: Sequence[Tensor], candidates: Unassigned) -> None:
+        """Note this step's IoU, and update the threshold if it is time to."""
+        values = [
+            own.topk(min(self.top, len(own))).values[-1]
+            for own, objects in zip(ious, candidates.objects, strict=True)
+            if len(own) and len(objects)
+        ]
+        zero = self.total.new_zeros(())
+        own = torch.stack([torch.stack([zero, *values]).sum().to(zero), zero + len(values)])
+        both = candidates.total(own)
+        if both[1] == 0:
+            return
+        self.total += both[0] / both[1]
+        self.steps += 1
+        if self.steps == self.interval:
+            self.threshold.copy_((self.total / self.interval).clamp(min=self.low, max=1))
+            self.total.zero_()
+            self.steps.zero_()
+
+
+def check_state(assigner: nn.Module, keys: object) -> None:
+    """Raise ValueError unless a loaded state is one that a ``DynamicIoU`` can have."""
+    assert isinstance(assigner, DynamicIoU)
+    if not 0 <= assigner.threshold <= 1:
+        raise ValueError(f"the threshold is {assigner.threshold.item()}, not in [0, 1]")
+    if not 0 <= assigner.steps < assigner.interval:
+        raise ValueError(f"{assigner.steps.item()} steps of {assigner.interval} are recorded")
+    if not 0 <= assigner.total <= assigner.interval:
+        raise ValueError(f"the recorded IoUs sum to {assigner.total.item()}")

@@ -1,0 +1,23 @@
+"""The weights of an assigner on the box losses (TOOD, arXiv 2108.07755, sec. 3.2)."""
+
+from torch import Tensor
+
+from frcnn.losses import Samples
+from frcnn.sites.weighers.contract import Weighed
+
+
+class AssignerWeights:
+    """Box losses times the assigner's weights; both terms over the sum of these weights.
+
+    The sum is over the positives of the step, in all processes, and at least 1. Use it with losses
+    that are divided by 1 (``per=1``); the preset sets that. Without weights it changes nothing but
+    the normalizer: every positive weighs 1.
+    """
+
+    def __call__(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:
+        """[K] and [P] losses -> [K] divided ones and [P] weighted and divided ones."""
+        weights = box_values.new_ones(len(samples.positive))
+        if samples.assigner_weights is not None:
+            weights = samples.assigner_weights[samples.positive].to(box_values)
+        total = samples.step_total(weights.sum()).clamp(min=1)
+        return Weighed(class_values / total, weights * box_values / total)
