@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 from annotated_types import Ge, Le
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tiny import composed, options
 
@@ -91,13 +92,21 @@ def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
         assert choices["sampler"] == "all" and choices["sampler/rpn"] == "ohem"
 
 
-@pytest.mark.parametrize("experiment", options("experiment"))
-@pytest.mark.parametrize("sampler", options("sampler"))
+# Those of a folder are variants of one recipe, so one sampler serves.
+PAIRS = [
+    (experiment, sampler)
+    for experiment in options("experiment")
+    for sampler in (["random"] if "/" in experiment else options("sampler"))
+]
+
+
+@pytest.mark.parametrize(("experiment", "sampler"), PAIRS)
 def test_every_experiment_goes_with_every_sampler(experiment: str, sampler: str) -> None:
     config, choices = composed(f"experiment={experiment}", f"sampler={sampler}")
     assert choices["experiment"] == experiment
-    rcnn, budget = config["sampler"]["rcnn"], config["site"]["rcnn"]["budget"]
-    assert rcnn.get("batch_size_per_image", budget) == budget
+    site = "dense" if "retinanet" in choices["model"] else "rcnn"
+    node, budget = config["sampler"][site], config["site"][site]["budget"]
+    assert node.get("batch_size_per_image") in (None, budget)
     assert config != composed(f"sampler={sampler}")[0]
 
 
@@ -120,6 +129,37 @@ def test_every_sweep_composes(sweep: str) -> None:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="extra optuna")
     _, choices = composed(f"sweep={sweep}")
     assert choices["sweep"] == sweep
+
+
+def values_of(sweep: str) -> list[list[str]]:
+    """Overrides that together have every value of a sweep at least once."""
+    params = OmegaConf.load(f"{CONF}/sweep/{sweep}.yaml").hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    columns = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in parsed]
+    return [[f"sweep={sweep}", *filter(None, row)] for row in zip_longest(*columns)]
+
+
+ABLATIONS = [sweep for sweep in options("sweep") if sweep.startswith("retinanet")]
+
+
+@pytest.mark.parametrize("line", [row for s in ABLATIONS for row in values_of(s)], ids="_".join)
+def test_every_value_of_a_sweep_of_retinanet_is_one(line: list[str]) -> None:
+    config, _ = composed(*line)
+    assert list(config["sampler"]) == ["dense"]
+    last = line[-1].partition("=")
+    if last[0] == "loss.dense":  # Table 1b: less is left to alpha as gamma rises
+        node = config["loss"]["dense"]
+        best = 0.75 if node["gamma"] < 0.5 else 0.5 if node["gamma"] < 1 else 0.25
+        assert node["alpha"] == best
+
+
+@pytest.mark.parametrize("group", ["loss", "box_loss"])
+def test_focal_and_box_terms_are_not_divided_by_all_anchors(group: str) -> None:
+    """At a dense site; the sampler there is ``all``, and torchvision divides by positives."""
+    for option in options(group):
+        if group == "box_loss" or option in ("focal_sigmoid", "focal_star"):
+            config, _ = composed("model=retinanet_resnet18_fpn", f"{group}={option}")
+            assert config[group]["dense"]["per"] in ("image", "positive"), option
 
 
 @pytest.mark.parametrize("option", options("optimizer"))

@@ -131,10 +131,11 @@ def composed(*overrides: str, name: str = "train") -> tuple[dict[str, Any], dict
 
 
 def options(group: str) -> list[str]:
-    """Options of a group: files of conf/, or presets, or methods."""
+    """Options of a group: files of conf/ and its subfolders, or presets, or methods."""
     folder = f"method/{group.split('/')[0]}" if "/" in group else f"preset/{group}"
     folder = folder if (Path(CONF) / folder).exists() else group
-    return sorted(file.stem for file in (Path(CONF) / folder).glob("*.yaml"))
+    files = (Path(CONF) / folder).rglob("*.yaml")
+    return sorted(f.relative_to(Path(CONF) / folder).with_suffix("").as_posix() for f in files)
 
 
 def presets(*groups: str) -> list[str]:

@@ -1,0 +1,77 @@
+"""The study of experiments/one_stage: what its sweeps run."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from frcnn.config.compose import CONF
+
+OWN = Path(__file__).parents[1] / "experiments/one_stage/conf"
+ARMS = ("alpha", "focal", "ghm", "ohem", "pisa", "random", "ssd")
+METHOD = ("site", "sampler", "loss", "box_loss")  # what an arm may change
+SWEEPS = {"dense": "one_stage", "rpn": "one_stage_rpn"}
+
+
+def composed(*line: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        own = f"hydra.searchpath=[file://{OWN}]"
+        found = hydra.compose("train", [own, "run_name=x", "data.root=x", *line])
+    plain = OmegaConf.to_container(found, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def arm(site: str, name: str) -> dict[str, Any]:
+    return composed(f"sweep={SWEEPS[site]}", f"+{site}={name}")
+
+
+@pytest.mark.parametrize("site", SWEEPS)
+def test_arms_differ_in_the_method_of_one_site_alone(site: str) -> None:
+    assert sorted(file.stem for file in (OWN / site).glob("*.yaml")) == sorted(ARMS)
+    base = arm(site, "focal" if site == "dense" else "random")
+    seen = []
+    for name in ARMS:
+        own = arm(site, name)
+        seen.append([own[group].pop(site) for group in METHOD])
+        if site == "dense":  # the nodes of sites that RetinaNet lacks
+            for group in METHOD:
+                own[group] = {}
+        else:
+            assert own["sampler"]["rcnn"]["_target_"] == "samplers.Random"
+        for group in METHOD:
+            base[group].pop(site, None)
+        expected = base | (dict.fromkeys(METHOD, {}) if site == "dense" else {})
+        assert own == expected, name
+    assert all(seen.count(parts) == 1 for parts in seen)
+
+
+def test_both_networks_train_alike() -> None:
+    one, two = composed("sweep=one_stage"), composed("sweep=one_stage_rpn")
+    for group in ("data", "augmentation", "optimizer", "schedule", "trainer"):
+        assert one[group] == two[group], group
+    for key in ("backbone_width", "fpn_channels", "min_size", "max_size", "anchor_sizes"):
+        assert one["model"][key] == two["model"][key], key
+
+
+def test_the_baselines_are_what_the_networks_have_by_default() -> None:
+    for site, name in (("dense", "focal"), ("rpn", "random")):
+        own, stock = arm(site, name), composed(f"sweep={SWEEPS[site]}")
+        for group in METHOD:
+            assert own[group][site] == stock[group][site], group
+
+
+def test_ssd_divides_both_terms_by_the_positives() -> None:
+    for site in SWEEPS:
+        own = arm(site, "ssd")
+        assert own["sampler"][site]["ratio"] == 3
+        assert {own[group][site]["per"] for group in ("loss", "box_loss")} == {"positive"}
+
+
+def test_pisa_in_one_stage_weighs_the_positives_of_all_anchors() -> None:
+    for site in SWEEPS:
+        sampler = arm(site, "pisa")["sampler"][site]
+        assert sampler["batch_size_per_image"] is None and sampler["isr_p"]
+        assert not sampler["score_hlr"] and not sampler["isr_n"]
