@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import SMALL, call, small_network, the_same
+from tiny import NETWORKS, call, small_network, the_same
 
 from frcnn import train
 from frcnn.training import run  # loads all that a run needs, once for all of them
@@ -29,13 +29,7 @@ from frcnn.training.loop import Engine
 
 torch.set_num_threads(1)
 
-COMMON = [
-    *(value for value in SMALL if not value.startswith("sampler.")),
-    "site.rpn.budget=32",
-    "site.rcnn.budget=16",
-    "trainer.log_every=4",
-    "trainer.checkpoint_minutes=0.002",
-]
+COMMON = ["trainer.log_every=4", "trainer.checkpoint_minutes=0.002"]
 # Every sampler once, each with another thing that a run can be made of.
 CASES = {
     "random": ["trainer.workers=2", "trainer.accumulate=2", "data.train_images=16"],
@@ -49,6 +43,7 @@ CASES = {
     "all": ["loss=ghm", "box_loss=ghm_r", "trainer.accumulate=2"],
     "guided_all": ["trainer.checkpoint_minutes=0"],
 }
+RETINANET = ["model=retinanet_resnet18_fpn", "sampler/dense=ohem", "loss/dense=ghm_c"]
 KILLS = 8  # a case: every second one by the clock, the others at a file operation
 STOPS = 3  # a case: SIGTERM or Ctrl-C to all its processes
 # A run of four steps that is killed before each of its file operations in turn.
@@ -68,7 +63,8 @@ class Case:
     """
 
     def __init__(self, name: str, overrides: Sequence[str], root: Path) -> None:
-        self.command = [*COMMON, *overrides]
+        small = NETWORKS["retinanet" if RETINANET[0] in overrides else "faster_rcnn"]
+        self.command = [*small, *COMMON, *overrides]
         self.straight, self.cut = root / f"{name}-straight", root / f"{name}-cut"
         self.rng = random.Random(name)
         self.counts: Counter[str] = Counter()
@@ -228,11 +224,13 @@ def main(names: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may come ignored
     counts: Counter[str] = Counter()
     with small_network(), scripted_ap():
-        for name in names or [*CASES, "every operation"]:
+        for name in names or [*CASES, "retinanet", "every operation"]:
             began = time.monotonic()
             if name in CASES:
                 counts += Case(name, [f"sampler={name}", *CASES[name]], root).at_random()
                 counts["samplers"] += 1
+            elif name == "retinanet":
+                counts += Case(name, RETINANET, root).at_random()
             else:
                 counts += Case(name, SHORT, root).at_every_operation()
             print(f"{name}: the same, {time.monotonic() - began:.0f} s", file=sys.stderr)

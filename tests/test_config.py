@@ -286,6 +286,7 @@ def test_a_job_s_folder_says_what_was_chosen_and_fits_a_file_system() -> None:
     assert [len(name) for name in long] == [120, 120] and long[0] != long[1]
 
 
+RETINANET = "model=retinanet_resnet18_fpn"
 # Command line -> what its one line must say.
 BAD = [
     (["trainer.epohcs=3"], ["trainer.epohcs", "did you mean trainer.epochs?"]),
@@ -303,6 +304,9 @@ BAD = [
     (["sampler/rcnn=typo"], ["sampler/rcnn/typo", "Available options in 'sampler/rcnn'"]),
     (["sampler/dense=ohem"], ["sampler/dense=ohem", "has the sites rpn, rcnn"]),
     (["site.dense.budget=7"], ["site.dense.budget=7", "has the sites rpn, rcnn"]),
+    ([RETINANET, "sampler/rpn=ohem"], ["sampler/rpn=ohem", "has the sites dense"]),
+    ([RETINANET, "site.rcnn.budget=7"], ["site.rcnn.budget=7", "has the sites dense"]),
+    ([RETINANET, "model.rpn_nms_thresh=.5"], ["model.rpn_nms_thresh", "model.nms_thresh?"]),
     (["experiment=typo"], ["experiment/typo", "Available options", "quick"]),
     (["experiment=null"], ["must be a string or a list"]),
     (["data=voc"], ["data.root is required", "data.root=VALUE"]),

@@ -21,7 +21,7 @@ from processes import (
     run_in_two,
     sums,
 )
-from tiny import SMALL, composed, lines, presets, small_network, tiny, without_times
+from tiny import SMALL, SMALL_DENSE, composed, lines, presets, small_network, tiny, without_times
 
 from frcnn.build import dataset
 from frcnn.data import AspectGroupedBatches
@@ -41,6 +41,14 @@ from frcnn.training.launch import (
 )
 from frcnn.training.run import run
 
+# The same at the site of a RetinaNet.
+DENSE = (
+    "model=retinanet_resnet18_fpn sampler/dense=random",
+    "sampler/dense=ohem loss/dense=cross_entropy",
+    "sampler/dense=pisa",
+    "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",
+    "loss.dense.per=image box_loss.dense.per=image trainer.accumulate=2 data.train_images=14",
+)
 # One of each way in which a loss or a sampler looks at the batch.
 QUICK = (
     "sampler=random",
@@ -63,6 +71,7 @@ QUICK = (
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",
     "data.num_objects=[0,0]",
+    *DENSE,
 )
 # 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
 ODD = "data.train_images=13"
@@ -84,7 +93,8 @@ COMMON = ("trainer.workers=0", "trainer.epochs=1", "optimizer.lr=0.005")
 def composed_for(case: str, batch_size: int) -> tuple[dict[str, Any], dict[str, str]]:
     """A tiny run."""
     size = f"trainer.batch_size={batch_size}"
-    return composed(*SMALL, *COMMON, size, "data.num_objects=[0,3]", *case.split())
+    small = SMALL_DENSE if "dense" in case else SMALL
+    return composed(*small, *COMMON, size, "data.num_objects=[0,3]", *case.split())
 
 
 def slug(case: str) -> str:

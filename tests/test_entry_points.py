@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,21 @@ import pytest
 import torch
 import wandb
 from PIL import Image
-from tiny import SMALL, call, command_line, lines, options, small_network, voc
+from tiny import (
+    NETWORKS,
+    SMALL,
+    SMALL_DENSE,
+    call,
+    command_line,
+    lines,
+    options,
+    small_backbone,
+    small_network,
+    voc,
+)
+from torch import nn
+from torchvision.models.detection import RetinaNet
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from experiments.figures.__main__ import main as draw_figures
 from experiments.report.runs import read
@@ -46,11 +61,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+# So short a run of a RetinaNet is not sure of anything.
+UNSURE = ["model.score_thresh=0.0", "loss.dense.prior=0.3"]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     more = ["trainer.epochs=3", "trainer.num_pictures=0", "optimizer.lr=0.01"]
-    assert call(train.main, *SMALL, *more, f"hydra.run.dir={folder}") == 0
+    more += UNSURE if request.param == "retinanet" else []
+    assert call(train.main, *NETWORKS[request.param], *more, f"hydra.run.dir={folder}") == 0
     return folder
 
 
@@ -69,8 +89,10 @@ def test_train_leaves_a_whole_folder(trained: Path) -> None:
     assert status(trained)["status"] == "COMPLETED" and status(trained)["error"] is None
     assert "optimizer.lr=0.01" in status(trained)["overrides"]
     log = (trained / "train.log").read_text()
-    assert "sampler/rcnn=random" in log and "12 training and 4 validation images" in log
+    assert "sampler/rcnn=random" in log or "sampler/dense=all" in log
+    assert "12 training and 4 validation images" in log
     assert "epoch 3 step 18/18" in log and "after 18 steps" in log
+    assert re.search(r"step 18/18  loss \d.*  (classifier|classification) \d", log)
 
 
 def test_an_interrupted_run_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +269,7 @@ def test_evaluate_runs_nothing_that_a_checkpoint_names(
     saved = checkpoint.load(trained / "checkpoints/last.pt")
     trap = {"_target_": "frcnn.runfolder.checkpoint.os.mkdir", "path": str(folder / "trap")}
     for place in ({"x": trap}, trap, [trap]):
-        saved["config"]["loss"]["rpn"]["per"] = place
+        next(iter(saved["config"]["loss"].values()))["per"] = place
         checkpoint.save(folder / "evil.pt", saved)
         assert call(evaluate.main, "checkpoint=evil.pt", "workers=0") == 1
         assert (
@@ -320,6 +342,26 @@ def test_predict_what_cannot_be_read(
     assert "error: in/broken.jpg: no image could be read" in capsys.readouterr().err
     assert predicted(trained, "in/nothing*") == 1
     assert "error: input=in/nothing*: no image there" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_torchvision_s_retinanet_of_other_classes(
+    pictures: Path, folder: Path
+) -> None:
+    backbone = small_backbone(nn.BatchNorm2d, (2, 3, 4), LastLevelP6P7(256, 256))
+    state = RetinaNet(backbone, 91).state_dict()
+    torch.save(state, "coco.pth")
+    line = [*SMALL_DENSE, *UNSURE, "model.weights=coco.pth", "trainer.max_steps=1"]
+    assert call(train.main, *line, "optimizer.lr=1e-12", f"hydra.run.dir={folder}/run") == 0
+    found = checkpoint.load(folder / "run/checkpoints/best.pt")["model"]
+    assert found.keys() == state.keys()
+    logits = "head.classification_head.cls_logits"
+    for name, value in found.items():
+        if not name.startswith(logits) and "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(value, state[name])
+    assert len(found[f"{logits}.bias"]) == 9 * 4 and len(state[f"{logits}.bias"]) == 9 * 91
+    assert predicted(folder / "run", "in/a.png", "min_score=0") == 0
+    (row,) = json.loads(Path("out/predictions.json").read_text())
+    assert row["boxes"] and Path("out", row["picture"]).exists()
 
 
 def test_images_of_a_file_a_folder_a_pattern(pictures: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from small import OPTIONS, batch, quick
-from tiny import SMALL, call, small_network, voc
+from tiny import NETWORKS, call, small_network, voc
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -361,12 +361,12 @@ def test_images_are_numbered_over_batches_and_picks_are_within_budget(
             assert (taken > 0).all() and (taken <= BUDGET[site]).all(), name
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=NETWORKS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    more = ["trainer.epochs=1", "data.imbalance=20", "loss/rcnn=focal_sigmoid"]
+    more = ["trainer.epochs=1", "data.imbalance=20", "loss=focal_sigmoid"]
     with small_network():
-        assert call(train, *SMALL, *more, f"hydra.run.dir={run}") == 0
+        assert call(train, *NETWORKS[request.param], *more, f"hydra.run.dir={run}") == 0
     return run / "checkpoints/last.pt"
 
 
@@ -393,9 +393,11 @@ def test_the_command_draws_every_figure(
 
     monkeypatch.setattr(sampling, "counts", counts)
     monkeypatch.setattr(sampling, "classes", classes)
-    assert drawn(checkpoint, tmp_path, "images=3", "budget.rpn=16") == FIGURES
+    config = load(checkpoint)["config"]
+    budgets = [f"budget.{site}=16" for site in config["model"]["sites"]]
+    assert drawn(checkpoint, tmp_path, "images=3", *budgets) == FIGURES
     assert looked_at == [3]
-    config = load(checkpoint)["config"]["data"]
+    config = config["data"]
     assert counted == dataset(config, "train").class_frequencies().tolist()
     assert counted != dataset(config, "val").class_frequencies().tolist()
 

@@ -33,7 +33,13 @@ from frcnn.training.loop import Engine
 from frcnn.training.run import Run, run
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-TERMS = ("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
+RETINANET = "retinanet_resnet18_fpn"
+TERMS = {
+    "fasterrcnn_resnet18_fpn": {
+        "loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg",
+    },
+    RETINANET: {"loss", "classification", "bbox_regression"},
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,45 +59,61 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("whole"))
 
 
-def test_metrics_file(whole: Path) -> None:
+@pytest.fixture(scope="module", params=TERMS)
+def each(
+    request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """An undisturbed run of each network."""
+    name = request.param
+    folder = tmp_path_factory.mktemp(name)
+    return name, trained(folder, f"model={name}") if name == RETINANET else whole
+
+
+def test_metrics_file(each: tuple[str, Path]) -> None:
+    name, whole = each
+    terms = TERMS[name]
     records = lines(whole)
     training = [r for r in records if "train/loss" in r]
     assert [r["step"] for r in training] == list(range(1, 13))
     for record in training:
-        assert {f"train/{term}" for term in TERMS} | {"train/lr", "epoch"} < record.keys()
-        terms = sum(record[f"train/{term}"] for term in TERMS[1:])
-        assert record["train/loss"] == pytest.approx(terms)
+        assert {f"train/{term}" for term in terms} | {"train/lr", "epoch"} < record.keys()
+        whole_loss = sum(record[f"train/{term}"] for term in terms - {"loss"})
+        assert record["train/loss"] == pytest.approx(whole_loss)
     assert training[0]["train/lr"] == 0.02 and training[6]["train/lr"] == pytest.approx(0.01)
     validation = [r for r in records if "val/AP" in r]
     assert [(r["step"], r["epoch"]) for r in validation] == [(6, 1), (12, 2)]
     for record in validation:
-        assert {f"val/{k}" for k in (*METRICS, *TERMS)} < record.keys()
-    for site in ("rpn", "rcnn"):
+        assert {f"val/{k}" for k in (*METRICS, *terms)} < record.keys()
+    for site in checkpoint.load(whole / "checkpoints/last.pt")["config"]["model"]["sites"]:
         looks = [r for r in records if f"sampling/{site}/positives_per_image" in r]
         assert [r["step"] for r in looks] == [1, 4, 7, 10]
 
 
-def test_summary(whole: Path) -> None:
+def test_summary(each: tuple[str, Path]) -> None:
+    name, whole = each
     summary = json.loads((whole / "summary.json").read_text())
     told = {"per_class", "choices", "seed", "steps", "seconds", "peak_memory_mb"}
     assert set(METRICS) | told < summary.keys()
     assert all(summary[k] is None or 0 <= summary[k] <= 1 for k in METRICS)
     assert summary["per_class"].keys() == {"circle", "square", "triangle"}
-    assert summary["choices"]["sampler/rcnn"] == "random"
+    assert summary["choices"]["model"] == name
+    usual = {"sampler/dense": "all"} if name == RETINANET else {"sampler/rcnn": "random"}
+    assert usual.items() < summary["choices"].items()
     assert (summary["seed"], summary["steps"]) == (0, 12) and summary["seconds"] > 0
     validation = [r for r in lines(whole) if "val/AP" in r]
     assert summary["AP"] == validation[-1]["val/AP"]
     assert summary["best"]["AP"] == max(r["val/AP"] for r in validation)
 
 
-def test_checkpoints_hold_what_is_needed_and_fit_a_new_network(whole: Path) -> None:
+def test_checkpoints_hold_what_is_needed_and_fit_a_new_network(each: tuple[str, Path]) -> None:
+    name, whole = each
     last, best = (checkpoint.load(whole / f"checkpoints/{name}.pt") for name in ("last", "best"))
     assert last["step"] == 12 and last["class_names"] == ["circle", "square", "triangle"]
     run_name = {"run_name": last["config"]["run_name"]}  # the time
-    config = tiny()[0]
+    config = tiny(f"model={name}")[0]
     fill_from_data(config["loss"], dataset(config["data"], "train"), config["model"]["sites"])
     assert last["config"] == config | run_name
-    assert last["choices"]["model"] == "fasterrcnn_resnet18_fpn"
+    assert last["choices"]["model"] == name
     assert "optimizer" in last and "optimizer" not in best
     assert best["step"] == last["best"]["step"]
     detector(last["config"], num_classes=4).load_state_dict(last["model"])
@@ -137,6 +159,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         [],
         ["sampler=ohem", "trainer.accumulate=2"],
         ["loss=ghm_c", "box_loss=ghm_r", "trainer.accumulate=2"],
+        [f"model={RETINANET}", "sampler/dense=ohem", "loss/dense=ghm_c", "trainer.accumulate=2"],
     ],
     ids=str,
 )
@@ -319,24 +342,42 @@ def test_two_samplers_see_the_same_images_augmented_alike(
         )
 
 
-def test_validation_draws_the_baseline_whatever_the_run_trains_with(whole: Path) -> None:
+# Per network: what a run may train with, and its last layer for the classes.
+OPTIONS = {
+    "fasterrcnn_resnet18_fpn": (
+        ["loss=focal", "loss.rcnn.per=guided", "box_loss=carl"],
+        ("roi_heads.box_predictor.cls_score", "loss_classifier", "loss_box_reg"),
+    ),
+    RETINANET: (
+        ["loss=ghm_c", "loss.dense.per=guided", "sampler/dense=ohem", "box_loss=carl"],
+        ("head.classification_head.cls_logits", "classification", "bbox_regression"),
+    ),
+}
+
+
+def test_validation_draws_the_baseline_whatever_the_run_trains_with(
+    each: tuple[str, Path],
+) -> None:
+    name, whole = each
+    options, (last_layer, class_term, box_term) = OPTIONS[name]
     saved = checkpoint.load(whole / "checkpoints/last.pt")
     losses = []
-    for options in ("", "loss=focal", "loss.rcnn.per=guided", "box_loss=carl"):
-        config, _ = tiny(*options.split())
+    for option in ([], *([option] for option in options)):
+        config, _ = tiny(f"model={name}", *option)
         model = detector(config, 4)
         model.load_state_dict(saved["model"])
         loader = validation_loader(dataset(config["data"], "val"), 2, 0)
         losses.append(detect(model, loader, torch.device("cpu"), torch.float32)[1])
-    assert losses[0] == losses[1] == losses[2] == losses[3]
+    assert all(found == losses[0] for found in losses)
     # It depends on the classifier, also where the training loss is guided by the box loss.
     with torch.no_grad():
-        model.roi_heads.box_predictor.cls_score.weight.mul_(2)
+        model.get_submodule(last_layer).weight.mul_(2)
     changed = detect(model, loader, torch.device("cpu"), torch.float32)[1]
-    assert changed["loss_classifier"] != losses[0]["loss_classifier"]
-    assert changed["loss_box_reg"] == losses[0]["loss_box_reg"]
+    assert changed[class_term] != losses[0][class_term]
+    assert changed[box_term] == losses[0][box_term]
     logged = [r for r in lines(whole) if "val/loss" in r][-1]
-    assert losses[0] == pytest.approx({term: logged[f"val/{term}"] for term in TERMS}, rel=1e-5)
+    expected = {term: logged[f"val/{term}"] for term in TERMS[name]}
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_validation_visits_every_image_once_in_order() -> None:

@@ -61,6 +61,7 @@ SMALL_DENSE = [
     "model=retinanet_resnet18_fpn",
     "site.dense.budget=32",
 ]
+NETWORKS = {"faster_rcnn": SMALL, "retinanet": SMALL_DENSE}
 
 
 class Stages(nn.Module):

@@ -99,10 +99,10 @@ def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> Data
 def empty_batch() -> Batch:
     """A batch for a process that has no image of the batch: a small image, ignored as a whole.
 
-    It gives no samples. The process still needs a forward pass, because all processes exchange
-    numbers in each one.
+    It gives no samples, and its target says that it is no image of the batch ("placeholder"). The
+    process still needs a forward pass, because all processes exchange numbers in each one.
     """
     whole_area = torch.tensor([[-1e6, -1e6, 1e6, 1e6]])
     target: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    target |= {"ignore": whole_area, "image_id": -1, "seed": 0}
+    target |= {"ignore": whole_area, "image_id": -1, "seed": 0, "placeholder": True}
     return [torch.zeros(3, 64, 64, dtype=torch.uint8)], [target]

@@ -62,7 +62,8 @@ class Samples:
         ious: [K] IoU of the candidate's own box with its object. (A site always fills in ``boxes``,
             ``ious`` and ``image``; they are empty by default for losses that do not read them.)
         image: [K] int64, the image of each sample within this process's batch.
-        num_images: images of this process's batch.
+        num_images: images of this process's batch; 0 if it has only a placeholder, which gives no
+            samples (``frcnn.data.empty_batch``).
         soft_targets: [K] in [0, 1] from an assigner that has them, else None.
         assigner_weights: [K] >= 0 from an assigner that has them, else None.
         training: True in the one pass of a step in which a state may move; False in previews and

@@ -63,5 +63,13 @@ def scaled_sizes(
 
     >>> scaled_sizes([32], [1, 2 ** (1 / 3), 2 ** (2 / 3)], whole=True)
     [(32, 40, 50)]
+
+    Raises:
+        ConfigError: a size is cut to nothing.
     """
+    if whole and min(sizes) * min(scales) < 1:
+        raise ConfigError(
+            f"model.anchor_scales: an anchor of {min(sizes)} x {min(scales)} pixels is cut to 0; "
+            "choose larger ones or model.whole_anchor_sizes=false"
+        )
     return [tuple(int(size * s) if whole else size * s for s in scales) for size in sizes]

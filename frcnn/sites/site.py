@@ -92,13 +92,15 @@ class Site(nn.Module):
             preview: what the network says now, without gradient.
             head: the same with gradient where gradients are on; called once, with the kept rows in
                 ascending order.
-            targets: of each image; "seed" gives the image its own random generator.
+            targets: of each image; "seed" gives the image its own random generator, "placeholder"
+                marks one that is no image of the batch (``frcnn.data.empty_batch``).
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
         candidates.total = self.processes.total
         assigner = self.assigner if self.training else usual_assigner(self.kind)
         with torch.no_grad():
             assigned = assigner(candidates)
+        assigned.placeholders = sum("placeholder" in target for target in targets)
         candidates.predict = no_outputs  # the preview refers to the candidates: break the cycle
         generators = site_generators(targets, self.index, assigned.boxes.device)
 
@@ -260,7 +262,7 @@ class Site(nn.Module):
             boxes=assigned.boxes[rows],
             ious=assigned.ious[rows],
             image=assigned.image[rows],
-            num_images=len(assigned.sizes),
+            num_images=len(assigned.sizes) - assigned.placeholders,
             soft_targets=_at(assigned.soft_targets, rows),
             assigner_weights=_at(assigned.weights, rows),
             generator=self._generator(logits.device),

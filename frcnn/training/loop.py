@@ -276,13 +276,11 @@ class Engine:
         self.tracker.log_histograms(named, step=step)
 
     def _report(self, epoch: int) -> None:
-        record = self.window.record()
+        names, record = self.window.terms[0], self.window.record()
         rate = self.optimizer.param_groups[0]["lr"]
         self.tracker.log({"step": self.step, "epoch": epoch + 1, "train/lr": rate, **record})
         terms = " ".join(
-            f"{name.removeprefix('train/').removeprefix('loss_')} {value:.3f}"
-            for name, value in record.items()
-            if "loss" in name
+            f"{name.removeprefix('loss_')} {record[f'train/{name}']:.3f}" for name in names
         )
         log.info(
             "epoch %d step %d/%d  %s  lr %.4f  %.1f images/s",

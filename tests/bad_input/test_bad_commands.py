@@ -32,6 +32,7 @@ def network() -> Iterator[None]:
         yield
 
 
+RETINANET = "model=retinanet_resnet18_fpn"
 # Command, its arguments, what its one line says, the exit code.
 BAD = [
     ("train", "optimizer.lr=inf", "optimizer.lr: inf is too large", 2),
@@ -59,6 +60,21 @@ BAD = [
     ("train", "experiment=broken hydra.searchpath=[file://own]", "broken.yaml", 2),
     ("train", "experiment=code hydra.searchpath=[file://own]", "could not determine", 2),
     ("train", "data=voc data.root=none loss.rcnn.per=0", "loss.rcnn.per must be", 2),
+    *(
+        ("train", f"{RETINANET} model.{key}={value}", f"model.{says or key}: {error}", 2)
+        for key, value, says, error in (
+            ("anchor_scales", "[]", "", "expected a list of values, each a number above 0"),
+            ("anchor_scales", "[0.01]", "", "an anchor of 16 x 0.01 pixels is cut to 0"),
+            ("anchor_sizes", "[8,16]", "", "expected 5 sizes, one per level, got 2"),
+            ("aspect_ratios", "[0]", "", "expected a list of values, each a number above 0"),
+            ("head_depth", "0", "", "expected an integer of at least 1, got 0"),
+            ("head_width", "1.5", "", "expected an integer of at least 1 or null, got 1.5"),
+            ("first_level", "1", "", "expected an integer between 2 and 5, got 1"),
+            ("last_level", "9", "", "expected an integer between 5 and 7, got 9"),
+            ("last_level", "6", "anchor_sizes", "expected 4 sizes, one per level, got 5"),
+            ("name", "fasterrcnn_resnet18_fpn", "", "'fasterrcnn_resnet18_fpn' is not one of"),
+        )
+    ),
     ("evaluate", "", "checkpoint is required: add checkpoint=VALUE", 2),
     ("evaluate", "checkpoint=a.pt split=test", "split: expected one of train, val", 2),
     ("evaluate", "checkpoint=a.pt batch_size=0", "batch_size: expected an integer", 2),

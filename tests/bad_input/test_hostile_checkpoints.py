@@ -17,18 +17,31 @@ import numpy as np
 import pytest
 import torch
 from outcomes import refused
-from tiny import SMALL, call, small_network, tiny
+from tiny import NETWORKS, call, small_network, tiny
 
 from frcnn import evaluate, predict, train
 from frcnn.build import dataset, detector, fill_from_data
 from frcnn.evaluation import load as trained
-from frcnn.model import SamplingFasterRCNN
 from frcnn.model.weights import file_weights
 from frcnn.runfolder import checkpoint
 from frcnn.training.resume import STATE, checkpoint_to_resume
 
 Content = dict[str, Any]
-BIAS = f"{SamplingFasterRCNN.predictor}cls_score.bias"
+# What a Faster R-CNN has, and what a RetinaNet has in its place.
+IN_RETINANET = {
+    "rpn": "dense", "rcnn": "dense", "box_score_thresh": "score_thresh",
+    "roi_heads.box_predictor.cls_score.bias": "head.classification_head.cls_logits.bias",
+    "rpn.head.cls_logits.bias": "head.regression_head.bbox_reg.bias",
+    "rcnn.box_loss.density.shares": "dense.box_loss.density.shares",
+}  # fmt: skip
+RPN_BIAS = "rpn.head.cls_logits.bias"
+BIAS = "roi_heads.box_predictor.cls_score.bias"
+
+
+def key_in(node: dict[str, Any], key: str) -> str:
+    """The key, by its name in this network."""
+    name = IN_RETINANET.get(key, key)
+    return name if name in node else key
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,10 +50,10 @@ def network() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def whole() -> Content:
+@pytest.fixture(scope="module", params=["fasterrcnn_resnet18_fpn", "retinanet_resnet18_fpn"])
+def whole(request: pytest.FixtureRequest) -> Content:
     """What a run would save."""
-    config, choices = tiny("box_loss=ghm_r")
+    config, choices = tiny(f"model={request.param}", "box_loss=ghm_r")
     data = dataset(config["data"], "train")
     fill_from_data(config["loss"], data, config["model"]["sites"])
     torch.manual_seed(0)
@@ -69,6 +82,12 @@ def file(tmp_path: Path) -> Path:
 def trap(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "trap"
     assert not (tmp_path / "trap").exists()
+
+
+def command(content: Content) -> list[str]:
+    """The command line of such a run."""
+    name = content["choices"]["model"].partition("_")[0]
+    return [*NETWORKS[{"fasterrcnn": "faster_rcnn"}.get(name, name)], "box_loss=ghm_r"]
 
 
 def load(file: Path, content: Any) -> trained.Trained:
@@ -148,9 +167,15 @@ TRAPS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of-itself": (lambda path: of_itself(), "more than 100000 values"),
     "a-billion-lists": (lambda path: doubled(30), "more than 100000 values"),
 }  # fmt: skip
+
+
+def part_of(node: dict[str, Any], site: str) -> dict[str, Any]:
+    return node[key_in(node, site)]
+
+
 PLACES: dict[str, Callable[[Content, Any], None]] = {
-    "loss": lambda config, value: config["loss"]["rpn"].update(per=value),
-    "box-loss": lambda config, value: config["box_loss"]["rcnn"].update(mu=value),
+    "loss": lambda config, value: part_of(config["loss"], "rpn").update(per=value),
+    "box-loss": lambda config, value: part_of(config["box_loss"], "rcnn").update(mu=value),
     "data": lambda config, value: config["data"].update(width=value),
     "model": lambda config, value: config["model"].update(rpn_sampler=value),
 }
@@ -182,7 +207,7 @@ def test_the_traps_would_spring(
 ) -> None:
     """Without the check: so the tests above would fail if it let one through."""
     monkeypatch.setattr(trained, "refuse_untrusted", lambda *_: None)
-    content["config"]["loss"]["rpn"]["per"] = TRAPS[name][0](tmp_path / "sprung")
+    part_of(content["config"]["loss"], "rpn")["per"] = TRAPS[name][0](tmp_path / "sprung")
     refused(load, file, content)
     assert (tmp_path / "sprung").exists()
 
@@ -278,11 +303,17 @@ def with_config(*path: str, value: Any) -> Callable[[Content], Any]:
     def make(content: Content) -> Content:
         node = content["config"]
         for key in path[:-1]:
-            node = node[key]
-        node[path[-1]] = value
+            node = node[key_in(node, key)]
+        node[key_in(node, path[-1])] = value
         return content
 
     return make
+
+
+def with_shares(value: Any) -> Callable[[Content], Any]:
+    """The content with another state of the box loss."""
+    key = "rcnn.box_loss.density.shares"
+    return lambda content: content | {"sites": {key_in(content["sites"], key): value}}
 
 
 FOREIGN, UNFIT = "not a checkpoint of this project", "its content cannot be used"
@@ -303,20 +334,20 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "names-of-numbers": (changed(class_names=[1, 2, 3]), "are not one text per category id"),
     "other-classes": (changed(class_names=["a"], category_ids=[1]), "names 1 classes, but its"),
     "no-classes": (changed(class_names=[], category_ids=[]), "names 0 classes, but its"),
-    "weight-missing": (with_model(lambda model: model.pop(BIAS)), "does not fit this model"),
+    "weight-missing": (with_model(lambda model: model.pop(key_in(model, BIAS))), "does not fit"),
     "weight-more": (with_model(lambda model: model.update(x=torch.ones(1))), "does not fit"),
     "weight-shape": (
-        with_model(lambda model: model.update({"rpn.head.cls_logits.bias": torch.ones(9)})),
+        with_model(lambda model: model.update({key_in(model, RPN_BIAS): torch.ones(9)})),
         "does not fit this model",
     ),
     "weight-huge-view": (
         with_model(lambda model: model.update(x=torch.ones(1).expand(2**40))), "does not fit"
     ),
     "weight-nan": (
-        with_model(lambda model: model[BIAS].fill_(torch.nan)), f"{BIAS} is not finite"
+        with_model(lambda model: model[key_in(model, BIAS)].fill_(torch.nan)), ".bias is not finite"
     ),
     "weight-infinite": (
-        with_model(lambda model: model[BIAS].fill_(torch.inf)), f"{BIAS} is not finite"
+        with_model(lambda model: model[key_in(model, BIAS)].fill_(torch.inf)), ".bias is not finite"
     ),
     "no-model-in-config": (with_config("model", value=None), UNFIT),
     "empty-config": (changed(config={}), UNFIT),
@@ -326,19 +357,17 @@ CONTENT: dict[str, tuple[Callable[[Content], Any], str]] = {
     "size-text": (with_config("model", "min_size", value="small"), "model.min_size: expected an"),
     "size-huge": (with_config("model", "max_size", value=10**30), "model.max_size: 1"),
     "score-nan": (with_config("model", "box_score_thresh", value=float("nan")), "between 0 and 1"),
-    "no-loss": (with_config("loss", value={}), "no part for the site rpn"),
+    "no-loss": (with_config("loss", value={}), "no part for the site"),
     "loss-text": (with_config("loss", "rpn", value="ce"), UNFIT),
-    "loss-unknown-option": (with_config("loss", "rpn", "x", value=1), "loss.rpn: CrossEntropy"),
+    "loss-unknown-option": (with_config("loss", "rpn", "x", value=1), "got an unexpected"),
     "loss-is-data": (with_config("loss", "rpn", "_target_", value="frcnn.data.shapes"), ""),
     "loss-partial": (with_config("loss", "rpn", "_partial_", value=True), UNFIT),
     "states-unknown": (changed(sites={"x": {}}), UNFIT),
     "states-list": (changed(sites=[1]), UNFIT),
     "states-foreign": (changed(sites={"rcnn.box_loss.x": 1}), UNFIT),
-    "states-text": (changed(sites={"rcnn.box_loss.density.shares": "x"}), UNFIT),
-    "states-shape": (changed(sites={"rcnn.box_loss.density.shares": torch.ones(3)}), UNFIT),
-    "states-nan": (
-        changed(sites={"rcnn.box_loss.density.shares": torch.full((10,), torch.nan)}), UNFIT
-    ),
+    "states-text": (with_shares("x"), UNFIT),
+    "states-shape": (with_shares(torch.ones(3)), UNFIT),
+    "states-nan": (with_shares(torch.full((10,), torch.nan)), UNFIT),
 }  # fmt: skip
 
 
@@ -383,7 +412,7 @@ def test_commands_say_it_in_one_line_and_write_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(file.parent)
-    content["config"]["loss"]["rpn"]["per"] = (mkdir(trap),)
+    part_of(content["config"]["loss"], "rpn")["per"] = (mkdir(trap),)
     torch.save(content, file)
     torch.save({"model": Malicious(trap)}, file.with_name("pickle.pt"))
     (file.parent / "a.png").touch()
@@ -458,7 +487,7 @@ def test_a_run_s_own_checkpoint_of_other_hands_loses_no_records(
     own.parent.mkdir(parents=True)
     records.write_text('{"step": 1}\n')
     torch.save(content | {"tracker": tracker}, own)
-    line = [*SMALL, "box_loss=ghm_r", f"hydra.run.dir={tmp_path}/run"]
+    line = [*command(content), f"hydra.run.dir={tmp_path}/run"]
     assert call(train.main, *line) == 1
     error = [row for row in capsys.readouterr().err.splitlines() if "error: " in row]
     assert len(error) == 1 and str(own) in error[0]
@@ -470,7 +499,7 @@ def test_resume_runs_nothing_of_a_hostile_file(
 ) -> None:
     torch.save({**content, "optimizer": Malicious(trap)}, tmp_path / "pickle.pt")
     torch.save({**content, "optimizer": {"state": mkdir(trap)}}, file)
-    line = [*SMALL, "box_loss=ghm_r", f"hydra.run.dir={tmp_path}/run"]
+    line = [*command(content), f"hydra.run.dir={tmp_path}/run"]
     for name, says in {"pickle.pt": "not a readable", file.name: "cannot be used"}.items():
         assert call(train.main, *line, f"resume={tmp_path / name}") == 1
         error = [row for row in capsys.readouterr().err.splitlines() if "error: " in row]

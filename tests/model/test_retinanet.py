@@ -12,7 +12,7 @@ from torchvision.models import detection
 import frcnn
 from frcnn.build import dataset, fill_from_data
 from frcnn.build import detector as build
-from frcnn.data.batching import collate
+from frcnn.data.batching import collate, empty_batch
 from frcnn.errors import ConfigError
 from frcnn.losses import FocalSigmoid
 from frcnn.model import SamplingRetinaNet
@@ -176,6 +176,8 @@ def test_every_number_of_the_head_and_its_anchors() -> None:
     assert all(loss.isfinite() for loss in model(images, copies(targets)).values())
     with pytest.raises(ConfigError, match="expected 5 sizes, one per level, got 2"):
         retinanet(anchor_sizes=[8, 16])
+    with pytest.raises(ConfigError, match="an anchor of 2 x 0.4 pixels is cut to 0"):
+        retinanet(anchor_sizes=[2, 8, 16, 32, 64], anchor_scales=[1, 0.4])
 
 
 @pytest.mark.parametrize(("first", "last"), [(2, 5), (3, 5), (3, 6), (4, 7), (3, 7)])
@@ -199,6 +201,19 @@ def test_the_prior_and_column_0() -> None:
         model(images, copies(targets))["classification"].backward()
         gradient = model.head.classification_head.cls_logits.bias.grad.view(9, 4)
         assert (gradient[:, 1:] != 0).all() and bool((gradient[:, 0] != 0).all()) == column_0
+
+
+def test_a_placeholder_is_no_image() -> None:
+    """A process without an image has a share of 0, and the mean stays that of the others."""
+    images, targets = batch()
+    (small,), (placeholder,) = empty_batch()
+    model = retinanet()
+    model.backbone.eval()  # BatchNorm would count the placeholder
+    expected = model(images, copies(targets))
+    found = model([*images, small / 255], [*copies(targets), dict(placeholder)])
+    torch.testing.assert_close(found, expected)
+    alone = model([small / 255], [dict(placeholder)])
+    assert all(loss == 0 and loss.requires_grad for loss in alone.values())
 
 
 def test_a_flat_box_is_refused() -> None:

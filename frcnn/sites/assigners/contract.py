@@ -107,6 +107,7 @@ class Assigned:
             assigner has none. Losses see it as ``Samples.soft_targets``.
         weights: [N] >= 0, an assigner's own weight of each candidate; None = it has none. Losses
             see it as ``Samples.assigner_weights``; nothing else applies it.
+        placeholders: how many of the images stand for none; the site counts them.
     """
 
     boxes: Tensor
@@ -118,6 +119,7 @@ class Assigned:
     sizes: Sequence[int] = ()
     soft_targets: Tensor | None = None
     weights: Tensor | None = None
+    placeholders: int = 0
 
 
 class Assigner(Protocol):
