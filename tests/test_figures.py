@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments import style
-from experiments.figures import losses, sampling
+from experiments.figures import forgetting, losses, quadrants, sampling
 from experiments.figures.__main__ import main
 from experiments.figures.losses import (
     cumulative,
     focal,
     harmony,
     histogram,
+    of_hardest,
     spread,
     value_and_slope,
     values,
@@ -46,14 +47,22 @@ FIGURES = [
     "gradients",
     "loss_curves",
     "negative_ious",
+    "negatives_by_iou",
     "prime_samples",
+    "quadrants",
 ]
+
+
+def as_trained(detector: Detector) -> Trained:
+    """A detector as from a checkpoint."""
+    return Trained(detector.eval(), {}, [], [], torch.device("cpu"), torch.float32)
 
 
 def seen_by(detector: Detector, images: list[Tensor], targets: list) -> dict[str, Seen]:
     """What ``look`` finds in one batch."""
-    trained = Trained(detector.eval(), {}, [], [], torch.device("cpu"), torch.float32)
-    return look(trained, [([(255 * image).byte() for image in images], targets)], BUDGET)
+    return look(
+        as_trained(detector), [([(255 * image).byte() for image in images], targets)], BUDGET
+    )
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +155,24 @@ def test_the_line_of_a_focal_loss_by_hand() -> None:
     # (1 - p)^gamma -log p at p = 1/4 and 1/2, in ln 2: 2 (3/4)^gamma and (1/2)^gamma.
     one = hand_made([0, 1, 0, 2, 0], right=[[0.5], [0.5], [0.5], [0.25], [0.5]])
     positives, negatives = losses.focal_loss({"rpn": one}).axes[:2]
+    # The hardest fifth of two or three is one example; the legend has its share.
     shares = {
-        "γ = 0": 2 / (2 + 1),
-        "γ = 0.5": 3**0.5 / (3**0.5 + 0.5**0.5),
-        "γ = 1": 1.5 / (1.5 + 0.5),
-        "γ = 2": 1.125 / (1.125 + 0.25),
+        "γ = 0: 67%": 2 / (2 + 1),
+        "γ = 0.5: 71%": 3**0.5 / (3**0.5 + 0.5**0.5),
+        "γ = 1: 75%": 1.5 / (1.5 + 0.5),
+        "γ = 2: 82%": 1.125 / (1.125 + 0.25),
+        "γ = 5: 94%": 2 * 0.75**5 / (2 * 0.75**5 + 0.5**5),
     }
     assert heights(positives, 0, 1) == about({name: [s, 1] for name, s in shares.items()})
-    assert heights(negatives, 0, 1, 2) == about({name: [1 / 3, 2 / 3, 1] for name in shares})
-    assert lines(negatives)["γ = 0"][0].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    thirds = [f"γ = {gamma}: 33%" for gamma in ("0", "0.5", "1", "2", "5")]
+    assert heights(negatives, 0, 1, 2) == about({name: [1 / 3, 2 / 3, 1] for name in thirds})
+    assert lines(negatives)["γ = 0: 33%"][0].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_the_hardest_fifth_is_rounded_up() -> None:
+    assert of_hardest(torch.linspace(0.1, 1, 10)) == pytest.approx(0.2)
+    assert of_hardest(torch.linspace(1 / 11, 1, 11)) == pytest.approx(3 / 11)
+    assert math.isnan(of_hardest(torch.zeros(0)))
 
 
 # Of 30 bins those of 0.05 and 0.75, which are the centres of the second and the 23rd.
@@ -197,7 +215,7 @@ def test_gradient_norms_of_boxes_by_hand() -> None:
 
 
 def test_the_curves_are_those_of_the_focal_loss_papers_appendix() -> None:
-    value, slope = (lines(axes) for axes in losses.curves().axes)
+    value, slope = (lines(axes) for axes in losses.curves().axes[:2])
     x = value["CE"][0]
     p = x.sigmoid()
     expected = {
@@ -206,10 +224,34 @@ def test_the_curves_are_those_of_the_focal_loss_papers_appendix() -> None:
         "FL*, γ = 2, β = 1": (-(2 * x + 1).sigmoid().log() / 2, (2 * x + 1).sigmoid() - 1),
         "FL*, γ = 4, β = 0": (-(4 * x).sigmoid().log() / 4, (4 * x).sigmoid() - 1),
     }
+    check_curves(value, slope, expected)
+
+
+def check_curves(
+    value: dict[str, Any], slope: dict[str, Any], expected: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    """Each line is the expected curve, at every logit."""
     assert value.keys() == slope.keys() == expected.keys()
     for name, curves in expected.items():
         for found, curve in zip((value, slope), curves, strict=True):
-            assert_close(found[name], (x, curve), rtol=1e-3, atol=1e-7)
+            assert_close(found[name][1], curve, rtol=1e-3, atol=1e-7)
+
+
+def test_the_curves_by_gamma_and_beta_have_an_alpha_of_one_half() -> None:
+    axes = [lines(axes) for axes in losses.curves().axes[2:]]
+    x = axes[0]["γ = 0"][0]
+    p = x.sigmoid()
+
+    def fl(g: float) -> tuple[Tensor, Tensor]:
+        return -((1 - p) ** g) * p.log() / 2, (1 - p) ** g * (g * p * p.log() + p - 1) / 2
+
+    def star(g: float, b: float) -> tuple[Tensor, Tensor]:
+        shifted = (g * x + b).sigmoid()
+        return -shifted.log() / g / 2, (shifted - 1) / 2
+
+    check_curves(axes[0], axes[1], {f"γ = {g:g}": fl(g) for g in (0, 0.5, 1, 2, 5)})
+    pairs = ((1, 0), (2, 0), (2, 1), (4, 0), (4, 1))
+    check_curves(axes[2], axes[3], {f"γ = {g}, β = {b}": star(g, b) for g, b in pairs})
 
 
 def test_ious_of_negatives_by_hand() -> None:
@@ -311,6 +353,9 @@ def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
     assert len(seen["rcnn"].labels) == 0
     for figure in (losses.focal_loss, losses.gradients, losses.box_gradients):
         png(figure(seen))
+    png(quadrants.quadrants(seen, 0.25, 2.0))
+    png(sampling.negatives_by_iou(seen))
+    png(forgetting.forgetting({"same": (seen, seen)}))
     png(sampling.negative_ious(seen))
     png(sampling.counts(seen, 2))
     png(sampling.prime_samples(seen))
@@ -361,6 +406,80 @@ def test_images_are_numbered_over_batches_and_picks_are_within_budget(
             assert (taken > 0).all() and (taken <= BUDGET[site]).all(), name
 
 
+def test_shares_of_the_quarters_by_hand() -> None:
+    # A hard and an easy positive, two hard negatives, an easy one: -log2 p is 2, 1/2, 1, 1, 1/2.
+    root = 0.5**0.5
+    one = hand_made([1, 2, 0, 0, 0], right=[[0.25], [root], [0.5], [0.5], [root]])
+    rows = quadrants.shares(one, alpha=0.25, gamma=1.0)
+    easy = (1 - root) / 2  # (1 - p) -log2 p
+    weights = {
+        "examples": [1, 2, 1, 1],
+        "loss, cross entropy": [2, 2, 0.5, 0.5],
+        "loss, α = 0.25": [0.5, 1.5, 0.125, 0.375],
+        "loss, γ = 1": [1.5, 1, easy, easy],
+        "loss, α = 0.25, γ = 1": [0.375, 0.75, easy / 4, 3 * easy / 4],
+        "gradient, cross entropy": [0.75, 1, 1 - root, 1 - root],
+        "gradient, α = 0.25": [0.1875, 0.75, (1 - root) / 4, 3 * (1 - root) / 4],
+    }
+    for name, weight in weights.items():
+        assert rows[name].tolist() == pytest.approx([w / sum(weight) for w in weight]), name
+    # Focal loss, appendix B: (1 - p) (1 - p - p log p).
+    slopes = [(1 - p) * (1 - p - p * math.log(p)) for p in (0.25, 0.5, root)]
+    weight = [slopes[0] / 4, 1.5 * slopes[1], slopes[2] / 4, 0.75 * slopes[2]]
+    found = rows["gradient, α = 0.25, γ = 1"]
+    assert found.tolist() == pytest.approx([w / sum(weight) for w in weight], rel=1e-5)
+
+
+def test_the_table_of_the_quarters_has_their_shares() -> None:
+    one = hand_made([1, 0, 0, 0, 0, 0, 0, 0], right=[[0.4], [0.5], *[[0.9]] * 6])
+    figure = quadrants.quadrants({"dense": one, "rpn": one}, 0.25, 2.0)
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    assert len(texts) == 9 * 4 and texts[:4] == ["12.5", "12.5", "0", "75.0"]
+
+
+def test_negatives_by_iou_by_hand() -> None:
+    # Bins of 0.05: the first has two negatives, the second none, the third three.
+    one = hand_made(
+        [0, 0, 0, 0, 0, 1],
+        ious=[0.0, 0.04, 0.11, 0.12, 0.14, 0.9],
+        loss=[1.0, 3.0, 1.0, 2.0, 6.0, 9.0],
+        right=[[0.9, 0.8], [0.9, 0.6], [0.5, 1.0], [1.0, 0.6], [0.9, 0.7], [0.0, 0.0]],
+    )
+    number, loss, score = sampling.negatives_by_iou({"dense": one}).axes
+    assert [bar.get_height() for bar in number.patches] == [2, 0, 3]
+    assert heights(loss, 0, 2) == about({"mean": [2, 3], "median": [1, 2]})
+    assert heights(score, 0, 2) == about({"mean": [0.3, 0.4], "median": [0.2, 0.4]})
+    place, mean = lines(loss)["mean"]
+    assert place.tolist() == pytest.approx([0.025, 0.075, 0.125]) and mean[1].isnan()
+
+
+def test_forgotten_examples_by_hand() -> None:
+    labels = [1, 1, 1, 0, 0, 0, 0]
+    before = hand_made(labels, right=[[0.6], [0.9], [0.5], [0.9], [0.9], [0.9], [0.1]])
+    after = hand_made(labels, right=[[0.5], [0.6], [0.1], [0.4], [0.9], [0.9], [0.1]])
+    assert forgetting.forgotten(before, after, positives=True) == (1 / 2, 2)
+    assert forgetting.forgotten(before, after, positives=False) == (1 / 3, 3)
+    runs = {"focal": ({"rpn": before}, {"rpn": after}), "CE": ({"rpn": before}, {"rpn": before})}
+    (axes,) = forgetting.forgetting(runs).axes
+    bars = {bar.get_label(): [b.get_width() for b in bar] for bar in axes.containers}
+    assert bars == {"positives": [50, 0], "negatives": [pytest.approx(100 / 3), 0]}
+    assert axes.texts[2].get_text() == " 33 % of 3"
+
+
+def test_the_later_checkpoint_judges_the_proposals_of_the_earlier_one() -> None:
+    first, second = quick(), quick()
+    with torch.no_grad():
+        for parameter in second.rpn.parameters():
+            parameter += 0.1  # so that it would propose other boxes
+    images, targets = batch(2, 3)
+    loader = [([(255 * image).byte() for image in images], targets)]
+    before, after = forgetting.look_twice(as_trained(first), as_trained(second), loader, BUDGET)
+    for site in before:
+        assert torch.equal(before[site].ious, after[site].ious)
+    assert not torch.equal(before["rpn"].right, after["rpn"].right)
+    assert not any(module._forward_hooks for module in second.modules())
+
+
 @pytest.fixture(scope="module", params=NETWORKS)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
@@ -395,7 +514,9 @@ def test_the_command_draws_every_figure(
     monkeypatch.setattr(sampling, "classes", classes)
     config = load(checkpoint)["config"]
     budgets = [f"budget.{site}=16" for site in config["model"]["sites"]]
-    assert drawn(checkpoint, tmp_path, "images=3", *budgets) == FIGURES
+    pair = f"forgetting=[[twice, {checkpoint}, {checkpoint}]]"
+    found = drawn(checkpoint, tmp_path, "images=3", *budgets, pair)
+    assert found == sorted([*FIGURES, "forgetting"])
     assert looked_at == [3]
     config = config["data"]
     assert counted == dataset(config, "train").class_frequencies().tolist()

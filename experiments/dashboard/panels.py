@@ -29,7 +29,7 @@ class Section(NamedTuple):
 
 def sections(sites: Sequence[str], terms: Sequence[str]) -> list[Section]:
     """All sections, for runs with these sites and loss terms."""
-    return [*RESULTS, losses(terms), *map(picks, sites), *OTHERS]
+    return [*RESULTS, losses(terms), *map(picks, sites), *map(predictions, sites), *OTHERS]
 
 
 RESULTS = (
@@ -112,6 +112,20 @@ def picks(site: str) -> Section:
         "effective_sample_size is the number of equally weighted examples that would average as "
         "well. objects_covered is the share of the objects with a positive that got one. Methods "
         "that leave a site to random sampling coincide here.",
+        curves=tuple(f"sampling/{site}/{name}" for name in what),
+    )
+
+
+def predictions(site: str) -> Section:
+    """How well the scores of a site tell its candidates apart."""
+    what = ("accuracy_positive", "accuracy_negative", "score_iou_correlation", "best_is_best")
+    return Section(
+        f"What {site} predicts",
+        "The accuracies are those of a classifier, over the sampled positives and negatives; they "
+        "depend on the sampler. A detector also needs the best box of each object to have the "
+        "highest score: score_iou_correlation is Spearman's, of score and IoU of the predicted "
+        "boxes over the positives; best_is_best is the share of the objects whose best-scored box "
+        "is their best-placed box.",
         curves=tuple(f"sampling/{site}/{name}" for name in what),
     )
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
     """Write a PNG for each figure."""
     try:
-        from experiments.figures import losses, sampling
+        from experiments.figures import losses, quadrants, sampling
         from experiments.style import png
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
@@ -34,7 +34,9 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
         "gradients": losses.gradients(seen),
         "box_gradients": losses.box_gradients(seen),
         "loss_curves": losses.curves(),
+        "quadrants": quadrants.quadrants(seen, config["alpha"], config["gamma"]),
         "negative_ious": sampling.negative_ious(seen),
+        "negatives_by_iou": sampling.negatives_by_iou(seen),
         "prime_samples": sampling.prime_samples(seen),
         "candidates": sampling.counts(seen, len(images)),
     }
@@ -45,11 +47,28 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     else:
         counts = train_set.class_frequencies().tolist()
         drawn["classes"] = sampling.classes(trained.class_names, counts)
+    if config["forgetting"]:
+        drawn["forgetting"] = forgetting_figure(config, loader)
     output = Path(config["output"] or "figures")
     for name, figure in drawn.items():
         with atomic_write(output / f"{name}.png") as file:
             file.write(png(figure))
     log.info("%d images of %s; figures in %s", len(images), config["split"], output)
+
+
+def forgetting_figure(config: dict[str, Any], loader: Any) -> Any:
+    """The figure of the runs that ``forgetting`` names, over the same images."""
+    from experiments.figures.forgetting import forgetting, look_twice
+    from frcnn.evaluation.load import load_trained
+
+    runs = {}
+    for name, *paths in config["forgetting"]:
+        earlier, later = (
+            load_trained(path, config["device"], config["precision"], config["trust"])
+            for path in paths
+        )
+        runs[name] = look_twice(earlier, later, loader, config["budget"])
+    return forgetting(runs)
 
 
 def first(size: int, number: int) -> Any:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -14,7 +15,12 @@ from experiments.figures.seen import Seen
 from experiments.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, named, panels
 from frcnn.losses import ClassLoss, FocalSigmoid, FocalStar, Samples
 
-GAMMAS = {0.0: GREY, 0.5: BLUE, 1.0: GREEN, 2.0: VERMILLION}
+GAMMAS = {0.0: GREY, 0.5: BLUE, 1.0: GREEN, 2.0: VERMILLION, 5.0: PURPLE}
+HARDEST = 0.2  # the share of the examples that the paper speaks of
+ALPHA = 0.5  # of the curves by gamma: half of the loss without alpha
+# gamma and beta of FL*; (1, 0) is cross entropy.
+STARS = {(1.0, 0.0): GREY, (2.0, 0.0): BLUE, (2.0, 1.0): GREEN, (4.0, 0.0): VERMILLION}
+STARS |= {(4.0, 1.0): PURPLE}
 NUM_BINS = 30
 MU = 0.02  # where GHM's box loss bends from squared to absolute errors
 SMOOTH_L1_BETA = 1 / 9
@@ -28,6 +34,7 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
     """Focal loss, fig. 4, hardest examples first: the share of the loss that they make up.
 
     The axis is logarithmic, since the hardest hundredth of the anchors has nearly all of the loss.
+    The legend has the share of the hardest fifth, which is shaded.
     Under a loss of C binary problems an example is a pair of a candidate and a class, as in GHM.
     """
     figure, axes = panels(2 * len(seen), columns=2)
@@ -40,10 +47,14 @@ def focal_loss(seen: Mapping[str, Seen]) -> Figure:
                 share = cumulative(values(focal(gamma), one.right[chosen]))
                 number = spread(len(share))
                 place = number / len(share)
-                here.plot(place, share[number - 1], color=colour, label=f"γ = {gamma:g}")
+                label = f"γ = {gamma:g}: {of_hardest(share):.0%}"
+                here.plot(place, share[number - 1], color=colour, label=label)
             here.set_xscale("log")
+            here.axvspan(here.get_xlim()[0], HARDEST, color=GREY, alpha=0.12, linewidth=0)
             title = f"{named_site(site, one)}: {int(chosen.sum()):,} {kind}"
             named(here, title, "share of the examples, hardest first", "share of the loss")
+            legend = here.legend(title=f"hardest {HARDEST:.0%}", frameon=False, fontsize=8)
+            legend.get_title().set_fontsize(8)
     return figure
 
 
@@ -53,8 +64,15 @@ def named_site(site: str, one: Seen) -> str:
 
 
 def values(loss: ClassLoss, right: Tensor) -> Tensor:
-    """[N] losses at [N] probabilities of the label, in pieces: there are millions of anchors."""
-    return torch.cat([value_and_slope(loss, piece)[0] for piece in right.split(AT_ONCE)])
+    """[N] losses at [N] probabilities of the label."""
+    return in_pieces(loss, right)[0]
+
+
+def in_pieces(loss: ClassLoss, right: Tensor) -> tuple[Tensor, Tensor]:
+    """``value_and_slope``, piece by piece: there are millions of anchors."""
+    pairs = [value_and_slope(loss, piece) for piece in right.split(AT_ONCE)]
+    loss_values, slopes = zip(*pairs, strict=True)
+    return torch.cat(loss_values), torch.cat(slopes)
 
 
 def spread(size: int) -> Tensor:
@@ -68,6 +86,11 @@ def cumulative(loss: Tensor) -> Tensor:
     """[N] losses -> [N] the share of the 1, 2, ... N largest in their sum."""
     total = loss.double().sort(descending=True).values.cumsum(0)
     return total / total[-1:].clamp(min=torch.finfo(total.dtype).tiny)
+
+
+def of_hardest(share: Tensor) -> float:
+    """The share of the loss that the hardest fifth has; of [N], as from ``cumulative``."""
+    return share[math.ceil(HARDEST * len(share)) - 1].item() if len(share) else math.nan
 
 
 def gradients(seen: Mapping[str, Seen]) -> Figure:
@@ -135,28 +158,53 @@ def harmony(counts: Tensor) -> Tensor:
 
 
 def curves() -> Figure:
-    """Focal loss, fig. 5 and 6: CE, FL and FL* of one positive, and their slopes."""
-    losses: dict[str, tuple[ClassLoss, str]] = {
+    """Losses of one positive and their slopes, a row each for three sets.
+
+    Focal loss, fig. 5 and 6: CE, FL and FL*. Then, with alpha, FL for several gamma, and FL* for
+    several (gamma, beta).
+    """
+    paper: dict[str, tuple[ClassLoss, str]] = {
         "CE": (focal(0.0), GREY),
         "FL, γ = 2": (focal(2.0), BLUE),
         "FL*, γ = 2, β = 1": (FocalStar(2.0, 1.0, per=1.0), VERMILLION),
         "FL*, γ = 4, β = 0": (FocalStar(4.0, 0.0, per=1.0), PURPLE),
     }
-    logit = torch.linspace(-4, 6, 201)
-    figure, axes = panels(2, columns=2)
-    for name, (loss, colour) in losses.items():
-        value, slope = value_and_slope(loss, logit.sigmoid())
-        axes[0].plot(logit, value, color=colour, label=name)
-        axes[1].plot(logit, -slope, color=colour, label=name)
-    where = "logit towards the label, x_t"
-    named(axes[0], "loss of one binary example", where, "loss")
-    named(axes[1], "its slope", where, "d loss / d x_t")
+    by_gamma: dict[str, tuple[ClassLoss, str]] = {
+        f"γ = {gamma:g}": (focal(gamma, ALPHA), colour) for gamma, colour in GAMMAS.items()
+    }
+    by_beta: dict[str, tuple[ClassLoss, str]] = {
+        f"γ = {gamma:g}, β = {beta:g}": (FocalStar(gamma, beta, ALPHA, per=1.0), colour)
+        for (gamma, beta), colour in STARS.items()
+    }
+    figure, axes = panels(6, columns=2)
+    for row, (name, losses) in enumerate(
+        {
+            "one binary example": paper,
+            f"FL, α = {ALPHA:g}": by_gamma,
+            f"FL*, α = {ALPHA:g}": by_beta,
+        }.items()
+    ):
+        _curves(axes[2 * row], axes[2 * row + 1], name, losses)
     return figure
 
 
-def focal(gamma: float) -> FocalSigmoid:
-    """Focal loss without alpha, as in the paper's curves."""
-    return FocalSigmoid(gamma, alpha=None, per=1.0)
+def _curves(
+    left: Axes, right: Axes, name: str, losses: Mapping[str, tuple[ClassLoss, str]]
+) -> None:
+    """Values and slopes over the logit, a line per loss."""
+    logit = torch.linspace(-4, 6, 201)
+    for label, (loss, colour) in losses.items():
+        value, slope = value_and_slope(loss, logit.sigmoid())
+        left.plot(logit, value, color=colour, label=label)
+        right.plot(logit, -slope, color=colour, label=label)
+    where = "logit towards the label, x_t"
+    named(left, f"{name}: loss", where, "loss")
+    named(right, f"{name}: slope", where, "d loss / d x_t")
+
+
+def focal(gamma: float, alpha: float | None = None) -> FocalSigmoid:
+    """Focal loss; without alpha, as in the paper's curves."""
+    return FocalSigmoid(gamma, alpha=alpha, per=1.0)
 
 
 def value_and_slope(loss: ClassLoss, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Shape letters: N candidates of all images, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from math import nan
 
 import torch
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from experiments.style import BLUE, GREEN, GREY, VERMILLION, named, panels
 
 TITLES = {"random": "random", "ohem": "hard (OHEM)", "pisa": "prime (PISA, size = weight)"}
 COLOURS = {"random": BLUE, "ohem": VERMILLION, "iou_balanced": GREEN}
+IOU_BIN = 0.05
 SHOWN = 4000  # points per panel and kind; more would hide each other
 
 
@@ -31,6 +33,39 @@ def negative_ious(seen: Mapping[str, Seen]) -> Figure:
             here.stairs(share, edges, color=colour, linewidth=1.5, label=name)
         here.set_yscale("symlog", linthresh=1)
         named(here, f"{site}: negatives", "IoU with the nearest object", "share in percent")
+    return figure
+
+
+def negatives_by_iou(seen: Mapping[str, Seen]) -> Figure:
+    """Libra R-CNN (arXiv 1904.02701): are negatives of high IoU harder? A row per site.
+
+    Number, class loss and score of the negatives in bins of their IoU with the nearest object. The
+    score is the highest of an object class.
+    """
+    figure, axes = panels(3 * len(seen))
+    for row, (site, one) in enumerate(seen.items()):
+        number, loss, score = axes[3 * row : 3 * row + 3]
+        negative = ~one.positive
+        bins = (one.ious[negative].float() / IOU_BIN).long()
+        size = total(bins)
+        place = (torch.arange(size) + 0.5) * IOU_BIN
+        number.bar(
+            place.tolist(), bins.bincount(minlength=size).tolist(), 0.8 * IOU_BIN, color=GREY
+        )
+        number.set_yscale("log")
+        wrong = 1 - one.right[negative].amin(1)
+        for here, values in ((loss, one.loss[negative]), (score, wrong)):
+            groups = [values[bins == number].float() for number in range(size)]
+            here.plot(
+                place, [group.mean().item() for group in groups], ".-", color=BLUE, label="mean"
+            )
+            median = [group.median().item() if len(group) else nan for group in groups]
+            here.plot(place, median, ".--", color=VERMILLION, label="median")
+            here.set_yscale("log")
+        title, where = f"{site}: {len(bins):,} negatives", "IoU with the nearest object"
+        named(number, title, where, "negatives")
+        named(loss, title, where, "class loss")
+        named(score, title, where, "highest score of a class")
     return figure
 
 

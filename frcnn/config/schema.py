@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 Count = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
@@ -138,6 +138,9 @@ class Figures:
     images: Positive
     output: str
     budget: dict[str, Positive]
+    alpha: Share
+    gamma: NotNegative
+    forgetting: list[Annotated[list[str], MinLen(3), MaxLen(3)]]
     batch_size: Positive
     workers: Count
     device: str

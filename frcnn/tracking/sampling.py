@@ -48,12 +48,12 @@ def sampling_report(
         "negatives_per_image": (negative & picked).sum().item() / num_images,
         "candidates_positive_per_image": positive.sum().item() / num_images,
         "effective_sample_size": _effective_size(weights) / num_images,
-        **_mean("positive_iou", ious[positive & picked]),
-        **_mean("negative_iou", ious[negative & picked]),
-        **_mean("loss_picked", losses[picked]),
-        **_mean("loss_passed", losses[passed]),
-        **_mean("hard_fraction", _is_hard(losses[negative], picked[negative])),
-        **_mean("objects_covered", _is_covered(candidates.gt, positive, picked)),
+        **mean_entry("positive_iou", ious[positive & picked]),
+        **mean_entry("negative_iou", ious[negative & picked]),
+        **mean_entry("loss_picked", losses[picked]),
+        **mean_entry("loss_passed", losses[passed]),
+        **mean_entry("hard_fraction", _is_hard(losses[negative], picked[negative])),
+        **mean_entry("objects_covered", _is_covered(candidates.gt, positive, picked)),
     }
     histograms = {
         "iou_positives": _histogram(ious[positive & picked], IOU_EDGES),
@@ -64,7 +64,7 @@ def sampling_report(
     return scalars, histograms
 
 
-def _mean(name: str, values: Tensor) -> dict[str, float]:
+def mean_entry(name: str, values: Tensor) -> dict[str, float]:
     """The mean under its name; no entry without values."""
     return {name: values.float().mean().item()} if values.numel() else {}
 

@@ -25,10 +25,11 @@ from frcnn.parallel.device import autocast
 from frcnn.parallel.group import SingleProcess
 from frcnn.runfolder.checkpoint import save
 from frcnn.runfolder.signals import defer_signals
+from frcnn.tracking.predictions import prediction_report
 from frcnn.tracking.sampling import sampling_report
 from frcnn.tracking.tracker import AnyTracker
 from frcnn.training.accumulation import AccumulateStats, shared
-from samplers import Candidates
+from samplers import Candidates, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,10 @@ NO_OPTIMIZERS: Mapping[str, torch.optim.Optimizer] = MappingProxyType({})
 SITE_STREAM = 1 << 31  # above every rank: sites draw from other streams than processes
 
 
-def preview_all(site: str, candidates: Candidates, weights: Tensor) -> Tensor:
-    """[N] losses of a site's candidates; 0 for those that are ignored."""
+def preview_all(site: str, candidates: Candidates, weights: Tensor) -> tuple[Tensor, Prediction]:
+    """[K] rows of a site's candidates that are not ignored, and what is predicted for them."""
     rows = torch.where(candidates.labels >= 0)[0]
-    loss = torch.zeros_like(weights)
-    loss[rows] = candidates.predict(rows).loss
-    return loss
+    return rows, candidates.predict(rows)
 
 
 @dataclass
@@ -266,10 +265,13 @@ class Engine:
         )
 
     def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
-        loss = preview_all(site, candidates, weights)
+        rows, prediction = preview_all(site, candidates, weights)
+        loss = torch.zeros_like(weights)
+        loss[rows] = prediction.loss
         scalars, histograms = sampling_report(
             candidates, weights, loss, num_images=candidates.num_images
         )
+        scalars |= prediction_report(candidates, weights, rows, prediction)
         step = self.step + 1  # done when this one is, as in every record
         self.tracker.log({"step": step, **{f"sampling/{site}/{k}": v for k, v in scalars.items()}})
         named = {f"sampling/{site}/{key}": value for key, value in histograms.items()}
