@@ -5,6 +5,7 @@ READY := $(VENV)/.ready
 MAP := experiments/imbalance_map
 DATA ?= data/bccd
 BCCD := experiments/bccd_samplers
+ONE := experiments/one_stage
 TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WITH)
 # A process a core, each with one thread: torch's threads would fight over the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
@@ -45,6 +46,12 @@ study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hou
 	$(PY) -m experiments.report runs/bccd_samplers --out $(BCCD) --page $(BCCD)/README.md \
 	    --family matched
 
+study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER of BCCD; hours, likewise
+	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage
+	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage_rpn
+	$(PY) -m experiments.report runs/one_stage --out $(ONE) --baseline dense=focal
+	$(PY) -m experiments.report runs/one_stage_rpn --out $(ONE)/rpn --baseline rpn=random
+
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
@@ -62,4 +69,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-one-stage bench lint test test-all clean
