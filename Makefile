@@ -5,6 +5,7 @@ READY := $(VENV)/.ready
 MAP := experiments/imbalance_map
 DATA ?= data/bccd
 BCCD := experiments/bccd_samplers
+ONE := experiments/one_stage
 TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WITH)
 # One thread for each run, held to AVX2, so that machines give the same numbers.
 WHICH = OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DATA=$(DATA) LITE0=$(LITE0) \
@@ -61,6 +62,12 @@ study-which: $(READY) ## experiments/which_sampler, DATA=FOLDER of the four sets
 	for part in length test scale quota; do \
 	    $(PY) -m experiments.which_sampler collect runs/which_sampler/$$part; done
 
+study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER of BCCD; hours, likewise
+	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage
+	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage_rpn
+	$(PY) -m experiments.report runs/one_stage --out $(ONE) --baseline dense=focal
+	$(PY) -m experiments.report runs/one_stage_rpn --out $(ONE)/rpn --baseline rpn=random
+
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
@@ -78,4 +85,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd study-which bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage bench lint test test-all clean

@@ -66,7 +66,7 @@ def weights(variant: str) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("study", ["map", "bccd"])
+@pytest.mark.parametrize("study", ["map", "bccd", "one-stage"])
 def test_make_starts_every_sweep_of_a_study(study: str) -> None:
     """Hydra takes its own options before a sweep's values, and none after them."""
     line = ["make", "-n", f"study-{study}", "WITH=hydra/launcher=cores", "DATA=DIR"]
@@ -78,7 +78,12 @@ def test_make_starts_every_sweep_of_a_study(study: str) -> None:
     told = [value for own in asked for value in own.overrides if value.startswith("sweep=")]
     studied = ["samplers_bccd", "losses_bccd", "box_losses_bccd", "bccd_matched"]
     studied += ["samplers_bccd", "losses_bccd"]
-    assert told == [f"sweep={n}" for n in (["imbalance_map"] if study == "map" else studied)]
+    sweeps = {
+        "map": ["imbalance_map"],
+        "bccd": studied,
+        "one-stage": ["one_stage", "one_stage_rpn"],
+    }
+    assert told == [f"sweep={name}" for name in sweeps[study]]
     for own in asked:
         folder = f"file://{root / own.config_dir}"
         with hydra.initialize_config_dir(CONF, version_base="1.3"):

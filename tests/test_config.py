@@ -35,6 +35,7 @@ REQUIRED = {
 
 PRESETS = [*GROUPS, "augmentation", "data", "model", "optimizer", "schedule"]
 OWN_SITES = [f"{group}/{site}" for group in GROUPS for site in SITES]
+OWN_DENSE = [f"{group}/dense" for group in GROUPS]
 
 
 def rows(chosen: list[str]) -> list[list[str]]:
@@ -49,7 +50,7 @@ def rows(chosen: list[str]) -> list[list[str]]:
 ROWS = [
     [choice for choice in row if choice != "loss/rpn=equalization"]
     for row in rows(PRESETS) + rows(OWN_SITES)
-]
+] + [[*row, "model=retinanet_resnet18_fpn"] for row in rows(OWN_DENSE)]
 
 
 def test_options_are_found() -> None:
@@ -67,7 +68,7 @@ def test_every_option_composes_and_builds(overrides: list[str]) -> None:
     for override in overrides:
         group, _, option = override.partition("=")
         assert "." in group or choices[group] == option
-    for site in SITES:
+    for site in config["model"]["sites"]:
         assert callable(build(config["assigner"][site]))
         assert callable(build(config["sampler"][site]))
         class_loss, box_loss = build(config["loss"][site]), build(config["box_loss"][site])
