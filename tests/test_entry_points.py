@@ -61,8 +61,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# So short a run of a RetinaNet is not sure of anything.
-UNSURE = ["model.score_thresh=0.0", "loss.dense.prior=0.3"]
+# So short a run of a RetinaNet is not sure of anything: its scores are nearly ties, whose order the
+# memory format decides, which `evaluate` does not take from the run.
+UNSURE = ["model.score_thresh=0.0", "loss.dense.prior=0.3", "trainer.channels_last=false"]
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -92,7 +93,7 @@ def test_train_leaves_a_whole_folder(trained: Path) -> None:
     assert "sampler/rcnn=random" in log or "sampler/dense=all" in log
     assert "12 training and 4 validation images" in log
     assert "epoch 3 step 18/18" in log and "after 18 steps" in log
-    assert re.search(r"step 18/18  loss \d.*  (classifier|classification) \d", log)
+    assert re.search(r"step 18/18  loss \d.* (classifier|classification) \d", log)
 
 
 def test_an_interrupted_run_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +320,7 @@ def test_predict_a_folder(
     assert boxes
     for box in boxes:
         x1, y1, x2, y2 = box["xyxy"]
-        assert 0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 48 and 0.1 <= box["score"] <= 1
+        assert 0 <= x1 <= x2 <= 64 and 0 <= y1 <= y2 <= 48 and 0.1 <= box["score"] <= 1
         assert box["class"] in ("circle", "square", "triangle")
     shown = Image.open("out/a.png_boxes.png").convert("RGB")
     assert shown.size == (640, 480)  # small images are enlarged
