@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from tiny import small_backbone, small_network
 from torch import nn
+from torchvision.models.detection.image_list import ImageList
 
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import (
@@ -36,9 +37,12 @@ from experiments.benchmark.limit import Layout, Recorder, recorded
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import markdown, page, store, table
 from experiments.benchmark.timing import interleaved, ratio, slope, spread
-from frcnn.config.compose import CONF
+from frcnn.config.compose import CONF, build
 from frcnn.data import coco
 from frcnn.errors import ConfigError
+from frcnn.model.anchors import ASPECT_RATIOS, retinanet_anchors, scaled_sizes
+from frcnn.model.retinanet import SCALES
+from frcnn.sites.site import unassigned
 from samplers import OHEM, Random
 
 CPU = torch.device("cpu")
@@ -207,6 +211,18 @@ def test_stock_and_ours_do_the_same(trainings: tuple[dict, tuple]) -> None:
     for training in both.values():
         after = dict(training.model.named_parameters())
         assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_stock_retinanet_and_ours_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision trains column 0 too, and divides the box loss as its class loss."""
+    monkeypatch.setattr(setting, "resnet_fpn_backbone", small_backbone)
+    workload = setting.Workload("retinanet_resnet18_fpn", 128, 96, 2)
+    same = ["loss.dense.background_column=true", "box_loss.dense.per=image"]
+    with small_network():
+        both, batch = steps.same_weights(setting.compose(*workload.overrides(), *same), CPU)
+    losses = [training.step(batch, "fp32") for training in both.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0].keys() == {"classification", "bbox_regression"}
 
 
 def test_a_variant_runs_its_own_sites_on_the_shared_network(trainings: tuple[dict, tuple]) -> None:
@@ -391,7 +407,7 @@ def test_an_option_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch
 
 def test_targets_are_compared_in_the_right_direction() -> None:
     spread = {"median": 1.9, "q1": 1.7, "q3": 2.0}
-    steps = table("Training step: x", [{"step": "ours, fp32", targets.STEP: spread}])
+    steps = table("Training step: fasterrcnn", [{"step": "ours, fp32", targets.STEP: spread}])
     ohem = table("A step", [{"variant": "sampler=ohem", "times random": spread}])
     wait = table("Waiting", [{"data": "BCCD", "share of time waiting, %": 5.1}])
     parts = {
@@ -554,6 +570,32 @@ def test_each_checkout_runs_its_own_code(tmp_path: Path, monkeypatch: pytest.Mon
 def test_matching_a_crowd_takes_bounded_memory() -> None:
     rise, _ = memory.in_child(matching.peak, (1_000, 250_000), "cpu")
     assert rise < 300e6
+
+
+@pytest.mark.slow
+@needs_proc
+def test_assigning_retinanets_anchors_takes_bounded_memory() -> None:
+    assert memory.in_child(assigning_retinanets_anchors) < 300e6
+
+
+def assigning_retinanets_anchors() -> int:
+    """Bytes for 300 objects in 800 x 1333 pixels."""
+    shapes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
+    pixels = torch.zeros(1, 3, 800, 1344)
+    sizes = scaled_sizes([32, 64, 128, 256, 512], SCALES, whole=True)
+    levels = [torch.zeros(1, 1, *shape) for shape in shapes]
+    anchors = retinanet_anchors(sizes, ASPECT_RATIOS)(ImageList(pixels, [(800, 1333)]), levels)
+    assert len(anchors[0]) == 201_600
+    config = setting.compose("model=retinanet_resnet18_fpn", "data=shapes")
+    assign = build(config["assigner"]["dense"])
+    labels = torch.ones(300, dtype=torch.int64)
+
+    def action(objects: int) -> None:
+        boxes = scenes.boxes(objects, torch.Generator().manual_seed(0))
+        assign(unassigned(anchors, [{"boxes": boxes}], [labels[:objects]]))
+
+    action(1)  # loads the code, whose memory must not count
+    return memory.rise(lambda: action(300))
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import hydra
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from experiments.benchmark.timing import nothing
 from frcnn import build as assemble
@@ -18,6 +19,7 @@ from frcnn.data import Batch, collate
 from frcnn.model import Detector
 from frcnn.model.anchors import one_anchor_size_per_level
 from frcnn.model.faster_rcnn import TorchvisionOptions
+from frcnn.model.retinanet import RetinaNetOptions
 from frcnn.parallel.device import choose_precision
 
 
@@ -53,6 +55,7 @@ class Workload:
 
 
 ON_CPU = Workload("fasterrcnn_resnet18_fpn", 256, 192, 4, (16, 32, 64, 128, 256))
+RETINANET_ON_CPU = Workload("retinanet_resnet18_fpn", 256, 192, 4)
 ON_CUDA = (
     Workload("fasterrcnn_resnet50_fpn", 1333, 800, 8),
     Workload("fasterrcnn_resnet50_fpn", 1333, 800, 16),
@@ -97,20 +100,27 @@ def ours(config: dict[str, Any], num_classes: int, device: torch.device) -> Dete
     return model.train()
 
 
-def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> FasterRCNN:
+def stock(config: dict[str, Any], num_classes: int, device: torch.device) -> FasterRCNN | RetinaNet:
     """torchvision's own detector with the same shape and budgets."""
-    node = config["model"]
-    backbone = resnet_fpn_backbone(
-        backbone_name=node["name"].removeprefix("fasterrcnn_").removesuffix("_fpn"),
-        weights=None,
-        norm_layer=torch.nn.BatchNorm2d,
-        trainable_layers=5,
-    )
-    shared = TorchvisionOptions.__annotations__
-    options = {key: value for key, value in node.items() if key in shared}
+    kind, _, backbone = config["model"]["name"].removesuffix("_fpn").partition("_")
+    make = {"fasterrcnn": _stock_faster_rcnn, "retinanet": _stock_retinanet}[kind]
+    shared = {"weights": None, "norm_layer": torch.nn.BatchNorm2d, "trainable_layers": 5}
+    return make(config["model"], num_classes, backbone_name=backbone, **shared).to(device).train()
+
+
+def _stock_faster_rcnn(node: dict[str, Any], num_classes: int, **backbone: Any) -> FasterRCNN:
+    options = {key: node[key] for key in TorchvisionOptions.__annotations__ if key in node}
     if node["anchor_sizes"] is not None:
         options["rpn_anchor_generator"] = one_anchor_size_per_level(node["anchor_sizes"])
-    return FasterRCNN(backbone, num_classes, **options).to(device).train()
+    return FasterRCNN(resnet_fpn_backbone(**backbone), num_classes, **options)
+
+
+def _stock_retinanet(node: dict[str, Any], num_classes: int, **backbone: Any) -> RetinaNet:
+    """With torchvision's own anchors and head; the workload must not ask for others."""
+    options = {key: node[key] for key in RetinaNetOptions.__annotations__ if key in node}
+    p6p7 = LastLevelP6P7(node["fpn_channels"], node["fpn_channels"])
+    network = resnet_fpn_backbone(**backbone, returned_layers=[2, 3, 4], extra_blocks=p6p7)
+    return RetinaNet(network, num_classes, **options)
 
 
 def computes_bf16(device: torch.device) -> bool:

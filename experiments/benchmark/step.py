@@ -8,7 +8,7 @@ import torch
 from experiments.benchmark import memory, setting
 from experiments.benchmark.limit import Replay, recorded
 from experiments.benchmark.report import WHY, Row, table
-from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
+from experiments.benchmark.setting import ON_CPU, ON_CUDA, RETINANET_ON_CPU, Workload
 from experiments.benchmark.timing import interleaved, ratio, spread
 from experiments.benchmark.training import Training
 from frcnn.parallel.device import keep_freed_memory
@@ -19,7 +19,9 @@ BUILDERS = {"stock torchvision": setting.stock, "ours": setting.ours}
 def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     """Tables of time, memory and distance from the limit for each workload of the device."""
     if device.type == "cpu":
-        parts = [_compared(ON_CPU, ("fp32", "bf16"), device, seconds)]
+        workloads = (ON_CPU, RETINANET_ON_CPU)
+        share = seconds / len(workloads)
+        parts = [_compared(workload, ("fp32", "bf16"), device, share) for workload in workloads]
         parts.append({"tables": [_without_cuda()], "seconds": {}})
     else:
         share = seconds / len(ON_CUDA)

@@ -24,9 +24,13 @@ ANCHORS = "8 images x 200,000 candidates x 30 objects"
 ANNOTATIONS = ("data", "Loading COCO", "118,000 images, 860,000 boxes")
 TARGETS = (
     Target("fp32 step, times as fast as stock torchvision in fp32", 1.8,
-           ("step", "Training step", "ours, fp32", STEP), least=True),
+           ("step", "Training step: fasterrcnn", "ours, fp32", STEP), least=True),
     Target("bf16 step, times as fast as stock torchvision in fp32", 3.5,
-           ("step", "Training step", "ours, bf16", STEP), least=True, bf16=True),
+           ("step", "Training step: fasterrcnn", "ours, bf16", STEP), least=True, bf16=True),
+    Target("RetinaNet's fp32 step, times as fast as stock torchvision in fp32", 1.2,
+           ("step", "Training step: retinanet", "ours, fp32", STEP), least=True),
+    Target("RetinaNet's bf16 step, times as fast as stock torchvision in fp32", 2.1,
+           ("step", "Training step: retinanet", "ours, bf16", STEP), least=True, bf16=True),
     *(Target(f"`{name}`, drawing and losses beyond random's in % of a step", 2,
              ("samplers", "A step", name, MORE))
       for name in ("sampler=iou_balanced", "sampler=instance_balanced", "sampler/rpn=iou_balanced",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from frcnn.build import prepare
 from frcnn.config.compose import build
@@ -18,7 +18,9 @@ class Training:
     The learning rate is 0: the arithmetic is that of training, but the weights stay the same.
     """
 
-    def __init__(self, model: FasterRCNN, config: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, model: FasterRCNN | RetinaNet, config: dict[str, Any], device: torch.device
+    ) -> None:
         self.model, self.device = model, device
         self.clip_norm = config["trainer"]["clip_norm"]
         trained = [p for p in model.parameters() if p.requires_grad]

@@ -25,6 +25,7 @@ from frcnn.model.backbones import STOCK, Network, Width, build_base
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.faster_rcnn import NONE, Positive, Share
 from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site
+from frcnn.model.sparse_tower import can_be_sparse, sparse_tower
 from frcnn.sites.assigners import Assigner
 from frcnn.sites.site import Site, unassigned
 from frcnn.sites.weighers import Weigher
@@ -84,8 +85,7 @@ class SamplingRetinaNet(Detector, RetinaNet):
         maps = self.backbone(batch.tensors)
         levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
         anchors = self.anchor_generator(batch, levels)
-        outputs = self.head(levels)
-        logits, deltas = widened(outputs["cls_logits"]), widened(outputs["bbox_regression"])
+        logits, deltas = self._outputs(levels)
         losses = {}
         if targets is not None:
             losses = self._losses(batch, levels, anchors, logits, deltas, targets)
@@ -98,6 +98,16 @@ class SamplingRetinaNet(Detector, RetinaNet):
         ]
         detections = self.transform.postprocess(detections, batch.image_sizes, original_sizes)
         return (detections, losses) if losses else detections
+
+    def _outputs(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """[I, N, C+1] logits and [I, N, 4] deltas, float32 at least."""
+        classes, boxes = self.head.classification_head, self.head.regression_head
+        layers = [*boxes.conv, boxes.bbox_reg]
+        if torch.is_grad_enabled() and can_be_sparse(layers, levels[0].device):
+            deltas = _per_anchor(sparse_tower(layers, levels), 4)
+        else:
+            deltas = boxes(levels)
+        return widened(classes(levels)), widened(deltas)
 
     def _losses(
         self,
@@ -247,6 +257,11 @@ def check_boxes(targets: Sequence[Mapping[str, Tensor]]) -> None:
         if flat.any():
             box = target["boxes"][flat][0].tolist()
             raise ValueError(f"image {number} of the batch: box {box} has no height or no width")
+
+
+def _per_anchor(levels: Sequence[Tensor], columns: int) -> Tensor:
+    """[I, A * columns, H, W] of each level, A anchors per location -> [I, N, columns]."""
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, columns) for x in levels], 1)
 
 
 def _at_rows(logits: Tensor, deltas: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
