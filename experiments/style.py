@@ -27,7 +27,7 @@ def panels(number: int, columns: int = 3, **options: Any) -> tuple[Figure, list[
 def plain(axes: Axes) -> None:
     """Remove the frame at the top and at the right."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
 
 
 def named(axes: Axes, title: str, x: str, y: str = "") -> None:

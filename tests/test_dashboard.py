@@ -64,7 +64,9 @@ def test_a_run_logs_all_that_is_shown(logged: list[list[dict[str, Any]]]) -> Non
         for section in SECTIONS:
             for name in section.curves:
                 axis = AXES[name.partition("/")[0]]
-                assert any(name in row and axis in row for row in rows), name
+                # No object of so short a run has two positives at the head.
+                absent = name == "sampling/rcnn/best_is_best"
+                assert absent or any(name in row and axis in row for row in rows), name
             for name in section.pictures:
                 assert any(f"{name}.filenames" in row for row in rows), name
             if section.table:

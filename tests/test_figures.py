@@ -463,7 +463,7 @@ def test_forgotten_examples_by_hand() -> None:
     (axes,) = forgetting.forgetting(runs).axes
     bars = {bar.get_label(): [b.get_width() for b in bar] for bar in axes.containers}
     assert bars == {"positives": [50, 0], "negatives": [pytest.approx(100 / 3), 0]}
-    assert axes.texts[2].get_text() == " 33 % of 3"
+    assert axes.texts[2].get_text() == " 33.3 % of 3"
 
 
 def test_the_later_checkpoint_judges_the_proposals_of_the_earlier_one() -> None:

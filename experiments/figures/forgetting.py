@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from experiments.figures.quadrants import EASY
+from experiments.figures.quadrants import EASY, percent
 from experiments.figures.seen import Seen, look
 from experiments.style import BLUE, VERMILLION, named, panels
 from frcnn.errors import UserError
@@ -40,10 +40,11 @@ def forgetting(runs: Mapping[str, Pair]) -> Figure:
             shares = [100 * share for share, _ in lost]
             here.barh(places, shares, 0.38, color=colour, label=kind)
             for place, share, (_, easy) in zip(places, shares, lost, strict=True):
-                here.text(share, place, f" {share:.2g} % of {easy:,}", va="center", fontsize=8)
+                text = f" {percent(share / 100)} % of {easy:,}" if easy else " none was easy"
+                here.text(share, place, text, va="center", fontsize=8)
         here.set_yticks(range(len(pairs)), pairs)
         here.invert_yaxis()
-        here.margins(x=0.5)
+        here.set_xlim(0, 1.5 * max(1.0, here.dataLim.x1))  # room for the text
         named(here, site, "share of the easy that became hard, in percent")
     return figure
 

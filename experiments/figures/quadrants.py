@@ -18,7 +18,7 @@ from frcnn.losses.focal import alpha_t
 EASY = 0.5  # an example is easy if the score of the right answer is above this
 # In the order of attention that focal loss is meant to give.
 QUARTERS = ("hard positives", "hard negatives", "easy positives", "easy negatives")
-WIDE = 0.6  # a share from which on its text is white
+DARK = 0.4  # from this share on the cell is so dark that its text is white
 
 
 def quadrants(seen: Mapping[str, Seen], alpha: float, gamma: float) -> Figure:
@@ -35,7 +35,7 @@ def quadrants(seen: Mapping[str, Seen], alpha: float, gamma: float) -> Figure:
         here.imshow(table.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for row, column in product(range(len(rows)), range(len(QUARTERS))):
             share = table[row, column].item()
-            colour = "white" if share > WIDE else "black"
+            colour = "white" if share > DARK else "black"
             here.text(column, row, percent(share), ha="center", va="center", color=colour, **STYLE)
         here.set_xticks(range(len(QUARTERS)), QUARTERS, **STYLE)
         here.set_yticks(range(len(rows)), rows, **STYLE)

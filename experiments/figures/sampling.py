@@ -53,6 +53,7 @@ def negatives_by_iou(seen: Mapping[str, Seen]) -> Figure:
             place.tolist(), bins.bincount(minlength=size).tolist(), 0.8 * IOU_BIN, color=GREY
         )
         number.set_yscale("log")
+        number.set_ylim(bottom=0.5)  # below 1, or a bin of one negative would look empty
         wrong = 1 - one.right[negative].amin(1)
         for here, values in ((loss, one.loss[negative]), (score, wrong)):
             groups = [values[bins == number].float() for number in range(size)]

@@ -37,7 +37,8 @@ def scores_and_ap(runs: Mapping[str, Sequence[Points]]) -> Figure:
     Args:
         runs: by method, the points of each of its runs.
     """
-    sites = sorted({key.split("/")[1] for found in runs.values() for one in found for key in one})
+    keys = (key for found in runs.values() for one in found for key in one)
+    sites = list(dict.fromkeys(key.split("/")[1] for key in keys))
     figure, axes = panels(len(NAMES) * len(sites), columns=len(NAMES), sharey=True)
     cells = [(site, name) for site in sites for name in NAMES]
     coloured = list(zip(runs, runs.values(), cycle(COLOURS), strict=False))
@@ -48,7 +49,8 @@ def scores_and_ap(runs: Mapping[str, Sequence[Points]]) -> Figure:
                 values, aps = [value for value, _ in own], [ap for _, ap in own]
                 here.plot(values, aps, ".-", color=colour, linewidth=0.7)
                 here.plot(values[-1:], aps[-1:], "o", color=colour)
-        named(here, site, NAMES[name], "AP in percent")
+        named(here, site, NAMES[name], "AP in percent" if name == next(iter(NAMES)) else "")
+        here.locator_params(axis="x", nbins=5)
     handles = [Line2D([], [], color=c, marker="o", label=method) for method, _, c in coloured]
     figure.legend(handles=handles, loc="outside lower center", **STYLE)
     return figure
