@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +102,7 @@ def assert_goes_with(experiment: str, sampler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "sampler"), zip(options("experiment"), cycle(options("sampler")))
+    ("experiment", "sampler"), zip(options("experiment"), cycle(options("sampler")), strict=False)
 )
 def test_every_experiment_goes_with_a_sampler(experiment: str, sampler: str) -> None:
     assert_goes_with(experiment, sampler)
