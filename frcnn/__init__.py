@@ -1,4 +1,6 @@
-"""A torchvision Faster R-CNN whose training examples swappable samplers and losses choose."""
+"""torchvision's detectors with a choice of samplers, losses, assigners and weighers at every
+site.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -42,7 +42,7 @@ from frcnn.data import coco
 from frcnn.errors import ConfigError
 from frcnn.model.anchors import ASPECT_RATIOS, retinanet_anchors, scaled_sizes
 from frcnn.model.retinanet import SCALES
-from frcnn.sites.site import unassigned
+from frcnn.sites.site import stack_candidates
 from samplers import OHEM, Random
 
 CPU = torch.device("cpu")
@@ -592,7 +592,7 @@ def assigning_retinanets_anchors() -> int:
 
     def action(objects: int) -> None:
         boxes = scenes.boxes(objects, torch.Generator().manual_seed(0))
-        assign(unassigned(anchors, [{"boxes": boxes}], [labels[:objects]]))
+        assign(stack_candidates(anchors, [{"boxes": boxes}], [labels[:objects]]))
 
     action(1)  # loads the code, whose memory must not count
     return memory.rise(lambda: action(300))

@@ -17,6 +17,7 @@ from frcnn.config.methods import GROUPS
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/extending.md", "docs/data.md")
 SHOWN = re.compile(r"```(?:python|yaml)\n# (my(?:package|conf)/\S+)\n(.*?)```", re.S)
+FENCE = re.compile(r"```.*?```", re.S)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 NAMED = re.compile(r"`((?:\w+/)*\w+\.py)(?:::(\w+))?`")
 METHODS = {
@@ -106,6 +107,20 @@ def test_links_lead_somewhere(page: str) -> None:
     for file in sorted(place.glob("*.md")) if place.is_dir() else [place]:
         for target in LINK.findall(file.read_text()):
             assert "://" in target or (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+PAGE_FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/*.md")])
+TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
+RULE = re.compile(r"\|(?::?-+:?\|)+")
+
+
+@pytest.mark.parametrize("file", PAGE_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_tables_are_whole(file: Path) -> None:
+    """Each has a head, a rule and rows of as many cells; an empty line would cut it in two."""
+    for table in TABLE.findall(FENCE.sub("", file.read_text() + "\n")):
+        rows = [re.sub(r"`[^`]*`", "", row).replace("\\|", "") for row in table.splitlines()]
+        assert len(rows) > 1 and RULE.fullmatch(rows[1].replace(" ", "")), rows[0]
+        assert len({row.count("|") for row in rows}) == 1, rows[0]
 
 
 @pytest.mark.parametrize("page", ["methods", "reliability"])

@@ -11,7 +11,7 @@ from experiments.benchmark import memory, scenes, setting
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.timing import interleaved, slope, spread
 from frcnn.sites.assigners import Assigned
-from frcnn.sites.site import unassigned
+from frcnn.sites.site import stack_candidates
 
 # (objects, anchors) of one image.
 Size = tuple[int, int]
@@ -73,7 +73,7 @@ def matching(size: Size, device: torch.device) -> partial:
 
 
 def _assign(boxes: Tensor, target: dict[str, Tensor], labels: Tensor) -> Assigned:
-    return scenes.ANCHORS.assigner(unassigned([boxes], [target], [labels]))
+    return scenes.ANCHORS.assigner(stack_candidates([boxes], [target], [labels]))
 
 
 def _rises(device: torch.device) -> dict[Size, tuple[int, float]]:

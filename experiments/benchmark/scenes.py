@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frcnn.sites.assigners import MaxIoU
 from frcnn.sites.kinds import KINDS
-from frcnn.sites.site import unassigned
+from frcnn.sites.site import stack_candidates
 from samplers import Candidates, Prediction
 
 WIDTH, HEIGHT = 1333, 800
@@ -80,7 +80,7 @@ def candidates(
     labels = [torch.randint(1, classes + 1, (objects,), generator=g) for _ in drawn]
     targets = [{"boxes": there.to(device)} for _, there in drawn]
     boxes_of_images = [here.to(device) for here, _ in drawn]
-    found = scene.assigner(unassigned(boxes_of_images, targets, labels))
+    found = scene.assigner(stack_candidates(boxes_of_images, targets, labels))
     fields = ("boxes", "labels", "ious", "gt", "gt_boxes", "image")
     matched = {name: getattr(found, name) for name in fields}
     total = images * number

@@ -18,16 +18,16 @@ from frcnn.errors import ConfigError
 
 # Larger numbers overflow somewhere in a training step.
 LARGEST = 2**53
-SCALARS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+SCALARS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values one parameter takes: scalars of some types and ranges, texts, lists, null.
+    """Which values a parameter accepts.
 
     Attributes:
         kinds: of scalars: int, float, str, bool.
-        options: texts that are allowed beside the kinds.
+        options: strings that are allowed beside the kinds.
         low, above, high: of a number.
         element: rule of a list's elements; None = no list.
         lengths: fewest and most elements.

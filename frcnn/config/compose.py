@@ -63,7 +63,7 @@ RENAMED = {
 # Stand-ins for what a loss takes from the training set, of two classes, until the data is read
 # (`frcnn.build.fill_from_data`).
 STAND_INS = {"class_counts": [1, 1], "class_frequencies": [1.0, 1.0]}
-# What is said in one line; all else is a bug and shows where.
+# Errors of the user, shown in one line; any other exception is a bug and shows its traceback.
 KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
@@ -280,7 +280,8 @@ def _check_keys(prefix: str, node: Mapping[str, Any], reference: Mapping[str, An
         if isinstance(value, dict) and isinstance(reference[key], dict):
             _check_keys(f"{path}.", value, reference[key])
         elif isinstance(value, dict) or isinstance(reference[key], dict):
-            raise ConfigError(f"{path}: expected what the option files have there, got {value!r}")
+            kind = "a group of keys" if isinstance(reference[key], dict) else "a single value"
+            raise ConfigError(f"{path}: expected {kind}, got {value!r}")
         else:
             check_numbers(path, value)
 

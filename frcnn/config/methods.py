@@ -31,7 +31,7 @@ BY_SITE = ("site", *GROUPS, "loss_weight")
 
 
 def store_methods(folders: Sequence[str | Path] = ()) -> None:
-    """Store the methods and presets of ``conf/`` and of further folders as options of Hydra's."""
+    """Store the methods and presets of ``conf/`` and of further folders as Hydra's options."""
     roots = [Path(CONF), *map(Path, folders)]
     sites = all_sites(roots)
     store = ConfigStore.instance()

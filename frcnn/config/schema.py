@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
+# The ranges that most values have; used by signatures too.
 Count = Annotated[int, Ge(0)]
-Positive = Annotated[int, Ge(1)]
+PositiveInt = Annotated[int, Ge(1)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -14,11 +15,11 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Trainer:
     """``trainer:`` of conf/train.yaml."""
 
-    epochs: Positive
-    max_steps: Positive | None
-    devices: Positive
-    batch_size: Positive
-    accumulate: Positive
+    epochs: PositiveInt
+    max_steps: PositiveInt | None
+    devices: PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt
     accumulate_stats: Literal["batch", "step"]
     precision: Precision
     device: str
@@ -26,12 +27,12 @@ class Trainer:
     compile: bool
     clip_norm: Annotated[float, Gt(0)] | None
     workers: Count
-    eval_every: Positive
-    patience: Positive | None
+    eval_every: PositiveInt
+    patience: PositiveInt | None
     checkpoint_minutes: NotNegative
     deterministic: bool
-    log_every: Positive
-    sampling_every: Positive
+    log_every: PositiveInt
+    sampling_every: PositiveInt
     num_pictures: Count
 
 
@@ -57,7 +58,7 @@ class Wandb:
 class SiteNumbers:
     """``site.<name>:``."""
 
-    budget: Positive
+    budget: PositiveInt
     positive_fraction: Share
 
 
@@ -70,8 +71,8 @@ class Factors:
 class View:
     """How the network sees images: the keys of a data node that the model's node refers to."""
 
-    min_size: Positive | list[Positive]
-    max_size: Positive
+    min_size: PositiveInt | list[PositiveInt]
+    max_size: PositiveInt
     anchor_sizes: list[Annotated[float, Gt(0)]] | None
 
 
@@ -81,7 +82,7 @@ class Folds:
     folds: Annotated[int, Ge(2)] | None
     fold: Count | None
     split_seed: Count
-    split_block: Positive
+    split_block: PositiveInt
 
 
 class Train:
@@ -104,7 +105,7 @@ class Evaluate:
     checkpoint: str
     split: Literal["train", "val"]
     output: str | None
-    batch_size: Positive
+    batch_size: PositiveInt
     workers: Count
     device: str
     precision: Precision
@@ -135,13 +136,13 @@ class Figures:
 
     checkpoint: str
     split: Literal["train", "val"]
-    images: Positive
+    images: PositiveInt
     output: str
-    budget: dict[str, Positive]
+    budget: dict[str, PositiveInt]
     alpha: Share
     gamma: NotNegative
     forgetting: list[Annotated[list[str], MinLen(3), MaxLen(3)]]
-    batch_size: Positive
+    batch_size: PositiveInt
     workers: Count
     device: str
     precision: Precision

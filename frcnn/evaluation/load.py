@@ -32,7 +32,7 @@ TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
 # Their COCO_V1 weights were trained with BatchNorm of epsilon 0, which torchvision sets too.
 ZERO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-PARTS = ("model", "data", "assigner", "loss", "box_loss", "weigher")
+CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 HYDRA_KEYS = ("_target_", "_partial_")
 MAX_VALUES = 100_000
 
@@ -41,8 +41,8 @@ MAX_VALUES = 100_000
 class Trained:
     """A detector and the contents of its checkpoint that inference needs.
 
-    ``config`` has the nodes named in ``PARTS``. Label k is ``class_names[k - 1]``, with the id
-    ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with.
+    ``config`` has the nodes named in ``CONFIG_NODES``. Label k is ``class_names[k - 1]``, with the
+    id ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with.
     """
 
     detector: Detector
@@ -68,7 +68,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
     chosen_device = choose_device(device)
     with checkpoint.as_user_error(path):
         # Only training needs the other parts, such as samplers. They may be the user's own code.
-        config = {part: saved["config"][part] for part in PARTS}
+        config = {part: saved["config"][part] for part in CONFIG_NODES}
         refuse_untrusted(config, path, trust)
         _check_values("model", config["model"], path)
         name, initial_weights = config["model"].get("name"), config["model"].get("weights")

@@ -1,4 +1,4 @@
-"""Losses of the two sites: unreduced values, their normalizer and their inference activation."""
+"""Losses: unreduced values, their normalizer, and the scores that inference reads."""
 
 from frcnn.losses.balanced_l1 import BalancedL1
 from frcnn.losses.carl import CARL

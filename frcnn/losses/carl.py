@@ -20,7 +20,8 @@ class CARL(Divided, nn.Module):
 
     Args:
         base: the box loss L, of which the values count; what divides them is CARL's own ``per``.
-        k, bias: b in [0, 1] is the least weight's root; k >= 0 how much the score matters.
+        k, bias: a score of 0 has v = b^k (b in [0, 1]); a larger k >= 0 makes the score matter
+            more.
         added: beside L, as in released code, which gives the boxes about twice the gradient.
             False: in L's place, as the paper's text says, with c scaled so that the sum stays
             that of L. The scale is a constant there: with its gradient, a sum that cannot change
@@ -29,6 +30,14 @@ class CARL(Divided, nn.Module):
 
     Raises:
         ValueError: an argument out of range.
+
+    The scores of the two objects are 0.75 and 0.25, so c is 1.5 and 0.5:
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> from frcnn.losses.l1 import L1
+    >>> logits, deltas = [[0, 1.0986], [1.0986, 0]], [[1, 0, 0, 0], [1, 0, 0, 0]]
+    >>> CARL(L1(), bias=0.0)(few_samples([1, 1], logits, deltas))
+    tensor([2.5000, 1.5000])
     """
 
     def __init__(

@@ -33,6 +33,12 @@ class ClassWeights:
 
     Raises:
         ValueError: an argument out of range, or no counts where they are needed.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> ClassWeights(0.25, None, 0.999, keep_scale=False)(few_samples([1, 0]))
+    tensor([0.2500, 0.7500])
+    >>> ClassWeights(0.25, None, 0.999, keep_scale=True)(few_samples([1, 0]))  # over 0.5
+    tensor([0.5000, 1.5000])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Cross entropy, the baseline at both sites (Fast R-CNN, arXiv 1504.08083, eq. 1)."""
+"""Cross entropy, the baseline of two stages (Fast R-CNN, arXiv 1504.08083, eq. 1)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,14 +15,19 @@ class CrossEntropy(SoftmaxLoss):
     of ``sigmoid(x)``.
 
     Args:
-        per: the loss is a mean over kept "sample"s (torchvision), over "positive"s, "guided" by
-            the box loss, or divided by a constant.
+        per: what the sum is divided by: kept samples ("sample", torchvision), positives
+            ("positive"), per image by its positives ("image"), a constant, or the divisor that
+            makes the term follow the box term ("guided").
         guided_scale: class term over box term with ``per="guided"``, > 0.
         class_weights, class_counts, effective_beta, keep_scale: see ``ClassWeights``.
         prior: share of objects that the untrained head predicts, in (0, 1); None = as it is.
 
     Raises:
         ValueError: an argument out of range, or counts that are needed and missing.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> CrossEntropy()(few_samples([1, 0], logits=[[0, 0], [0, 1.0986]]))  # -ln 0.5, -ln 0.25
+    tensor([0.6931, 1.3863])
     """
 
     def __init__(

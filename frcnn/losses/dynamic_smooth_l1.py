@@ -14,26 +14,35 @@ SMALLEST_BETA = 1e-15
 class DynamicSmoothL1(Divided, nn.Module):
     """Smooth L1 whose ``beta`` falls with the errors of the proposals.
 
-    The error of a positive is the mean of its absolute targets ``dx`` and ``dy``. In each step the
+    The error of a positive is the mean of its absolute targets ``dx`` and ``dy``. In each batch the
     ``top``-th smallest error per image is recorded: number ``top`` times the images that have
-    positives, or the largest error if there are fewer of these. Every ``interval`` steps beta
+    positives, or the largest error if there are fewer of these. Every ``interval`` batches beta
     becomes the median of the last ``interval`` of these numbers, but at most ``beta``, and stays
     as it is if the median is nearly 0.
 
     Differs from mmdetection's: the batch is that of all processes (there one GPU), images without
-    positives do not count, a step without any positive is no step, and the state is saved. Appended
-    objects are positives with an error of 0 and count, as there.
+    positives do not count, a batch without any positive is not counted, and the state is saved.
+    Appended objects are positives with an error of 0 and count, as there.
 
-    A step is a batch: with ``trainer.accumulate`` there are several of them per optimizer step.
+    With ``trainer.accumulate`` an optimizer step has several batches.
 
     Args:
         beta: the first and largest beta, > 0.
         top: K_beta, positives per image, at least 1.
-        interval: C, steps between updates, at least 1.
+        interval: C, batches between updates, at least 1.
         per: as for ``SmoothL1``.
 
     Raises:
         ValueError: an argument out of range, or a loaded state that this cannot have had.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> loss = DynamicSmoothL1(top=1, interval=1)
+    >>> batch = few_samples([1], targets=[[0.4, 0.2, 0, 0]])
+    >>> batch.training = True
+    >>> loss(batch), loss.now  # (0.16 + 0.04) / 2; beta is now the mean of 0.4 and 0.2
+    (tensor([0.1000]), tensor(0.3000))
+    >>> loss(batch)  # 0.4 - 0.3 / 2 + 0.04 / (2 * 0.3)
+    tensor([0.3167])
     """
 
     now: Tensor
@@ -69,7 +78,7 @@ class DynamicSmoothL1(Divided, nn.Module):
 
     @torch.no_grad()
     def _record(self, samples: Samples) -> None:
-        """Note this step's error, and update beta if it is time to."""
+        """Record this batch's error, and update beta if it is time to."""
         errors, _ = samples.gather(samples.targets[:, :2].abs().mean(1))
         own_images = len(samples.image[samples.positive].unique())
         images = int(samples.total(errors.new_tensor(float(own_images))))
@@ -92,6 +101,6 @@ def check_state(loss: nn.Module, keys: object) -> None:
     if not 0 < loss.now <= loss.get_buffer("now").new_tensor(loss.beta):
         raise ValueError(f"beta is {loss.now.item()}, not in (0, {loss.beta}]")
     if not 0 <= loss.steps < loss.interval:
-        raise ValueError(f"{loss.steps.item()} steps of {loss.interval} are recorded")
+        raise ValueError(f"{loss.steps.item()} batches of {loss.interval} are recorded")
     if not (loss.errors.isfinite() & (loss.errors >= 0)).all():
         raise ValueError("the recorded errors are not finite numbers >= 0")

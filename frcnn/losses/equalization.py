@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Equalization(SigmoidLoss):
-    """Sigmoid cross entropy that spares rare classes the objects of other classes.
+    """Sigmoid cross entropy that does not push rare classes down at objects of other classes.
 
     ``sum_j w_j BCE_j`` with ``w_j = 1 - E T_j (1 - y_j)``: E is 1 for an object and 0 for
     background, T_j is 1 for a rare class. So a rare class is pushed down by background, and not
@@ -34,6 +34,13 @@ class Equalization(SigmoidLoss):
 
     Raises:
         ValueError: an argument out of range, or no frequencies.
+
+    Class 2 is rare. An object of class 1 gives the loss of class 1 alone, -ln 0.5; background gives
+    that of both:
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> Equalization([0.5, 0.001])(few_samples([1, 0], logits=[[0, 0, 0], [0, 0, 0]]))
+    tensor([0.6931, 1.3863])
     """
 
     unfit = {"rpn": "it compares rare and common classes, and the RPN knows one class"}

@@ -19,12 +19,16 @@ class Focal(SoftmaxLoss):
     only. At the RPN, whose logits are ``[0, x]``, both are the same.
 
     Args:
-        gamma: how fast the loss of an example that is right vanishes, >= 0; 0 = cross entropy.
+        gamma: exponent that reduces the loss of well-classified examples, >= 0; 0 = cross entropy.
         per, guided_scale, class_weights, class_counts, effective_beta, keep_scale, prior: as for
             ``CrossEntropy``.
 
     Raises:
         ValueError: an argument out of range, or counts that are needed and missing.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> Focal(gamma=2)(few_samples([1, 0]))  # 0.5^2 * -ln 0.5
+    tensor([0.1733, 0.1733])
     """
 
     def __init__(
@@ -55,12 +59,12 @@ class Focal(SoftmaxLoss):
 class FocalSigmoid(SigmoidLoss):
     """RetinaNet's: ``-alpha_t (1 - p_t)^gamma log p_t`` (eq. 5), summed over C binary problems.
 
-    p_t is sigmoid(x) for the class of the label, 1 - sigmoid(x) for every other; of background
-    all are others. Meant for all candidates: with a sampler before it, negatives are thinned out
-    twice.
+    p_t is sigmoid(x) for the class of the label, 1 - sigmoid(x) for every other. For background
+    every class counts as "other". Meant for all candidates: with a sampler before it, negatives are
+    thinned out twice.
 
     Args:
-        gamma: how fast the loss of an example that is right vanishes, >= 0.
+        gamma: exponent that reduces the loss of well-classified examples, >= 0.
         alpha: weight of the label's class in [0, 1], the others' is 1 - alpha; None = 1 for both.
         per: as for ``CrossEntropy``; the paper divides by "positive"s.
         guided_scale: class term over box term with ``per="guided"``, > 0.
@@ -70,6 +74,10 @@ class FocalSigmoid(SigmoidLoss):
 
     Raises:
         ValueError: an argument out of range.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> FocalSigmoid()(few_samples([1, 0]))  # 0.25 and 0.75 times 0.5^2 * -ln 0.5
+    tensor([0.0433, 0.1300])
     """
 
     def __init__(
@@ -116,6 +124,10 @@ class FocalStar(SigmoidLoss):
 
     Raises:
         ValueError: an argument out of range.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> FocalStar(gamma=2, beta=0)(few_samples([1, 0]))  # -ln 0.5 / 2
+    tensor([0.3466, 0.3466])
     """
 
     def __init__(

@@ -86,6 +86,14 @@ class GHMC(SigmoidLoss, nn.Module):
 
     Raises:
         ValueError: an argument out of range.
+
+    Three norms are 0.25 and one is 0.75, so beta is 4 / (3 * 2) and 4 / (1 * 2):
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> GHMC(num_bins=2)(few_samples([1, 1, 1, 0], logits=[[0, 1.0986]] * 4))
+    tensor([0.1918, 0.1918, 0.1918, 2.7726])
+
+    which is -ln 0.75 times 2 / 3, and -ln 0.25 times 2.
     """
 
     def __init__(
@@ -130,6 +138,13 @@ class GHMR(Divided, nn.Module):
 
     Raises:
         ValueError: an argument out of range.
+
+    The norm of the error of 4 is 4 / 5, alone in its bin, so beta is 4 / (1 * 2). The others lose
+    nothing:
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> GHMR(mu=3, num_bins=2)(few_samples([1], deltas=[[4, 0, 0, 0]]))  # 2 * (5 - 3) / 4
+    tensor([1.])
     """
 
     def __init__(

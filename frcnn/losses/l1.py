@@ -14,6 +14,10 @@ class L1(Divided):
 
     Raises:
         ValueError: an unknown divisor.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> L1()(few_samples([1], deltas=[[1, -2, 0, 0.5]]))
+    tensor([3.5000])
     """
 
     def __init__(self, per: Per = "sample") -> None:

@@ -24,12 +24,20 @@ class QualityFocal(SigmoidLoss):
     whose box is bad is nearly a background example.
 
     Args:
-        beta: how fast the loss of a score that is right vanishes, >= 0; 0 = cross entropy.
+        beta: exponent that reduces the loss of scores near t, >= 0; 0 = cross entropy.
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "positive"s.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
 
     Raises:
         ValueError: an argument out of range.
+
+    t is the IoU, 1 and 0.5, and p is 0.5:
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> boxes = [[0, 0, 10, 10], [0, 0, 10, 10]]
+    >>> batch = few_samples([1, 1], deltas=boxes, objects=[[0, 0, 10, 10], [0, 0, 10, 5]])
+    >>> QualityFocal()(batch)  # (1 - 0.5)^2 * -ln 0.5, and 0
+    tensor([0.1733, 0.0000])
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from torch import Tensor
 Per = Literal["sample", "positive", "coordinate", "guided", "image"] | float
 CLASS_PER = ("sample", "positive", "image", "guided")
 BOX_PER = ("sample", "positive", "coordinate", "image")
-# What a sum of losses is divided by: one number, or [I], a number for each image of the batch.
+# One divisor, or one per image [I].
 Normalizer = float | Tensor
 
 
@@ -28,12 +28,12 @@ def single_gather(rows: Tensor) -> tuple[Tensor, slice]:
 
 
 def no_values() -> Tensor:
-    """Losses before the site knows them."""
+    """Empty until the site has computed the losses."""
     return torch.zeros(0)
 
 
 def no_normalizer() -> Normalizer:
-    """A normalizer before the site knows it."""
+    """1 until the site knows the normalizer."""
     return 1.0
 
 
@@ -188,8 +188,10 @@ def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> Normalizer
     """What a loss is divided by; counts are those of the samples of all processes in the step.
 
     Args:
-        per: kept "sample"s, "positive"s or their four "coordinate"s, at least 1; "image", see
-            ``image_divisor``; a constant; or "guided", see ``guided_divisor``.
+        per: what the sum is divided by: kept samples ("sample"), positives ("positive"), their
+            coordinates ("coordinate", four each), per image by its positives ("image", see
+            ``image_divisor``), or a constant. A count is at least 1. "guided": see
+            ``guided_divisor``.
         guided_scale: for "guided" alone.
     """
     if not isinstance(per, str):
@@ -225,9 +227,9 @@ def step_count(samples: Samples, count: int) -> Tensor:
 
 
 def image_divisor(samples: Samples) -> Tensor:
-    """[I] torchvision's RetinaNet: the sum of an image over its positives, then the images' mean.
+    """[I] positives of the image times the number of images.
 
-    An image with few objects counts as much as one with many.
+    Each image's loss is divided by its own positives, then averaged (torchvision's RetinaNet).
     """
     ones = samples.logits.new_ones(len(samples.positive))
     positives = samples.logits.new_zeros(samples.num_images)

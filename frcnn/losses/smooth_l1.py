@@ -10,12 +10,18 @@ class SmoothL1(Divided):
     """Quadratic below ``beta``, linear above, summed over the four deltas.
 
     Args:
-        beta: where it turns linear, > 0. torchvision uses 1/9 at both sites; the paper 1.
-        per: the loss is a sum over positives divided by the number of kept "sample"s
-            (torchvision), of "positive"s, of their four "coordinate"s each, or by a constant.
+        beta: where it turns linear, > 0. torchvision's Faster R-CNN uses 1/9; the
+            paper 1.
+        per: what the sum is divided by: kept samples ("sample", torchvision's Faster R-CNN),
+            positives ("positive"), their coordinates ("coordinate", four each), per image by its
+            positives ("image", torchvision's RetinaNet), or a constant.
 
     Raises:
         ValueError: an argument out of range.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> SmoothL1(beta=1)(few_samples([1], deltas=[[0.5, -2, 0, 0]]))  # 0.5^2 / 2 + (2 - 1 / 2)
+    tensor([1.6250])
     """
 
     def __init__(self, beta: float = 1 / 9, per: Per = "sample") -> None:

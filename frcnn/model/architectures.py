@@ -1,4 +1,7 @@
-"""What differs between Faster R-CNN and RetinaNet when they are built over a backbone."""
+"""The parts of Faster R-CNN and RetinaNet that depend on the architecture.
+
+These are the levels, the head, the anchors and the class biases.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ class Architecture(Protocol):
     def extra_levels(self, channels: int) -> ExtraFPNBlock:
         """What adds the pyramid's coarsest levels."""
 
-    def over(
+    def build_over(
         self, backbone: Any, columns: int, names: Sequence[str] = (), **options: Any
     ) -> nn.Module:
         """The detector over a backbone, a module with ``out_channels``.
@@ -68,13 +71,13 @@ class Architecture(Protocol):
             weights: the name of torchvision's weights, if they are to be loaded.
         """
 
-    def adjust(self, model: nn.Module) -> None:
+    def replace_parts(self, model: nn.Module) -> None:
         """Give a detector that torchvision has built this architecture's parts."""
 
     def columns(self, model: nn.Module) -> int:
         """C + 1 of a detector."""
 
-    def restart_predictor(self, model: nn.Module, columns: int) -> None:
+    def reset_predictor(self, model: nn.Module, columns: int) -> None:
         """Give a detector a new predictor for other classes."""
 
     def set_biases(self, model: nn.Module, biases: Biases, predictor_only: bool = False) -> None:
@@ -101,19 +104,18 @@ class FasterRCNNArchitecture:
     levels = 5
 
     def extra_levels(self, channels: int) -> ExtraFPNBlock:
-        """See ``Architecture``."""
         return LastLevelMaxPool()
 
-    def over(
+    def build_over(
         self, backbone: Any, columns: int, names: Sequence[str] = (), **options: Any
     ) -> FasterRCNN:
-        """See ``Architecture``."""
         if names:
             if len(names) != self.levels and "rpn_anchor_generator" not in options:
                 raise ConfigError(
                     f"model.anchor_sizes: the backbone has {len(names)} levels, give sizes"
                 )
-            pooled = [name for name in names if name != "pool"]  # which serves the RPN only
+            # The level "pool" is used by the RPN only.
+            pooled = [name for name in names if name != "pool"]
             pool = MultiScaleRoIAlign(pooled, output_size=ROI_SIZE, sampling_ratio=2)
             options = {"box_roi_pool": pool} | options
         size = self.representation_size
@@ -127,25 +129,22 @@ class FasterRCNNArchitecture:
         )
 
     def check_torchvision(self, name: str, weights: str | None) -> None:
-        """See ``Architecture``."""
         if self.representation_size is not None:
             raise ConfigError(f"model.representation_size: {name} is torchvision's own, with 1024")
 
-    def adjust(self, model: FasterRCNN) -> None:
-        """See ``Architecture``; torchvision's builders take all options."""
+    def replace_parts(self, model: FasterRCNN) -> None:
+        """Nothing to do: torchvision's builders take all options."""
 
     def columns(self, model: FasterRCNN) -> int:
-        """See ``Architecture``."""
         return model.roi_heads.box_predictor.cls_score.out_features
 
-    def restart_predictor(self, model: FasterRCNN, columns: int) -> None:
-        """See ``Architecture``."""
+    def reset_predictor(self, model: FasterRCNN, columns: int) -> None:
         features = model.roi_heads.box_predictor.cls_score.in_features
         model.roi_heads.box_predictor = FastRCNNPredictor(features, columns)
 
     @torch.no_grad()
     def set_biases(self, model: FasterRCNN, biases: Biases, predictor_only: bool = False) -> None:
-        """See ``Architecture``; the RPN's bias is [2], of its logits ``[0, x]``."""
+        """The RPN's bias is [2], of its logits ``[0, x]``."""
         rpn, rcnn = biases["rpn"], biases["rcnn"]
         if rpn is not None and not predictor_only:
             model.rpn.head.cls_logits.bias.fill_(rpn[1] - rpn[0])
@@ -177,24 +176,20 @@ class RetinaNetArchitecture:
 
     @property
     def first_stage(self) -> int:
-        """See ``Architecture``."""
         return self.first_level - 1
 
     @property
     def levels(self) -> int:
-        """See ``Architecture``."""
         return self.last_level - self.first_level + 1
 
     def extra_levels(self, channels: int) -> ExtraFPNBlock:
-        """See ``Architecture``."""
         if self.last_level == C5_LEVEL + 2:
             return LastLevelP6P7(channels, channels)
         return FewerExtraLevels(channels, self.last_level - C5_LEVEL)
 
-    def over(
+    def build_over(
         self, backbone: Any, columns: int, names: Sequence[str] = (), **options: Any
     ) -> RetinaNet:
-        """See ``Architecture``."""
         if names and len(names) != self.levels:
             raise ConfigError(
                 f"model.first_level, model.last_level: the backbone has {len(names)} levels, "
@@ -204,7 +199,6 @@ class RetinaNetArchitecture:
         return RetinaNet(backbone, columns, anchor_generator=self._anchors(), head=head, **options)
 
     def check_torchvision(self, name: str, weights: str | None) -> None:
-        """See ``Architecture``."""
         if (self.first_level, self.last_level) != (3, 7):
             raise ConfigError(
                 f"model.first_level, model.last_level: {name} is torchvision's own, with 3 and 7"
@@ -215,8 +209,7 @@ class RetinaNetArchitecture:
                 f"of {STOCK_DEPTH} layers of 256 channels"
             )
 
-    def adjust(self, model: RetinaNet) -> None:
-        """See ``Architecture``."""
+    def replace_parts(self, model: RetinaNet) -> None:
         model.anchor_generator = self._anchors()
         if not self._head_is_stock:
             layers = model.head.classification_head.conv[0]
@@ -225,11 +218,9 @@ class RetinaNetArchitecture:
             model.head = self._head(model.backbone.out_channels, self.columns(model), norm)
 
     def columns(self, model: RetinaNet) -> int:
-        """See ``Architecture``."""
         return model.head.classification_head.num_classes
 
-    def restart_predictor(self, model: RetinaNet, columns: int) -> None:
-        """See ``Architecture``."""
+    def reset_predictor(self, model: RetinaNet, columns: int) -> None:
         head = model.head.classification_head
         new = RetinaNetHead(head.cls_logits.in_channels, head.num_anchors, columns)
         head.cls_logits = new.classification_head.cls_logits
@@ -237,7 +228,6 @@ class RetinaNetArchitecture:
 
     @torch.no_grad()
     def set_biases(self, model: RetinaNet, biases: Biases, predictor_only: bool = False) -> None:
-        """See ``Architecture``."""
         bias, head = biases["dense"], model.head.classification_head
         if bias is not None:
             head.cls_logits.bias.copy_(bias.repeat(head.num_anchors))

@@ -84,7 +84,7 @@ class Family(NamedTuple):
             torchvision has them, ``Network.weights`` names.
         stages: gives the stage of each parameter of ``model.backbone.body``, from 0 (the stem) to
             4; None = no stages that can be frozen after a file was loaded.
-        fixed_anchors: torchvision's builder chooses the levels and their anchors.
+        fixed_anchors: True where torchvision's builder sets levels and anchors (MobileNet).
     """
 
     build: Callable[[Network], Any]
@@ -183,7 +183,7 @@ def _from_named_weights(network: Network, biases: Biases) -> Any:
     columns, architecture = network.num_classes, network.architecture
     if columns is not None and columns != architecture.columns(model):
         log.info("weights %s: the predictor starts afresh for %d classes", network.weights, columns)
-        architecture.restart_predictor(model, columns)
+        architecture.reset_predictor(model, columns)
         architecture.set_biases(model, biases, predictor_only=True)
     return model
 
@@ -244,13 +244,13 @@ def _of_torchvision(network: Network) -> Any:
     network.architecture.check_torchvision(name, network.weights)
     builder = getattr(models.detection, name)
     model = builder(
-        weights=_member(models.get_model_weights(builder), network.weights, "model.weights"),
-        weights_backbone=_member(_backbone_weights(name), network.weights_backbone),
+        weights=_weights_named(models.get_model_weights(builder), network.weights, "model.weights"),
+        weights_backbone=_weights_named(_backbone_weights(name), network.weights_backbone),
         num_classes=network.num_classes,
         trainable_backbone_layers=network.trainable_backbone_layers,
         **network.options,
     )
-    network.architecture.adjust(model)
+    network.architecture.replace_parts(model)
     return model
 
 
@@ -263,7 +263,7 @@ def _over_resnet(network: Network) -> Any:
         _refuse(network, f"weights {weights} are for 1", "backbone_width")
     backbone = resnet_fpn_backbone(
         backbone_name=_backbone_name(name),
-        weights=_member(_backbone_weights(name), weights),
+        weights=_weights_named(_backbone_weights(name), weights),
         norm_layer=nn.BatchNorm2d if weights is None else FrozenBatchNorm2d,
         trainable_layers=_trainable_layers(network),
         returned_layers=list(range(network.architecture.first_stage, STAGES)),
@@ -284,7 +284,7 @@ def _over(backbone: Any, network: Network, **options: Any) -> nn.Module:
     """A detector with torchvision's parts over a backbone, a module with ``out_channels``."""
     assert network.num_classes is not None
     options |= network.options
-    return network.architecture.over(backbone, network.num_classes, **options)
+    return network.architecture.build_over(backbone, network.num_classes, **options)
 
 
 def _set_width(backbone: BackboneWithFPN, network: Network) -> None:
@@ -337,7 +337,7 @@ def _backbone_weights(name: str) -> type[models.WeightsEnum]:
     return models.get_model_weights(_backbone_name(name))
 
 
-def _member(
+def _weights_named(
     kind: type[models.WeightsEnum], name: str | None, key: str = "model.weights_backbone"
 ) -> models.WeightsEnum | None:
     if name is not None and name not in kind.__members__:

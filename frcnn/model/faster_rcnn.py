@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+from frcnn.config.schema import PositiveInt, Share
 from frcnn.errors import ConfigError
 from frcnn.losses import BoxLoss, ClassLoss
 from frcnn.model.anchors import check_anchor_sizes, one_anchor_size_per_level
@@ -34,26 +35,24 @@ SITES_OPTIONS = {
     for site in ("rpn", "box")
     for part in ("batch_size_per_image", "positive_fraction", "fg_iou_thresh", "bg_iou_thresh")
 }
-Positive = Annotated[int, Ge(1)]
-Share = Annotated[float, Ge(0), Le(1)]
 
 
 class TorchvisionOptions(TypedDict, total=False):
     """Arguments of torchvision's ``FasterRCNN`` that ``build_detector`` passes on."""
 
-    min_size: Positive | Annotated[Sequence[Positive], MinLen(1)]
-    max_size: Positive
+    min_size: PositiveInt | Annotated[Sequence[PositiveInt], MinLen(1)]
+    max_size: PositiveInt
     image_mean: Sequence[float] | None
     image_std: Sequence[float] | None
-    rpn_pre_nms_top_n_train: Positive
-    rpn_pre_nms_top_n_test: Positive
-    rpn_post_nms_top_n_train: Positive
-    rpn_post_nms_top_n_test: Positive
+    rpn_pre_nms_top_n_train: PositiveInt
+    rpn_pre_nms_top_n_test: PositiveInt
+    rpn_post_nms_top_n_train: PositiveInt
+    rpn_post_nms_top_n_test: PositiveInt
     rpn_nms_thresh: Share
     rpn_score_thresh: Share
     box_score_thresh: Share
     box_nms_thresh: Share
-    box_detections_per_img: Positive
+    box_detections_per_img: PositiveInt
     rpn_anchor_generator: Any
     rpn_head: Any
     box_roi_pool: Any
@@ -90,8 +89,8 @@ def build_faster_rcnn(
     weights_backbone: str | None = None,
     trainable_backbone_layers: Annotated[int, Ge(0), Le(6)] | None = None,
     freeze_batch_norm: bool | None = None,
-    fpn_channels: Positive = STOCK.fpn_channels,
-    representation_size: Positive = STOCK_REPRESENTATION,
+    fpn_channels: PositiveInt = STOCK.fpn_channels,
+    representation_size: PositiveInt = STOCK_REPRESENTATION,
     backbone_width: Annotated[float, Gt(0)] = STOCK.backbone_width,
     anchor_sizes: Annotated[Sequence[Annotated[float, Gt(0)]], MinLen(1)] | None = None,
     roi_align: Literal["fast", "torchvision"] = "fast",
@@ -120,12 +119,12 @@ def build_faster_rcnn(
         trainable_backbone_layers: backbone stages that train, counted from the last, 0 to 5;
             None = three with weights_backbone or torchvision's detector weights, else all.
         freeze_batch_norm: of a timm network; None = frozen with weights_backbone, else trained.
-        fpn_channels: of every pyramid level and the RPN's convolution; other than 256 for
-            ResNet-18, 34, 101 and timm networks only.
-        representation_size: of the box head's two hidden layers; other than 1024 for the same and
-            for a module.
-        backbone_width: factor of the channels of every layer of the ResNet, above 0; other than 1
-            for ResNet-18, 34 and 101, from scratch or a file.
+        fpn_channels: of every pyramid level and the RPN's convolution. ResNet-18, 34, 101 and timm
+            networks can have any number, the others have 256.
+        representation_size: of the box head's two hidden layers. ResNet-18, 34, 101, timm networks
+            and a module can have any number, the others have 1024.
+        backbone_width: factor of the ResNet's channels, above 0. ResNet-18, 34 and 101 can have
+            any factor, from scratch or from a file; the others have 1.
         anchor_sizes: side of the square anchor of each level in pixels; a ResNet-FPN and a timm
             network have five levels; None = torchvision's.
         roi_align: "fast" (on a CPU; torchvision's kernel elsewhere) or "torchvision".

@@ -17,17 +17,18 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from frcnn.config.schema import PositiveInt, Share
 from frcnn.losses import BoxLoss, ClassLoss, GIoU
 from frcnn.losses.samples import widened
 from frcnn.model.anchors import ASPECT_RATIOS, anchor_levels, check_anchor_sizes, scaled_sizes
 from frcnn.model.architectures import RetinaNetArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base
 from frcnn.model.detector import Detector, Transform
-from frcnn.model.faster_rcnn import NONE, Positive, Share
+from frcnn.model.faster_rcnn import NONE
 from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site
 from frcnn.model.sparse_tower import can_be_sparse, sparse_tower
 from frcnn.sites.assigners import Assigner
-from frcnn.sites.site import Site, unassigned
+from frcnn.sites.site import Site, stack_candidates
 from frcnn.sites.weighers import Weigher
 from samplers import Sampler
 
@@ -39,14 +40,14 @@ SMALLEST_ANCHOR = 4  # side of the anchor of scale 1, in strides of its level
 class RetinaNetOptions(TypedDict, total=False):
     """Arguments of torchvision's ``RetinaNet`` that ``build_retinanet`` passes on."""
 
-    min_size: Positive | Annotated[Sequence[Positive], MinLen(1)]
-    max_size: Positive
+    min_size: PositiveInt | Annotated[Sequence[PositiveInt], MinLen(1)]
+    max_size: PositiveInt
     image_mean: Sequence[float] | None
     image_std: Sequence[float] | None
     score_thresh: Share
     nms_thresh: Share
-    detections_per_img: Positive
-    topk_candidates: Positive
+    detections_per_img: PositiveInt
+    topk_candidates: PositiveInt
 
 
 class SamplingRetinaNet(Detector, RetinaNet):
@@ -122,7 +123,7 @@ class SamplingRetinaNet(Detector, RetinaNet):
         check_boxes(targets)
         level, strides = anchor_levels(images, levels, self._anchors_per_level(levels))
         labels = [target["labels"] for target in targets]
-        candidates = unassigned(anchors, targets, labels, level=level, strides=strides)
+        candidates = stack_candidates(anchors, targets, labels, level=level, strides=strides)
         logits, deltas = logits.flatten(0, 1), deltas.flatten(0, 1)[:, None]
         preview = partial(_at_rows, logits.detach(), deltas.detach())
         return self.sites["dense"](candidates, preview, partial(_at_rows, logits, deltas), targets)
@@ -173,7 +174,7 @@ def build_retinanet(
     weights_backbone: str | None = None,
     trainable_backbone_layers: Annotated[int, Ge(0), Le(6)] | None = None,
     freeze_batch_norm: bool | None = None,
-    fpn_channels: Positive = STOCK.fpn_channels,
+    fpn_channels: PositiveInt = STOCK.fpn_channels,
     backbone_width: Annotated[float, Gt(0)] = STOCK.backbone_width,
     first_level: Annotated[int, Ge(2), Le(5)] = 3,
     last_level: Annotated[int, Ge(5), Le(7)] = 7,
@@ -181,8 +182,8 @@ def build_retinanet(
     anchor_scales: Annotated[Sequence[Annotated[float, Gt(0)]], MinLen(1)] = SCALES,
     whole_anchor_sizes: bool = True,
     aspect_ratios: Annotated[Sequence[Annotated[float, Gt(0)]], MinLen(1)] = ASPECT_RATIOS,
-    head_depth: Positive = 4,
-    head_width: Positive | None = None,
+    head_depth: PositiveInt = 4,
+    head_width: PositiveInt | None = None,
     assigner: Mapping[str, Assigner] = NONE,
     sampler: Mapping[str, Sampler] = NONE,
     loss: Mapping[str, ClassLoss] = NONE,

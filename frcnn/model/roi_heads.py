@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from frcnn.losses.samples import widened
 from frcnn.model.modes import eval_mode, no_graph
 from frcnn.sites.assigners import Unassigned
-from frcnn.sites.site import Site, unassigned
+from frcnn.sites.site import Site, stack_candidates
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -55,7 +55,7 @@ class SamplingRoIHeads(RoIHeads):
         if self.append_objects or not self.training:  # val/loss has one definition
             objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
             proposals = self.add_gt_proposals(proposals, objects)
-        candidates = unassigned(proposals, targets, [target["labels"] for target in targets])
+        candidates = stack_candidates(proposals, targets, [target["labels"] for target in targets])
 
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
             # Rows ascend, so the head returns the images' boxes in the order of the rows.

@@ -16,7 +16,7 @@ from frcnn.losses.samples import widened
 from frcnn.model.anchors import anchor_levels
 from frcnn.model.modes import no_graph
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
-from frcnn.sites.site import Site, unassigned
+from frcnn.sites.site import Site, stack_candidates
 
 # Above this share of kept anchors one dense pass is cheaper than their neighbourhoods.
 SPARSE_SHARE = 0.15
@@ -49,7 +49,7 @@ class SamplingRPN(RegionProposalNetwork):
             return proposals, {}
         labels = [torch.ones_like(target["labels"]) for target in targets]
         level, strides = anchor_levels(images, levels, sizes)
-        candidates = unassigned(anchors, targets, labels, level=level, strides=strides)
+        candidates = stack_candidates(anchors, targets, labels, level=level, strides=strides)
         preview = partial(_at_rows, logits.detach(), deltas.detach())
         head = partial(self._kept, levels, logits, deltas)
         return proposals, self.site(candidates, preview, head, targets)

@@ -26,7 +26,8 @@ from samplers import Candidates, Prediction, Random, Sampler
 Observer = Callable[[str, Candidates, Tensor], None]
 # Rows [K] of the candidates -> [K, C+1] logits and [K, D, 4] deltas, float32.
 Head = Callable[[Tensor], tuple[Tensor, Tensor]]
-SEED_STEP = 0x9E3779B97F4A7C15  # odd: pairs of sites beyond the first get other streams
+# Odd, so that the third site and later ones get streams of their own.
+SEED_STEP = 0x9E3779B97F4A7C15
 
 
 class Site(nn.Module):
@@ -89,11 +90,11 @@ class Site(nn.Module):
         """Boxes to assigned labels to sampled rows to named terms.
 
         Args:
-            preview: what the network says now, without gradient.
+            preview: rows -> logits and deltas, without gradient.
             head: the same with gradient where gradients are on; called once, with the kept rows in
                 ascending order.
             targets: of each image; "seed" gives the image its own random generator, "placeholder"
-                marks one that is no image of the batch (``frcnn.data.empty_batch``).
+                marks an image that only fills an empty batch (``frcnn.data.empty_batch``).
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
         candidates.total = self.exchange.total
@@ -189,10 +190,12 @@ class Site(nn.Module):
         class_values[counted] = self.class_loss(samples).to(class_values)
         values[counted[samples.positive]] = self.box_loss(samples).to(values)
         activation = self.class_loss.scores
-        shown = labels
+        box_class = labels
         if deltas.shape[1] > 1:
-            shown = torch.where(labels > 0, labels, activation(logits)[:, 1:].argmax(1) + 1)
-        boxes = self.box_coder.decode_single(of_class(deltas, shown), assigned.boxes[rows])
+            box_class = torch.where(labels > 0, labels, activation(logits)[:, 1:].argmax(1) + 1)
+        boxes = self.box_coder.decode_single(
+            deltas_of_label(deltas, box_class), assigned.boxes[rows]
+        )
         return Prediction(logits, boxes, class_values + values, class_values, activation)
 
     def _learning(self) -> tuple[ClassLoss, BoxLoss, Weigher | None]:
@@ -255,7 +258,7 @@ class Site(nn.Module):
             labels=labels,
             weights=logits.new_ones(len(rows)) if weights is None else weights,
             positive=positive,
-            deltas=of_class(deltas[positive], labels[positive]),
+            deltas=deltas_of_label(deltas[positive], labels[positive]),
             targets=self.box_coder.encode_single(objects, boxes),
             objects=objects,
             decode=lambda given: self.box_coder.decode_single(given, boxes),
@@ -298,13 +301,13 @@ def _at(values: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if values is None else values[rows]
 
 
-def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
+def deltas_of_label(deltas: Tensor, labels: Tensor) -> Tensor:
     """[K, D, 4] deltas, [K] labels -> [K, 4]: those of the label, or the only ones."""
     column = labels if deltas.shape[1] > 1 else torch.zeros_like(labels)
     return deltas[torch.arange(len(deltas), device=deltas.device), column]
 
 
-def unassigned(
+def stack_candidates(
     boxes: Sequence[Tensor],
     targets: Sequence[dict[str, Tensor]],
     labels: Sequence[Tensor],

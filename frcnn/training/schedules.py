@@ -2,12 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
-from annotated_types import Ge, Le
-
-Count = Annotated[int, Ge(0)]
-Share = Annotated[float, Ge(0), Le(1)]
+from frcnn.config.schema import Count, NotNegative, Share
 
 
 def warmup(step: int, steps: int, factor: float) -> float:
@@ -36,7 +32,7 @@ class MultiStep:
         warmup_steps: Count,
         warmup_factor: Share,
         milestones: Sequence[Share],
-        gamma: Annotated[float, Ge(0)],
+        gamma: NotNegative,
     ) -> None:
         self.warmup = (warmup_steps, warmup_factor)
         self.milestones = tuple(milestones)

@@ -78,7 +78,7 @@ BAD = [
     ("evaluate", "", "checkpoint is required: add checkpoint=VALUE", 2),
     ("evaluate", "checkpoint=a.pt split=test", "split: expected one of train, val", 2),
     ("evaluate", "checkpoint=a.pt batch_size=0", "batch_size: expected an integer", 2),
-    ("evaluate", "checkpoint=5", "checkpoint: expected a text, got 5", 2),
+    ("evaluate", "checkpoint=5", "checkpoint: expected a string, got 5", 2),
     ("evaluate", "checkpoint=none.pt", "none.pt: no such checkpoint", 1),
     ("evaluate", "checkpoint=own", "own: not a readable checkpoint", 1),
     ("predict", "checkpoint=a.pt", "input is required: add input=VALUE", 2),

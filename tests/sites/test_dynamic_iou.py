@@ -102,13 +102,13 @@ def test_a_saved_state_goes_on() -> None:
         {"threshold": float("nan")},
         {"steps": 100},
         {"steps": -1},
-        {"total": -1.0},
+        {"iou_sum": -1.0},
     ],
 )
 def test_states_of_other_hands_are_refused(changed: dict) -> None:
     state = DynamicIoU().state_dict()
     state |= {key: torch.tensor(value) for key, value in changed.items()}
-    with pytest.raises(ValueError, match="threshold|steps|sum"):
+    with pytest.raises(ValueError, match="threshold|batches|sum"):
         DynamicIoU().load_state_dict(state)
 
 

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 
 from frcnn.sites.assigners import Assigned, MaxIoU
 from frcnn.sites.assigners.contract import share_inside
-from frcnn.sites.site import unassigned
+from frcnn.sites.site import stack_candidates
 
 RPN = MaxIoU(0.7, 0.3, keep_best=True)
 HEAD = MaxIoU(0.5, 0.5)
@@ -18,7 +18,7 @@ NOTHING = torch.zeros(0, 4)
 
 
 def assign(assigner: MaxIoU, boxes: list, targets: list, labels: list) -> Assigned:
-    return assigner(unassigned(boxes, targets, labels))
+    return assigner(stack_candidates(boxes, targets, labels))
 
 
 # Object 0 (class 2), object 1 (class 1), object 2 (class 3), which nothing overlaps.

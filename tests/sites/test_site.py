@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.losses import GHMC, CrossEntropy, Samples, SmoothL1
 from frcnn.sites.assigners import Assigned, MaxIoU
-from frcnn.sites.site import Site, of_class, site_generators
+from frcnn.sites.site import Site, deltas_of_label, site_generators
 from frcnn.sites.weighers import Weighed
 from samplers import OHEM, All, Candidates
 
@@ -143,9 +143,9 @@ def test_a_prediction_has_loss_and_box_of_the_label() -> None:
 def test_boxes_for_each_class_or_for_all() -> None:
     labels = torch.tensor([2, 0])
     each = torch.arange(24.0).reshape(2, 3, 4)
-    assert of_class(each, labels).tolist() == [[8, 9, 10, 11], [12, 13, 14, 15]]
-    assert of_class(each[:, :1], labels).tolist() == [[0, 1, 2, 3], [12, 13, 14, 15]]
-    assert of_class(each[:0], labels[:0]).shape == (0, 4)
+    assert deltas_of_label(each, labels).tolist() == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    assert deltas_of_label(each[:, :1], labels).tolist() == [[0, 1, 2, 3], [12, 13, 14, 15]]
+    assert deltas_of_label(each[:0], labels[:0]).shape == (0, 4)
 
 
 def test_draw_keeps_rows_above_zero_and_shows_them() -> None:

@@ -33,7 +33,7 @@ class Outputs:
 
 
 def no_outputs(rows: Tensor) -> Outputs:
-    """Stands for a network that is not there."""
+    """Default of ``predict``: raises, because no network is attached."""
     raise ValueError("this assigner asks for predictions, and there is no network here")
 
 
@@ -45,7 +45,8 @@ class Unassigned:
         boxes: [N_i, 4] for each image.
         objects: [G_i, 4] for each image.
         object_labels: [G_i] int64 for each image, 1..C.
-        ignore: [J_i, 4] for each image: areas (crowd, difficult) in which background is no example.
+        ignore: [J_i, 4] for each image: areas (crowd, difficult) in which background candidates are
+            ignored.
         level: [N_i] int64, the pyramid level of each candidate, the same for every image; None at
             a site whose candidates belong to no level (the RCNN head).
         strides: pixels between neighbouring candidates of each of the L levels.
@@ -107,7 +108,7 @@ class Assigned:
             assigner has none. Losses see it as ``Samples.soft_targets``.
         weights: [N] >= 0, an assigner's own weight of each candidate; None = it has none. Losses
             see it as ``Samples.assigner_weights``; nothing else applies it.
-        placeholders: how many of the images stand for none; the site counts them.
+        placeholders: images that only fill an empty batch; set by the site.
     """
 
     boxes: Tensor

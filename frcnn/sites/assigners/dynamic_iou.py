@@ -13,26 +13,34 @@ from samplers.arguments import check_share
 class DynamicIoU(nn.Module):
     """``MaxIoU`` whose threshold rises with the quality of the proposals.
 
-    In each step the ``top``-th highest IoU of each image that has objects is averaged over the
-    images of all processes. Every ``interval`` steps the threshold becomes the mean of the last
-    ``interval`` of these numbers, but at least ``low``. What is below it is background.
+    In each batch the ``top``-th highest IoU of each image that has objects is averaged over the
+    images of all processes. Every ``interval`` batches the threshold becomes the mean of the
+    last ``interval`` of these numbers, but at least ``low``. What is below it is background.
 
     Differs from mmdetection's: the statistic is over all processes (there one GPU), images without
-    objects do not count, a step without any object is no step, and the state is saved. Objects that
-    are appended to the proposals count in the statistic, as there.
+    objects do not count, a batch without any object is not counted, and the state is saved. Objects
+    that are appended to the proposals count in the statistic, as there.
 
-    A step is a batch: with ``trainer.accumulate`` there are several of them per optimizer step.
+    With ``trainer.accumulate`` an optimizer step has several batches.
 
     Args:
         low: least threshold, in [0, 1].
         start: threshold until the first update, in [low, 1]; 0.5 in mmdetection.
         top: K_I, the IoU that is recorded, at least 1; with fewer candidates the lowest IoU.
-        interval: C, steps between updates, at least 1.
+        interval: C, batches between updates, at least 1.
         ignore_ioa: background is ignored if more than this share of it lies in an ignore area
             (crowd, difficult).
 
     Raises:
         ValueError: an argument out of range, or a loaded state that this cannot have had.
+
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6], [0, 0, 10, 2]])
+    >>> candidates = Unassigned([boxes], [boxes[:1]], [torch.tensor([3])], [boxes[:0]])
+    >>> assigner = DynamicIoU(top=2, interval=1)
+    >>> assigner(candidates).labels  # IoU 1, 0.6, 0.2; the threshold is 0.5
+    tensor([3, 3, 0])
+    >>> assigner.threshold  # the second highest IoU
+    tensor(0.6000)
     """
 
     unfit = {
@@ -40,7 +48,7 @@ class DynamicIoU(nn.Module):
         for kind in ("rpn", "dense")
     }
     threshold: Tensor
-    total: Tensor
+    iou_sum: Tensor
     steps: Tensor
 
     def __init__(
@@ -62,8 +70,9 @@ class DynamicIoU(nn.Module):
         check_share("ignore_ioa", ignore_ioa)
         self.low, self.top, self.interval, self.ignore_ioa = low, top, interval, ignore_ioa
         self.register_buffer("threshold", torch.tensor(float(start)))
-        self.register_buffer("total", torch.zeros(()))  # of the recorded IoUs since the last update
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # recorded since then
+        # Sum and number of the IoUs recorded since the last update, one per batch.
+        self.register_buffer("iou_sum", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(check_state)
 
     def forward(self, candidates: Unassigned) -> Assigned:
@@ -75,22 +84,22 @@ class DynamicIoU(nn.Module):
         return found
 
     def _record(self, ious: Sequence[Tensor], candidates: Unassigned) -> None:
-        """Note this step's IoU, and update the threshold if it is time to."""
+        """Record this batch's IoU, and update the threshold if it is time to."""
         values = [
             own.topk(min(self.top, len(own))).values[-1]
             for own, objects in zip(ious, candidates.objects, strict=True)
             if len(own) and len(objects)
         ]
-        zero = self.total.new_zeros(())
+        zero = self.iou_sum.new_zeros(())
         own = torch.stack([torch.stack([zero, *values]).sum().to(zero), zero + len(values)])
         both = candidates.total(own)
         if both[1] == 0:
             return
-        self.total += both[0] / both[1]
+        self.iou_sum += both[0] / both[1]
         self.steps += 1
         if self.steps == self.interval:
-            self.threshold.copy_((self.total / self.interval).clamp(min=self.low, max=1))
-            self.total.zero_()
+            self.threshold.copy_((self.iou_sum / self.interval).clamp(min=self.low, max=1))
+            self.iou_sum.zero_()
             self.steps.zero_()
 
 
@@ -100,6 +109,6 @@ def check_state(assigner: nn.Module, keys: object) -> None:
     if not 0 <= assigner.threshold <= 1:
         raise ValueError(f"the threshold is {assigner.threshold.item()}, not in [0, 1]")
     if not 0 <= assigner.steps < assigner.interval:
-        raise ValueError(f"{assigner.steps.item()} steps of {assigner.interval} are recorded")
-    if not 0 <= assigner.total <= assigner.interval:
-        raise ValueError(f"the recorded IoUs sum to {assigner.total.item()}")
+        raise ValueError(f"{assigner.steps.item()} batches of {assigner.interval} are recorded")
+    if not 0 <= assigner.iou_sum <= assigner.interval:
+        raise ValueError(f"the recorded IoUs sum to {assigner.iou_sum.item()}")

@@ -52,6 +52,16 @@ class SimOTA:
 
     Raises:
         ValueError: an argument out of range; candidates without levels.
+
+    >>> from frcnn.sites.assigners.contract import Outputs
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
+    >>> predicted = torch.tensor([[[0.0, 0, 10, 9]], [[0, 0, 10, 8]], [[0, 0, 10, 7]]])
+    >>> scores = torch.full((3, 4), 0.5)
+    >>> candidates = Unassigned([boxes], [boxes[:1]], [torch.tensor([3])], [boxes[:0]],
+    ...                         level=torch.tensor([0, 0, 0]), strides=[8],
+    ...                         predict=lambda rows: Outputs(scores[rows], predicted[rows]))
+    >>> SimOTA()(candidates).labels  # the IoUs 0.9, 0.8, 0.7 sum to 2.4: two
+    tensor([3, 3, 0])
     """
 
     radius: float = 2.5

@@ -46,6 +46,16 @@ class TaskAligned:
 
     Raises:
         ValueError: an argument out of range.
+
+    >>> from frcnn.sites.assigners.contract import Outputs
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
+    >>> predicted = torch.tensor([[[0.0, 0, 10, 9]], [[0, 0, 10, 8]], [[0, 0, 10, 7]]])
+    >>> scores = torch.full((3, 4), 0.5)
+    >>> candidates = Unassigned([boxes], [boxes[:1]], [torch.tensor([3])], [boxes[:0]],
+    ...                         predict=lambda rows: Outputs(scores[rows], predicted[rows]))
+    >>> found = TaskAligned(k=2, beta=1)(candidates)
+    >>> found.labels, found.soft_targets  # t = 0.45, 0.4, 0.35; 0.9 * t / 0.45
+    (tensor([3, 3, 0]), tensor([0.9000, 0.8000, 0.0000]))
     """
 
     k: int = 13

@@ -12,6 +12,14 @@ class AssignerWeights:
     The sum is over the positives of the step, in all processes, and at least 1. Use it with losses
     that are divided by 1 (``per=1``); the preset sets that. Without weights it changes nothing but
     the normalizer: every positive weighs 1.
+
+    >>> import torch
+    >>> from frcnn.losses.examples import few_samples
+    >>> batch = few_samples([1, 1, 0])
+    >>> batch.assigner_weights = torch.tensor([0.5, 1.5, 1.0])
+    >>> weighed = AssignerWeights()(batch, torch.ones(3), torch.ones(2))
+    >>> weighed.class_values, weighed.box_values  # 1 / 2; 0.5 / 2 and 1.5 / 2
+    (tensor([0.5000, 0.5000, 0.5000]), tensor([0.2500, 0.7500]))
     """
 
     def __call__(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:

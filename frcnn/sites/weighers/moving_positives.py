@@ -19,6 +19,12 @@ class MovingPositives(nn.Module):
 
     Raises:
         ValueError: an argument out of range.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> weigher = MovingPositives(momentum=0.5, start=4.0)
+    >>> weighed = weigher(few_samples([1, 1, 0]), torch.ones(3), torch.ones(2))
+    >>> weighed.box_values  # 1 / (0.5 * 4 + 0.5 * 2)
+    tensor([0.3333, 0.3333])
     """
 
     def __init__(self, momentum: float = 0.9, start: float = 100.0) -> None:
