@@ -18,7 +18,7 @@ from tiny import composed, options
 from frcnn.build import fill_from_data
 from frcnn.config.checks import check_value, rule_of
 from frcnn.config.compose import build, label, one_line
-from frcnn.config.methods import BY_SITE, CONF, GROUPS
+from frcnn.config.methods import BY_SITE, CONF, GROUPS, definition
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses.samples import Per
@@ -83,6 +83,14 @@ def test_an_option_makes_what_its_file_is_called(group: str) -> None:
         if target:  # others say how they differ from one that has
             name = target.rpartition(".")[2].lower()
             assert option.replace("_", "").startswith(name) or name in option.replace("_", "")
+
+
+def test_a_definition_names_its_site_in_whole_words(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("_target_: MYSITE.x\nbudget: ${site.SITE.budget}\nlow: ${assigner.SITE.low}\n")
+    node = OmegaConf.to_container(definition(file, "rcnn2", "rcnn"))
+    assert node["_target_"] == "MYSITE.x"
+    assert (node["budget"], node["low"]) == ("${site.rcnn2.budget}", "${assigner.rcnn2.low}")
 
 
 def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:

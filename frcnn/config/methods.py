@@ -12,6 +12,7 @@ The sites are those of the model files: ``sites:`` maps site names to kinds. Fol
 """
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -78,7 +79,7 @@ def site_defaults(sites: Mapping[str, str]) -> dict[str, Any]:
 
 def definition(file: Path, site: str, kind: str) -> DictConfig:
     """A method's definition at one site."""
-    node: Any = OmegaConf.create(file.read_text().replace("SITE", site))
+    node: Any = OmegaConf.create(re.sub(r"\bSITE\b", site, file.read_text()))
     by_kind = node.pop("kinds", {})
     return cast(DictConfig, OmegaConf.merge(node, by_kind.get(kind, {})))
 
