@@ -99,6 +99,36 @@ def preset(file: Path, group: str, sites: Mapping[str, str]) -> dict[str, Any]:
     return {"defaults": [*chosen, "_self_"], **nodes}
 
 
+def clashes(choices: Mapping[str, str], sites: Sequence[str]) -> list[str]:
+    """A line for each key of a site that two chosen presets set to different values.
+
+    Args:
+        choices: the chosen option of each group.
+    """
+    stored = ConfigStore.instance().repo
+    seen: dict[str, tuple[str, Any]] = {}
+    lines = []
+    for group in GROUPS:
+        option = choices.get(group)
+        entry = stored.get(group, {}).get(f"{option}.yaml")
+        nodes: Any = OmegaConf.to_container(entry.node) if entry else {}
+        for key, value in _values_set(nodes, sites):
+            other, before = seen.setdefault(key, (f"{group}={option}", value))
+            if value != before:
+                lines.append(
+                    f"{other} sets {key} to {before} and {group}={option} sets it to {value}"
+                )
+    return lines
+
+
+def _values_set(nodes: Mapping[str, Any], sites: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """``loss.rcnn.per`` and its value, of all that a preset's ``set:`` holds for these sites."""
+    for group in (group for group in nodes if group != "defaults"):
+        for site in sites:
+            for key, value in nodes[group].get(site, {}).items():
+                yield f"{group}.{site}.{key}", value
+
+
 def keep_sites(config: DictConfig, overrides: Sequence[str]) -> None:
     """Remove the nodes of sites that the chosen network does not have.
 
