@@ -109,7 +109,8 @@ class PISA:
     ) -> None:
         if batch_size_per_image is None and score_hlr:
             raise ValueError("score_hlr needs a batch_size_per_image")
-        check_budget(batch_size_per_image or 1, positive_fraction)
+        budget = 1 if batch_size_per_image is None else batch_size_per_image
+        check_budget(budget, positive_fraction)
         check_not_negative("gamma_p", gamma_p)
         check_not_negative("gamma_n", gamma_n)
         check_share("beta_p", beta_p)

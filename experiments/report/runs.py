@@ -33,7 +33,7 @@ UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YA
 CONDITIONS = re.compile(
     r"(data|augmentation)([./].*)?|model|model\.(name|weights|weights_backbone)|steps"
     r"|model\.(fpn_channels|representation_size|backbone_width)"
-    r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate|precision|patience)"
+    r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate(_stats)?|precision|patience)"
 )
 # These do not change what is learnt: names, folders, speed, what is recorded.
 IGNORED = re.compile(

@@ -69,7 +69,7 @@ def detect(
 
 def _prepare_sites(detector: Detector, processes: SingleProcess) -> None:
     for site in detector.sites.values():
-        site.processes, site.observer = processes, None
+        site.exchange, site.observer = processes, None
 
 
 def _forward(

@@ -81,8 +81,12 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
     _refuse_not_finite(model, path)
     if name in ZERO_EPSILON and initial_weights in ("COCO_V1", "DEFAULT"):
         overwrite_eps(model, 0.0)
+    model.to(chosen_device).eval()
+    if saved["config"].get("trainer", {}).get("channels_last"):
+        # As in the run: another memory format rounds otherwise, and AP would differ a little.
+        model.to(memory_format=torch.channels_last)
     return Trained(
-        model.to(chosen_device).eval(),
+        model,
         config,
         saved["class_names"],
         saved["category_ids"],

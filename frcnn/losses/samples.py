@@ -32,7 +32,7 @@ def no_values() -> Tensor:
     return torch.zeros(0)
 
 
-def no_normalizer(samples: "Samples") -> Normalizer:
+def no_normalizer() -> Normalizer:
     """A normalizer before the site knows it."""
     return 1.0
 
@@ -72,8 +72,9 @@ class Samples:
             the training pass of a step; None = torch's global generator. The rows of processes
             differ, so draw one number per batch, never one per row.
         total: a sum over these samples -> the sum over those of all processes, with gradient.
-        step_total: a count -> its sum over all processes and, with ``trainer.accumulate``, over all
-            batches of the optimizer step; for normalizers only.
+        step_total: a number -> its sum over all processes and, with ``trainer.accumulate``, over
+            all batches of the optimizer step. For normalizers: a count, or a sum of an assigner's
+            weights, which a pass without gradient knows; never a loss.
         gather: [M, ...] rows -> the rows of all processes, stacked, and the slice of the local
             ones; without gradient.
         class_values, box_values: [K] and [P] weighted losses, detached; empty in a preview.
@@ -102,8 +103,8 @@ class Samples:
     gather: Callable[[Tensor], tuple[Tensor, slice]] = single_gather
     class_values: Tensor = field(default_factory=no_values)
     box_values: Tensor = field(default_factory=no_values)
-    class_normalizer: Callable[["Samples"], Normalizer] = no_normalizer
-    box_normalizer: Callable[["Samples"], Normalizer] = no_normalizer
+    class_normalizer: Callable[[], Normalizer] = no_normalizer
+    box_normalizer: Callable[[], Normalizer] = no_normalizer
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -123,11 +124,11 @@ class Samples:
 
     def class_term(self) -> Tensor:
         """This process's share of the class term, detached; for the box loss's normalizer."""
-        return normalized(self.class_values, self.image, self.class_normalizer(self))
+        return normalized(self.class_values, self.image, self.class_normalizer())
 
     def box_term(self) -> Tensor:
         """This process's share of the box term, detached; for the class loss's normalizer."""
-        return normalized(self.box_values, self.image[self.positive], self.box_normalizer(self))
+        return normalized(self.box_values, self.image[self.positive], self.box_normalizer())
 
 
 class ClassLoss(Protocol):

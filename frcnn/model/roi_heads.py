@@ -52,7 +52,7 @@ class SamplingRoIHeads(RoIHeads):
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        if self.append_objects:
+        if self.append_objects or not self.training:  # val/loss has one definition
             objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
             proposals = self.add_gt_proposals(proposals, objects)
         candidates = unassigned(proposals, targets, [target["labels"] for target in targets])

@@ -8,7 +8,7 @@ are sent.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,22 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from frcnn.parallel.cluster import RankInfo
+
+
+class Exchange(Protocol):
+    """How the sites of one batch hear of the other parts of the optimizer step."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum over all who share the batch, with gradient."""
+
+    def step_total(self, count: Tensor) -> Tensor:
+        """Sum over the whole step of a number that a pass without gradient knows, for normalizers.
+
+        It is a count, or a sum of an assigner's weights; never a loss.
+        """
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, slice]:
+        """[K, ...] rows of all who share the batch, and which of them are of this part."""
 
 
 class SingleProcess:

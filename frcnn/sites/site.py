@@ -6,7 +6,7 @@ class-agnostic (the RPN).
 """
 
 from collections.abc import Callable, ItemsView, Sequence, ValuesView
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from torchvision.models.detection._utils import BoxCoder
 from frcnn.losses import BoxLoss, ClassLoss, Samples, SmoothL1
 from frcnn.losses.samples import normalized
 from frcnn.losses.validation import ScoreCrossEntropy
-from frcnn.parallel.group import SingleProcess
+from frcnn.parallel.group import Exchange, SingleProcess
 from frcnn.sites.assigners import Assigned, Assigner, MaxIoU, Outputs, Unassigned
 from frcnn.sites.assigners.contract import no_outputs
 from frcnn.sites.kinds import KINDS, term_names
@@ -48,7 +48,7 @@ class Site(nn.Module):
     Attributes:
         index: place of the site among those of its detector.
         observer: called with (name, candidates, weights) after each draw; None = no observer.
-        processes: the processes that share the batch.
+        exchange: how the site hears of the other processes, and of the step's other batches.
         seed: of ``Samples.generator``, the same in all processes; None = torch's global generator.
     """
 
@@ -81,7 +81,7 @@ class Site(nn.Module):
         self.term_names = term_names(name, self.kind)
         self.index = 0
         self.observer: Observer | None = None
-        self.processes: SingleProcess = SingleProcess()
+        self.exchange: Exchange = SingleProcess()
         self.seed: int | None = None
 
     def forward(
@@ -101,7 +101,7 @@ class Site(nn.Module):
                 marks one that is no image of the batch (``frcnn.data.empty_batch``).
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
-        candidates.total = self.processes.total
+        candidates.total = self.exchange.total
         assigner = self.assigner if self.training else usual_assigner(self.kind)
         with torch.no_grad():
             assigned = assigner(candidates)
@@ -141,7 +141,7 @@ class Site(nn.Module):
             predict=predict,
             generators=generators,
             sizes=assigned.sizes,
-            gather=self.processes.gather,
+            gather=self.exchange.gather,
         )
         sampler = self.sampler if self.training else self._validation_sampler()
         weights = sampler(candidates)
@@ -216,11 +216,12 @@ class Site(nn.Module):
         """The two terms; the normalizer of each may ask for the other, not both of them."""
         class_values, box_values = samples.weights * weighed.class_values, weighed.box_values
         samples.class_values, samples.box_values = class_values.detach(), box_values.detach()
-        samples.class_normalizer = class_loss.normalizer
-        samples.box_normalizer = box_loss.normalizer
+        # Each is computed once, also where the other one asks for it.
+        samples.class_normalizer = cache(partial(class_loss.normalizer, samples))
+        samples.box_normalizer = cache(partial(box_loss.normalizer, samples))
         return (
-            normalized(class_values, samples.image, class_loss.normalizer(samples)),
-            normalized(box_values, samples.image[samples.positive], box_loss.normalizer(samples)),
+            normalized(class_values, samples.image, samples.class_normalizer()),
+            normalized(box_values, samples.image[samples.positive], samples.box_normalizer()),
         )
 
     def _with_all_parameters(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,9 +272,9 @@ class Site(nn.Module):
             soft_targets=_at(assigned.soft_targets, rows),
             assigner_weights=_at(assigned.weights, rows),
             generator=self._generator(logits.device),
-            total=self.processes.total,
-            step_total=self.processes.step_total,
-            gather=self.processes.gather,
+            total=self.exchange.total,
+            step_total=self.exchange.step_total,
+            gather=self.exchange.gather,
         )
 
     def _generator(self, device: torch.device) -> torch.Generator | None:

@@ -22,13 +22,13 @@ from frcnn.data import AspectGroupedBatches, Batch, empty_batch
 from frcnn.errors import UserError
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
-from frcnn.parallel.group import SingleProcess
+from frcnn.parallel.group import Exchange, SingleProcess
 from frcnn.runfolder.checkpoint import save
 from frcnn.runfolder.signals import defer_signals
 from frcnn.tracking.predictions import prediction_report
 from frcnn.tracking.sampling import sampling_report
 from frcnn.tracking.tracker import AnyTracker
-from frcnn.training.accumulation import AccumulateStats, shared
+from frcnn.training.accumulation import AccumulateStats, exchanges
 from samplers import Candidates, Prediction
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Schedule = Callable[[int, int], float]
 Observer = Callable[[str, Candidates, Tensor], Any]
 NO_OPTIMIZERS: Mapping[str, torch.optim.Optimizer] = MappingProxyType({})
-SITE_STREAM = 1 << 31  # above every rank: sites draw from other streams than processes
+SITE_STREAM = 1 << 31  # larger than any rank, so that sites and processes never share a seed
 
 
 def preview_all(site: str, candidates: Candidates, weights: Tensor) -> tuple[Tensor, Prediction]:
@@ -164,9 +164,10 @@ class Engine:
         forwards = [partial(self._forward, self.detector, group, n) for n in range(len(group))]
         stats = self.options.accumulate_stats
         terms: list[dict[str, float]] = []
-        for number, given in enumerate(shared(forwards, self.detector, self.processes, stats)):
+        through = exchanges(forwards, self.detector, self.processes, stats)
+        for number, exchange in enumerate(through):
             with self.processes.sync_gradients(self.model, number == len(group) - 1):
-                losses = self._forward(self.model, group, number, given, self._observe)
+                losses = self._forward(self.model, group, number, exchange, self._observe)
                 terms.append(self._backward(losses, group[number]))
         norm = self._update(group[-1])
         self.step += 1
@@ -184,20 +185,20 @@ class Engine:
         model: nn.Module,
         group: list[Batch],
         number: int,
-        processes: SingleProcess,
+        exchange: Exchange,
         observe: Observer = preview_all,
     ) -> dict[str, Tensor]:
         """The loss terms of batch ``number`` of the step; the same draws each time it is called.
 
         Args:
-            processes: those that the sites exchange numbers with.
+            exchange: what the sites exchange numbers through.
             observe: called at each site, in the steps that are observed.
         """
         options, batch = self.options, group[number]
         # Dropout and multi-scale draw from the global generator.
         stream = [self.processes.rank] + ([number] if len(group) > 1 else [])
         torch.manual_seed(step_seed(options.seed, self.step, *stream))
-        self._prepare_sites(number, processes, observe)
+        self._prepare_sites(number, exchange, observe)
         images, targets = batch if batch[0] else empty_batch()
         try:
             with autocast(options.device, options.dtype):
@@ -205,17 +206,17 @@ class Engine:
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
 
-    def _prepare_sites(self, number: int, processes: SingleProcess, observe: Observer) -> None:
+    def _prepare_sites(self, number: int, exchange: Exchange, observe: Observer) -> None:
         """Tell each site who shares the batch, who observes it, and the seed of its draws.
 
         All processes observe: an observer's preview takes statistics over all of them.
         """
         observed = self.step % self.options.sampling_every == 0
-        # One batch of a step draws as one process does, where it shares its statistics like one.
+        # With "step" all batches have the same seed, as all processes do.
         number = 0 if self.options.accumulate_stats == "step" else number
         for site in self.detector.sites.values():
             site.observer = observe if observed else None
-            site.processes = processes
+            site.exchange = exchange
             site.seed = step_seed(self.options.seed, self.step, SITE_STREAM, site.index, number + 1)
 
     def _backward(self, losses: dict[str, Tensor], batch: Batch) -> dict[str, float]:

@@ -114,10 +114,13 @@ def _check_state(saved: dict[str, Any]) -> None:
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     parts = [key for key in SAME if before.get(key) != now[key]]
     then, here = _steps(before["trainer"]), _steps(now["trainer"])
-    return parts + [f"trainer.{key}" for key in here if then[key] != here[key]]
+    return parts + [f"trainer.{key}" for key in here if then.get(key) != here[key]]
 
 
-def _steps(trainer: dict[str, Any]) -> dict[str, int]:
+def _steps(trainer: dict[str, Any]) -> dict[str, Any]:
     """The settings that define a step; they must not change: a run's position is a step."""
-    batch = trainer["batch_size"] * trainer.get("devices", 1)
-    return {"batch_size x devices": batch, "accumulate": trainer["accumulate"]}
+    batch, accumulate = trainer["batch_size"] * trainer.get("devices", 1), trainer["accumulate"]
+    found = {"batch_size x devices": batch, "accumulate": accumulate}
+    if accumulate > 1:  # earlier versions had "batch" only
+        found["accumulate_stats"] = trainer.get("accumulate_stats", "batch")
+    return found

@@ -46,6 +46,16 @@ def test_objects_are_proposals_only_where_they_are_appended(append: bool, expect
     assert (candidates.ious == 1).sum() == expected  # no proposal of an untrained RPN is exact
 
 
+def test_the_validation_loss_appends_objects_in_every_run() -> None:
+    with_objects, without = quick().eval(), quick(append_objects=False).eval()
+    without.load_state_dict(with_objects.state_dict())
+    images, targets = batch(3, 2)
+    targets = [target | {"seed": 1} for target in targets]
+    _, expected = with_objects(images, targets)
+    _, found = without(images, targets)
+    assert {k: v.item() for k, v in found.items()} == {k: v.item() for k, v in expected.items()}
+
+
 def test_a_samplers_bad_weight_is_named() -> None:
     class Broken:
         def __call__(self, candidates: object) -> torch.Tensor:

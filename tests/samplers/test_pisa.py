@@ -507,3 +507,14 @@ def test_losses_whose_sum_leaves_float32_still_keep_their_total() -> None:
     weights = keep_total(torch.tensor([1.0, 0.5, 0.0]), loss, torch.zeros(3, dtype=torch.int64), 1)
     # 7e38 / (3e38 + 1.5e38)
     assert weights.tolist() == pytest.approx([14 / 9, 7 / 9, 0])
+
+
+def test_without_a_budget_all_candidates_count_and_positives_are_weighed() -> None:
+    boxes = [[0.0, 0, 10, 9], [0.0, 0, 10, 8], [50.0, 0, 60, 10], [90.0, 0, 99, 9]]
+    candidates = scene([1, 1, 0, -1], boxes)
+    everything = PISA(None, 0.25, score_hlr=False, isr_n=False, gamma_p=1)(candidates)
+    assert everything.tolist() == pytest.approx([4 / 3, 2 / 3, 1, 0])  # u is 1 and 1/2, times 2/1.5
+    with pytest.raises(ValueError, match="score_hlr needs a batch_size_per_image"):
+        PISA(None, 0.25)
+    with pytest.raises(ValueError, match="batch_size_per_image"):
+        PISA(0, 0.5)
