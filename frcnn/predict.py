@@ -76,7 +76,10 @@ def picture_names(files: Sequence[Path]) -> list[str]:
 def _predict_one(
     trained: "Trained", image: "Tensor", picture: Path, min_score: float
 ) -> list[dict[str, Any]]:
-    """The boxes of an image of at least a score, drawn into a file and as rows."""
+    """The boxes of an image of at least a score, drawn into a file and as rows.
+
+    Boxes without width or height, which a RetinaNet may return, are left out.
+    """
     import torch
 
     from frcnn.build import prepare
@@ -86,7 +89,9 @@ def _predict_one(
     images = prepare([image], trained.device)
     with torch.inference_mode(), autocast(trained.device, trained.dtype):
         found = {key: value.cpu() for key, value in trained.detector(images)[0].items()}
-    found = {key: value[found["scores"] >= min_score] for key, value in found.items()}
+    sides = found["boxes"][:, 2:] - found["boxes"][:, :2]
+    kept = (found["scores"] >= min_score) & (sides > 0).all(1)
+    found = {key: value[kept] for key, value in found.items()}
     shown = (found["boxes"], found["labels"], found["scores"])
     drawn = draw_boxes(image, *shown, trained.class_names)
     with atomic_write(picture) as out:

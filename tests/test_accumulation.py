@@ -191,3 +191,15 @@ def test_the_gradient_through_a_total_stands_for_all_shares() -> None:
     assert total.item() == 4
     total.square().backward()
     assert x.grad.item() == 4 * 2 * 4
+
+
+def test_each_site_and_each_batch_of_a_step_has_a_stream_of_its_own(tmp_path: Path) -> None:
+    def seeds(stats: str, number: int) -> list[int | None]:
+        training = Training(tmp_path, stats)
+        training.engine._prepare_sites(number, training.engine.processes, lambda *_: None)
+        return [site.seed for site in training.detector.sites.values()]
+
+    first, second = seeds("batch", 0), seeds("batch", 1)
+    assert len({*first, *second}) == 4 and seeds("batch", 0) == first
+    # Batches that share their statistics draw alike, as processes do.
+    assert seeds("step", 0) == seeds("step", 1)

@@ -18,7 +18,7 @@ from tiny import composed, options
 from frcnn.build import fill_from_data
 from frcnn.config.checks import check_value, rule_of
 from frcnn.config.compose import build, label, one_line
-from frcnn.config.methods import BY_SITE, CONF, GROUPS
+from frcnn.config.methods import BY_SITE, CONF, GROUPS, clashes, definition
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses.samples import Per
@@ -85,12 +85,30 @@ def test_an_option_makes_what_its_file_is_called(group: str) -> None:
             assert option.replace("_", "").startswith(name) or name in option.replace("_", "")
 
 
+def test_a_definition_names_its_site_in_whole_words(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("_target_: MYSITE.x\nbudget: ${site.SITE.budget}\nlow: ${assigner.SITE.low}\n")
+    node = OmegaConf.to_container(definition(file, "rcnn2", "rcnn"))
+    assert node["_target_"] == "MYSITE.x"
+    assert (node["budget"], node["low"]) == ("${site.rcnn2.budget}", "${assigner.rcnn2.low}")
+
+
 def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
     for line in (["sampler/rpn=ohem", "sampler=all"], ["sampler=all", "sampler/rpn=ohem"]):
         config, choices = composed(*line)
         assert config["sampler"]["rpn"]["_target_"] == "samplers.OHEM"
         assert config["sampler"]["rcnn"]["_target_"] == "samplers.All"
         assert choices["sampler"] == "all" and choices["sampler/rpn"] == "ohem"
+
+
+def test_presets_that_set_one_key_to_two_values_are_told() -> None:
+    both = {"sampler": "guided_all", "weigher": "moving_positives", "loss": "focal"}
+    assert clashes(both, ["dense"]) == [
+        f"sampler=guided_all sets {key} to {own} and weigher=moving_positives sets it to 1"
+        for key, own in (("loss.dense.per", "guided"), ("box_loss.dense.per", "coordinate"))
+    ]
+    assert clashes(both, ["rpn", "rcnn"]) == []  # two stages have no moving average
+    assert clashes(both | {"weigher": "none"}, ["dense"]) == []
 
 
 def assert_goes_with(experiment: str, sampler: str) -> None:

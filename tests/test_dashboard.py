@@ -14,15 +14,16 @@ from PIL import Image
 from tiny import SMALL, call, command_line, composed, records, small_network
 from wandb_server import OWNER, wandb_server
 
+from experiments.dashboard.logged import sites_and_terms
 from experiments.dashboard.panels import AXES, METHOD, sections
 from experiments.report.runs import is_ignored, read
 from experiments.report.study import study
 from frcnn import train
 from frcnn.tracking import tracker as tracking
 
-SECTIONS = sections(
-    ["rcnn", "rpn"], ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
-)
+SITES = ["rpn", "rcnn"]
+TERMS = ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
+SECTIONS = sections(SITES, TERMS)
 KEY = "0123456789abcdef0123456789abcdef01234567"
 HOSTILE = "it's a=b <\"\\x3d\"> and\nMetric('State')"
 
@@ -50,9 +51,10 @@ def all_of(run: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def dashboard() -> Any:
-    """The entry point, where the extra is installed."""
+def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The entry point, where the extra is installed, in a folder without runs."""
     pytest.importorskip("wandb_workspaces")
+    monkeypatch.chdir(tmp_path)
     from experiments.dashboard import __main__
 
     return __main__
@@ -184,10 +186,38 @@ def test_the_report_has_a_heading_and_a_reading_for_each_grid(
 def test_the_sites_and_terms_of_the_runs_are_shown(
     dashboard: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = printed(dashboard, capsys, "--sites", "dense", "--terms", "classification", "box")
-    shown = {name for some in found(spec["workspace"], "metrics") for name in some or []}
-    assert {"sampling/dense/hard_fraction", "train/classification", "train/box"} <= shown
-    assert not any("rpn" in name or "rcnn" in name for name in shown)
+    logged = {
+        "a": '{"step": 1, "train/loss": 1, "train/lr": 1, "train/classification": 1}\n',
+        "sweep/b": '{"sampling/dense/hard_fraction": 1}\n{"train/loss_rcnn2_s": 1, "train/l',
+    }
+    for name, text in logged.items():
+        folder = Path("runs", name)
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text(text)
+    for options, terms in (
+        ([], {"classification", "loss_rcnn2_s"}),
+        (["--group", "sweep"], {"loss_rcnn2_s"}),
+        (["--group", "else", "--runs", "runs/sweep"], {"loss_rcnn2_s"}),
+    ):
+        spec = printed(dashboard, capsys, *options)
+        shown = {name for some in found(spec["workspace"], "metrics") for name in some or []}
+        expected = {
+            name for section in sections(["dense"], sorted(terms)) for name in section.curves
+        }
+        assert {name for name in shown if name.startswith(("sampling/", "train/"))} == {
+            name for name in expected if name.startswith(("sampling/", "train/"))
+        }
+
+
+def test_without_run_folders_the_panels_are_those_of_a_faster_rcnn(
+    dashboard: Any, capsys: pytest.CaptureFixture[str], sweep: Path
+) -> None:
+    sites, terms = sites_and_terms(sweep)
+    assert sites == SITES == list(dashboard.SITES)
+    assert sorted(terms) == sorted(TERMS) and list(dashboard.TERMS) == TERMS
+    with command_line("--project", "p", "--dry-run", "--group", "none"):
+        dashboard.main()
+    assert capsys.readouterr().err.startswith("runs/none: no run there")
 
 
 @pytest.mark.parametrize("group", ["compared", HOSTILE])

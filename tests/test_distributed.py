@@ -48,6 +48,7 @@ DENSE = (
     "sampler/dense=pisa",
     "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",
     "loss.dense.per=image box_loss.dense.per=image trainer.accumulate=2 data.train_images=14",
+    "weigher=moving_positives sampler/dense=random",
 )
 # One of each way in which a loss or a sampler looks at the batch.
 QUICK = (
@@ -75,7 +76,11 @@ QUICK = (
 )
 # 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
 ODD = "data.train_images=13"
-ALL = presets("sampler", "loss", "box_loss", "assigner")
+# A preset of weighers may have one for RetinaNet alone.
+ALL = [
+    *presets("sampler", "loss", "box_loss", "assigner", "weigher"),
+    *(f"{weigher} sampler/dense=random" for weigher in presets("weigher")),
+]
 # Every sampler that previews with every loss that takes a statistic over the batch.
 PAIRS = [
     f"sampler/rpn={sampler} sampler/rcnn={sampler} {loss}"

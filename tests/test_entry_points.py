@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -320,7 +321,7 @@ def test_predict_a_folder(
     assert boxes
     for box in boxes:
         x1, y1, x2, y2 = box["xyxy"]
-        assert 0 <= x1 <= x2 <= 64 and 0 <= y1 <= y2 <= 48 and 0.1 <= box["score"] <= 1
+        assert 0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 48 and 0.1 <= box["score"] <= 1
         assert box["class"] in ("circle", "square", "triangle")
     shown = Image.open("out/a.png_boxes.png").convert("RGB")
     assert shown.size == (640, 480)  # small images are enlarged
@@ -328,6 +329,18 @@ def test_predict_a_folder(
     error = capsys.readouterr().err
     assert "in/broken.jpg: cannot be read as an image" in error and "2 of 3 images" in error
     assert set(os.listdir(folder)) == {"in", "out"}
+
+
+def test_predict_leaves_out_boxes_without_width_or_height(folder: Path) -> None:
+    boxes = torch.tensor([[1.0, 1, 5, 5], [2, 2, 2, 6], [3, 4, 9, 4]])
+    found = {"boxes": boxes, "labels": torch.ones(3, dtype=torch.int64), "scores": torch.ones(3)}
+    trained: Any = SimpleNamespace(
+        detector=lambda images: [found], device=torch.device("cpu"), dtype=torch.float32,
+        class_names=["a"],
+    )  # fmt: skip
+    image = torch.zeros(3, 10, 10, dtype=torch.uint8)
+    (row,) = predict._predict_one(trained, image, folder / "a.png", min_score=0.5)
+    assert row == {"xyxy": [1, 1, 5, 5], "class": "a", "score": 1}
 
 
 def test_predict_a_score_above_all_leaves_no_boxes(trained: Path, pictures: Path) -> None:

@@ -1,14 +1,16 @@
 """``python -m experiments.dashboard --project NAME [--entity NAME] [--group SWEEP] [--dry-run]``.
 
 Saves a new workspace and a new report of the runs of a W&B project, or of one sweep in it. They
-show side by side what ``experiments.report`` compares by seed. ``--sites`` and ``--terms`` name
-the sites and loss terms of the runs, by default those of a Faster R-CNN. ``--figures FOLDER`` first
-logs the folder's PNGs (``runs/sweep/report``) as images of a run of their own. ``--dry-run`` prints
-both as JSON instead; it needs no key and no network.
+show side by side what ``experiments.report`` compares by seed. Their sites and loss terms are those
+that the runs below ``--runs FOLDER`` logged, by default ``runs/SWEEP`` or ``runs``; without any run
+there, those of a Faster R-CNN. ``--figures FOLDER`` first logs the folder's PNGs
+(``runs/sweep/report``) as images of a run of their own. ``--dry-run`` prints both as JSON instead;
+it needs no key and no network.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, Literal
 import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # W&B exports it nowhere
 
+from experiments.dashboard.logged import sites_and_terms
 from experiments.dashboard.panels import METHOD, Section, figures, sections
 
 try:
@@ -24,7 +27,8 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[dashboard]'") from error
 
-SITES = ("rcnn", "rpn")
+# Those of a Faster R-CNN, where no run folder is at hand.
+SITES = ("rpn", "rcnn")
 TERMS = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 
@@ -34,13 +38,12 @@ def main() -> None:
     parser.add_argument("--project", required=True, metavar="NAME")
     parser.add_argument("--entity", metavar="NAME", help="by default the one of the key")
     parser.add_argument("--group", metavar="SWEEP", help="the folder's name of a sweep")
-    parser.add_argument("--sites", nargs="+", default=SITES, metavar="SITE")
-    parser.add_argument("--terms", nargs="+", default=TERMS, metavar="TERM", help="of the loss")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="with the runs' folders")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="with PNGs")
     parser.add_argument("--dry-run", action="store_true", help="print, save nothing")
     options = parser.parse_args()
     files = _pngs(options.figures) if options.figures else []
-    shown = sections(options.sites, options.terms)
+    shown = sections(*_logged(options.runs or Path("runs", options.group or "")))
     shown += [figures([_name(file) for file in files])] if files else []
     if options.dry_run:
         place = options.project, options.entity or "", options.group
@@ -50,6 +53,14 @@ def main() -> None:
         _save(options, files, shown)
     except (wandb.Error, WandbApiFailedError, ValueError) as error:
         raise SystemExit(f"W&B: {str(error).splitlines()[0]}") from error
+
+
+def _logged(folder: Path) -> tuple[Sequence[str], Sequence[str]]:
+    """The sites and loss terms of the runs below a folder, or of a Faster R-CNN."""
+    sites, terms = sites_and_terms(folder)
+    if not terms:
+        print(f"{folder}: no run there, so the panels are those of a Faster R-CNN", file=sys.stderr)
+    return sites or SITES, terms or TERMS
 
 
 def _save(options: argparse.Namespace, files: Sequence[Path], shown: Sequence[Section]) -> None:

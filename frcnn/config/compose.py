@@ -27,6 +27,7 @@ from frcnn.config.checks import check_numbers, check_schema, check_target
 from frcnn.config.methods import (
     CONF,
     GROUPS,
+    clashes,
     folders_of,
     keep_sites,
     own_choices,
@@ -174,7 +175,10 @@ class Job:
         parts = _without_appended(choices, overrides)
         plain = checked(self.name, config, parts, overrides)
         if "model" in plain:
-            choices = own_choices(choices, list(plain["model"]["sites"]))
+            sites = list(plain["model"]["sites"])
+            choices = own_choices(choices, sites)
+            for line in clashes(choices, sites):
+                log.warning("%s; .hydra/config.yaml has the value that the run uses", line)
         return plain, choices
 
 

@@ -12,6 +12,7 @@ The sites are those of the model files: ``sites:`` maps site names to kinds. Fol
 """
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -78,7 +79,7 @@ def site_defaults(sites: Mapping[str, str]) -> dict[str, Any]:
 
 def definition(file: Path, site: str, kind: str) -> DictConfig:
     """A method's definition at one site."""
-    node: Any = OmegaConf.create(file.read_text().replace("SITE", site))
+    node: Any = OmegaConf.create(re.sub(r"\bSITE\b", site, file.read_text()))
     by_kind = node.pop("kinds", {})
     return cast(DictConfig, OmegaConf.merge(node, by_kind.get(kind, {})))
 
@@ -96,6 +97,36 @@ def preset(file: Path, group: str, sites: Mapping[str, str]) -> dict[str, Any]:
         for other, value in values.get(kind, {}).items():
             nodes.setdefault(other, {})[site] = dict(value)
     return {"defaults": [*chosen, "_self_"], **nodes}
+
+
+def clashes(choices: Mapping[str, str], sites: Sequence[str]) -> list[str]:
+    """A line for each key of a site that two chosen presets set to different values.
+
+    Args:
+        choices: the chosen option of each group.
+    """
+    stored = ConfigStore.instance().repo
+    seen: dict[str, tuple[str, Any]] = {}
+    lines = []
+    for group in GROUPS:
+        option = choices.get(group)
+        entry = stored.get(group, {}).get(f"{option}.yaml")
+        nodes: Any = OmegaConf.to_container(entry.node) if entry else {}
+        for key, value in _values_set(nodes, sites):
+            other, before = seen.setdefault(key, (f"{group}={option}", value))
+            if value != before:
+                lines.append(
+                    f"{other} sets {key} to {before} and {group}={option} sets it to {value}"
+                )
+    return lines
+
+
+def _values_set(nodes: Mapping[str, Any], sites: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """``loss.rcnn.per`` and its value, of all that a preset's ``set:`` holds for these sites."""
+    for group in (group for group in nodes if group != "defaults"):
+        for site in sites:
+            for key, value in nodes[group].get(site, {}).items():
+                yield f"{group}.{site}.{key}", value
 
 
 def keep_sites(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -69,7 +69,8 @@ class Samples:
         training: True in the one pass of a step in which a state may move; False in previews and
             in validation.
         generator: for a loss that draws: the same stream in every process and in the preview and
-            the training pass of a step; None = torch's global generator.
+            the training pass of a step; None = torch's global generator. The rows of processes
+            differ, so draw one number per batch, never one per row.
         total: a sum over these samples -> the sum over those of all processes, with gradient.
         step_total: a number -> its sum over all processes and, with ``trainer.accumulate``, over
             all batches of the optimizer step. For normalizers: a count, or a sum of an assigner's
@@ -179,7 +180,7 @@ def widened(values: Tensor) -> Tensor:
 
 def check_per(per: Per, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless ``per`` is one of the words allowed or a constant above 0."""
-    if per in allowed or (not isinstance(per, str) and per > 0):
+    if per in allowed or (not isinstance(per, str | bool) and per > 0):
         return
     raise ValueError(f"per must be {', '.join(allowed)} or a number above 0, got {per!r}")
 

@@ -117,7 +117,8 @@ def build_faster_rcnn(
         weights_backbone: None, or the name of torchvision's ImageNet weights; for a timm
             network None, "pretrained" or a file of an image classifier; ignored with weights.
         trainable_backbone_layers: backbone stages that train, counted from the last, 0 to 5;
-            None = three with weights_backbone or torchvision's detector weights, else all.
+            MobileNet to 6; None = three with weights_backbone or torchvision's detector weights,
+            else all.
         freeze_batch_norm: of a timm network; None = frozen with weights_backbone, else trained.
         fpn_channels: of every pyramid level and the RPN's convolution. ResNet-18, 34, 101 and timm
             networks can have any number, the others have 256.

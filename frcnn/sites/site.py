@@ -39,9 +39,12 @@ class Site(nn.Module):
 
     Args:
         name: of the site within its detector, such as "rpn" or "rcnn2".
-        kind: "rpn", "rcnn" or "dense".
+        kind: "rpn", "rcnn" or "dense"; None = its name.
         weigher: None = both losses as they are.
         class_factor, box_factor: factors of the two terms in training.
+
+    Raises:
+        ValueError: an unknown kind.
 
     Attributes:
         index: place of the site among those of its detector.
@@ -67,6 +70,8 @@ class Site(nn.Module):
         super().__init__()
         self.name = name
         self.kind = kind or name
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be {', '.join(KINDS)}, got {self.kind!r}")
         self.assigner = assigner
         self.sampler = sampler
         self.class_loss = class_loss

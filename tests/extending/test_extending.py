@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from extension import Learned
+from extension import ByScore, Learned, SoftLabels
 from omegaconf import OmegaConf
 from processes import CPU
-from small import quick
+from small import quick, samples
 from tiny import SMALL, call, lines, small_network, the_same
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from frcnn import evaluate, train
 from frcnn.evaluation.load import load_trained
 from frcnn.parallel.group import join_group
 from frcnn.runfolder import checkpoint
+from frcnn.sites.assigners import Outputs, Unassigned
 from frcnn.training.launch import local_ranks, start
 from frcnn.training.loop import Engine
 from frcnn.training.run import methods_optimizers, parameters_for
@@ -126,6 +127,39 @@ def test_a_soft_label_loss_and_an_assigner_that_reads_predictions(tmp_path: Path
     assert type(loaded.detector.sites["rcnn"].assigner).__name__ == "ByScore"
 
 
+def test_a_soft_label_loss_reads_the_assigner_s_soft_targets() -> None:
+    kept = samples(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), [1, 0])
+    losses = []
+    for soft in (0.25, 1.0):
+        kept.soft_targets = torch.full((2,), soft)
+        losses.append(SoftLabels(power=0.5)(kept).tolist())
+    # Background costs 2 less than the object: of the share 1/2 that is 1 less in all.
+    assert losses[1][0] - losses[0][0] == pytest.approx(1)
+    assert losses[1][1] == losses[0][1]  # background has none
+
+
+@pytest.mark.parametrize(("scores", "labels"), [([0.9, 0.1], [2, 0]), ([0.1, 0.9], [0, 2])])
+def test_an_assigner_that_reads_predictions_follows_their_scores(
+    scores: list[float], labels: list[int]
+) -> None:
+    """The box of the best-scored class is on the object for one candidate, beside it for another.
+
+    Both candidates are the same: their predictions alone tell them apart.
+    """
+    here, away = [0.0, 0, 10, 10], [30.0, 30, 40, 40]
+    boxes, objects = torch.tensor([here, here]), torch.tensor([here])
+    seen = Outputs(
+        torch.tensor([[0.0, score, 0.5] for score in scores]),
+        torch.tensor([[away, here, away]]).repeat(2, 1, 1),
+    )
+    candidates = Unassigned([boxes], [objects], [torch.tensor([2])], [objects[:0]])
+    candidates.predict = lambda rows: Outputs(seen.scores[rows], seen.boxes[rows])
+    found = ByScore(high=0.5)(candidates)
+    assert found.labels.tolist() == labels
+    assert found.soft_targets.tolist() == [float(label > 0) for label in labels]
+    assert torch.equal(found.boxes, boxes)
+
+
 def test_a_backbone_of_timm(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="extra timm")
     options = ["model=fasterrcnn_timm", "model.backbone=test_resnet", "model.fpn_channels=16"]
@@ -194,6 +228,20 @@ def test_learned_weights_change_and_survive_a_kill(tmp_path: Path) -> None:
     trained(cut, *WEIGHER)
     assert the_same(cut, whole)
     assert all(torch.equal(value, states(whole)[name]) for name, value in states(cut).items())
+
+
+def test_the_shares_of_a_term_sum_to_it_over_the_batches_of_a_step() -> None:
+    weigher = Learned(lr=0.1)
+    torch.nn.init.constant_(weigher.s, 1.5)
+    shares = []
+    for labels in ([1, 0, 0], [0], []):
+        kept = samples(torch.zeros(len(labels), 2), labels)
+        kept.step_total = lambda count: torch.tensor(4.0)
+        weighed = weigher(kept, torch.zeros(len(labels)), torch.zeros(len(kept.positive)))
+        shares.append(weighed.terms["s"].item())
+    assert shares == pytest.approx([2.25, 0.75, 0])
+    kept.step_total = lambda count: count  # a step without any sample
+    assert weigher(kept, torch.zeros(0), torch.zeros(0)).terms["s"].item() == 0
 
 
 def test_a_parameter_sits_in_one_optimizer() -> None:

@@ -72,7 +72,7 @@ def test_what_a_loss_is_divided_by(loss: type, per, labels: list[int], expected:
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy, SmoothL1])
-@pytest.mark.parametrize("per", ["object", 0, -1.0, float("nan")])
+@pytest.mark.parametrize("per", ["object", 0, -1.0, float("nan"), True])
 def test_an_unknown_divisor_is_refused(loss: type, per) -> None:
     with pytest.raises(ValueError, match="per must be"):
         loss(per=per)

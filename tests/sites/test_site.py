@@ -278,3 +278,40 @@ def test_a_box_loss_may_be_scaled_to_the_class_term() -> None:
         here, ASSIGNED, ROWS, torch.ones(3), torch.zeros(3, 3), torch.zeros(3, 3, 4)
     )
     assert box_term.item() == pytest.approx(class_term.item()) == pytest.approx(math.log(3))
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    parts = MaxIoU(0.5, 0.5), All(), CrossEntropy(), SmoothL1(), CODER
+    with pytest.raises(ValueError, match="kind must be rpn, rcnn, dense, got 'head'"):
+        Site("head", *parts)
+    assert Site("head", *parts, kind="rcnn").kind == "rcnn"
+
+
+class Drawing(CrossEntropy):
+    """Draws one number per batch, as ``Samples.generator`` asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def __call__(self, samples: Samples) -> Tensor:
+        self.drawn.append(torch.rand((), generator=samples.generator).item())
+        return super().__call__(samples)
+
+
+def drawn(seed: int, rows: Tensor) -> list[float]:
+    """What a loss draws in the preview and in the training pass."""
+    here, loss = site(), Drawing()
+    here.class_loss, here.seed = loss, seed
+    logits, deltas = torch.zeros(len(rows), 3), torch.zeros(len(rows), 3, 4)
+    here.prediction(ASSIGNED, rows, logits, deltas)
+    here.losses(ASSIGNED, rows, torch.ones(len(rows)), logits, deltas)
+    return loss.drawn
+
+
+def test_a_loss_draws_from_the_stream_of_its_site_s_seed() -> None:
+    preview, training = drawn(1, ROWS)
+    assert preview == training
+    # The rows of another process change nothing; the seed of another site or batch does.
+    assert drawn(1, ROWS[:1]) == [preview, training]
+    assert drawn(2, ROWS)[0] != preview

@@ -18,8 +18,8 @@ class Weighed:
     Attributes:
         class_values: [K] weighted class losses, with gradient.
         box_values: [P] weighted box losses, with gradient.
-        terms: further scalar terms by name, such as a regularizer, already normalized. A term is
-            this process's share: the sum over the processes is the term.
+        terms: further scalar terms by name, such as a regularizer, already normalized. The shares
+            of all processes and all batches of the step sum to the term.
     """
 
     class_values: Tensor
@@ -32,7 +32,8 @@ class Weigher(Protocol):
 
     It gets the losses with gradient, so that it decides what to detach. One with parameters is an
     ``nn.Module``; it may have ``own_optimizer() -> torch.optim.Optimizer`` of these parameters.
-    The sampler's weights multiply the class losses after the weigher.
+    The run's schedule also scales its learning rate, and ``trainer.clip_norm`` counts its
+    gradients. The sampler's weights multiply the class losses after the weigher.
     """
 
     def __call__(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:

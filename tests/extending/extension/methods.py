@@ -99,8 +99,9 @@ class Learned(nn.Module):
 
     def forward(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:
         weights = (-self.s).exp()
-        # Each process has its share of the term: the shares sum to s.
-        share = len(samples.labels) / samples.total(self.s.new_tensor(len(samples.labels)))
+        # The shares of all processes and all batches of the step sum to s.
+        own = self.s.new_tensor(len(samples.labels))
+        share = own / samples.step_total(own).clamp(min=1)
         return Weighed(
             weights[0] * class_values, weights[1] * box_values, {"s": share * self.s.sum()}
         )
