@@ -277,7 +277,7 @@ def test_a_value_without_an_annotation_is_like_its_default() -> None:
 
 def test_a_rule_says_what_it_allows() -> None:
     assert str(rule_of(Annotated[float, Ge(0), Le(1)] | None)) == "a number between 0 and 1 or null"
-    assert str(rule_of(Per)) == "one of sample, positive, coordinate, guided or a number"
+    assert str(rule_of(Per)) == "one of sample, positive, coordinate, guided, image or a number"
     assert str(rule_of(tuple[int, int])) == "a list of 2 values, each an integer"
     assert rule_of(Any) is None
 
