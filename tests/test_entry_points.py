@@ -331,6 +331,16 @@ def test_predict_a_folder(
     assert set(os.listdir(folder)) == {"in", "out"}
 
 
+def test_presets_that_clash_are_told_in_the_log(folder: Path) -> None:
+    presets = ["model=retinanet_resnet18_fpn", "sampler=guided_all", "weigher=moving_positives"]
+    line = [*presets, "data=voc", "data.root=none", f"hydra.run.dir={folder}/run"]
+    assert call(train.main, *line) == 1  # there is no such data
+    text = (folder / "run/train.log").read_text()
+    assert (
+        text.count(" sets loss.dense.per to guided and weigher=moving_positives sets it to 1") == 1
+    )
+
+
 def test_predict_leaves_out_boxes_without_width_or_height(folder: Path) -> None:
     boxes = torch.tensor([[1.0, 1, 5, 5], [2, 2, 2, 6], [3, 4, 9, 4]])
     found = {"boxes": boxes, "labels": torch.ones(3, dtype=torch.int64), "scores": torch.ones(3)}
