@@ -120,7 +120,8 @@ def assert_goes_with(experiment: str, sampler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "sampler"), zip(options("experiment"), cycle(options("sampler")), strict=False)
+    ("experiment", "sampler"),
+    list(zip(options("experiment"), cycle(options("sampler")), strict=False)),
 )
 def test_every_experiment_goes_with_a_sampler(experiment: str, sampler: str) -> None:
     assert_goes_with(experiment, sampler)
@@ -321,6 +322,7 @@ BAD = [
     (["trainer.epochs=[1,2]"], ["trainer.epochs", "an integer", "[1, 2]"]),
     (["~trainer.epochs"], ["trainer.epochs is missing"]),
     (["trainer=5"], ["trainer", "5"]),
+    (["site=5"], ["site", "is not a container"]),
     (["model.rpn_bg_iou_thresh=0.8"], ["model.rpn_bg_iou_thresh is now assigner.rpn.low"]),
     (["budget.rcnn=64"], ["budget.rcnn is now site.rcnn.budget"]),
     (["loss_weight.box_reg=2"], ["loss_weight.box_reg is now loss_weight.rcnn.box"]),

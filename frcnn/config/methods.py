@@ -136,7 +136,8 @@ def keep_sites(config: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: the command line names such a site.
     """
     own = list(config.model.sites)
-    groups = [group for group in BY_SITE if group in config]  # a command may have none
+    # A command may have none; one that is no group of keys is refused later.
+    groups = [group for group in BY_SITE if isinstance(config.get(group), DictConfig)]
     others = {site for group in groups for site in config[group] if site not in own}
     for text in overrides:
         parts = text.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".").split(".")
