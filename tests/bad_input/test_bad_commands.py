@@ -64,7 +64,7 @@ BAD = [
         ("train", f"{RETINANET} model.{key}={value}", f"model.{says or key}: {error}", 2)
         for key, value, says, error in (
             ("anchor_scales", "[]", "", "expected a list of values, each a number above 0"),
-            ("anchor_scales", "[0.01]", "", "an anchor of 16 x 0.01 pixels is cut to 0"),
+            ("anchor_scales", "[0.01]", "", "an anchor of 12 x 0.01 pixels is cut to 0"),
             ("anchor_sizes", "[8,16]", "", "expected 5 sizes, one per level, got 2"),
             ("aspect_ratios", "[0]", "", "expected a list of values, each a number above 0"),
             ("head_depth", "0", "", "expected an integer of at least 1, got 0"),

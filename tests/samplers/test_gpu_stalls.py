@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import (
 
 from samplers import Candidates, Prediction
 
-# NMS: how many boxes it leaves is known only when it is done, in torchvision's kernel too. ISR-P asks for
-# the predictions of the positives, whose number it reads.
+# NMS: how many boxes it leaves is known only when it is done, in torchvision's kernel too. ISR-P
+# asks for the predictions of the positives, whose number it reads.
 WAITS = {"ohem", "pisa", "isr_p"}
 SIZES = (300, 280, 300)
 
