@@ -27,7 +27,7 @@ from frcnn.evaluation.inference import (
     validation_loader,
 )
 from frcnn.evaluation.load import load_trained
-from frcnn.model import Detector
+from frcnn.model import SamplingFasterRCNN
 from frcnn.runfolder import checkpoint
 from frcnn.training.loop import Engine
 from frcnn.training.run import Run, run
@@ -316,15 +316,15 @@ def test_resume_from_weights_alone_or_from_nothing(whole: Path, tmp_path: Path) 
 def images_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Any]:
     """(images, boxes) of every training batch, as the detector got them."""
     seen: list[Any] = []
-    forward = Detector.forward
+    forward = SamplingFasterRCNN.forward
 
-    def watched(self: Detector, images: Any, targets: Any = None) -> Any:
+    def watched(self: SamplingFasterRCNN, images: Any, targets: Any = None) -> Any:
         if self.training:
             seen.append(([i.clone() for i in images], [t["boxes"].clone() for t in targets]))
         return forward(self, images, targets)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Detector, "forward", watched)
+        patch.setattr(SamplingFasterRCNN, "forward", watched)
         trained(folder, *overrides)
     return seen
 

@@ -35,9 +35,9 @@ def config_from_version_1(config: dict[str, Any]) -> dict[str, Any]:
             "keep_best": keep_best,
             "ignore_ioa": ignore_ioa,
         }
-    model: dict[str, Any] = {"_target_": "frcnn.model.build_detector"}
-    model |= {"sites": {"rpn": "rpn", "rcnn": "rcnn"}}
+    model: dict[str, Any] = {"sites": {"rpn": "rpn", "rcnn": "rcnn"}}
     model |= {"backbone_width": 1, "append_objects": True} | old
+    model |= {"_target_": "frcnn.model.build_faster_rcnn"}
     factors = config.get("loss_weight", {})
     loss_weight = {
         site: {part: factors.get(name, 1) for part, name in names.items()}

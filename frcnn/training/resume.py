@@ -114,7 +114,7 @@ def _check_state(saved: dict[str, Any]) -> None:
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     parts = [key for key in SAME if before.get(key) != now[key]]
     then, here = _steps(before["trainer"]), _steps(now["trainer"])
-    return parts + [f"trainer.{key}" for key in here if then.get(key) != here[key]]
+    return parts + [f"trainer.{key}" for key in here if key in then and then[key] != here[key]]
 
 
 def _steps(trainer: dict[str, Any]) -> dict[str, Any]:
