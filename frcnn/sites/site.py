@@ -103,7 +103,9 @@ class Site(nn.Module):
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
         candidates.total = self.exchange.total
-        assigner = self.assigner if self.training else usual_assigner(self.kind)
+        # An observer is shown the run's own labels, also in eval mode.
+        own = self.training or self.observer is not None
+        assigner = self.assigner if own else usual_assigner(self.kind)
         with torch.no_grad():
             assigned = assigner(candidates)
         assigned.placeholders = sum("placeholder" in target for target in targets)
