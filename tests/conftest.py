@@ -1,11 +1,15 @@
 """Fixtures shared by all tests."""
 
+import copy
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +19,23 @@ def bccd() -> Path:
     if not (folder / "ImageSets/Main/trainval.txt").exists():
         pytest.skip("BCCD is not beside the project")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compose_once() -> Iterator[None]:
+    """Hydra takes half a second to compose a configuration, and most tests compose the same."""
+    compose, known = hydra.compose, {}
+
+    def cached(name: str, overrides: Sequence[str] = (), **options: Any) -> Any:
+        place = str(GlobalHydra.instance().config_loader().get_search_path())
+        key = (place, name, *overrides, *options.items())
+        if key not in known:
+            known[key] = compose(name, list(overrides), **options)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra, "compose", cached)
+        yield
 
 
 @pytest.fixture

@@ -171,6 +171,7 @@ def test_a_layout_keeps_its_strides() -> None:
         assert made.std() > 0
 
 
+@pytest.mark.slow
 def test_every_option_is_compared_with_random() -> None:
     found = samplers.variants()
     for group, usual in (("sampler", "random"), ("loss", "cross_entropy")):

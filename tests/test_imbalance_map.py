@@ -74,8 +74,8 @@ def test_a_run_says_its_condition_and_method(tmp_path: Path) -> None:
 def test_a_condition_changes_nothing_else_in_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many objects everywhere, and all the clutter that is asked for."""
     placed: list[Any] = []
-    place = shape_images.place
-    monkeypatch.setattr(shape_images, "place", lambda *a: placed.append(place(*a)) or placed[-1])
+    place = shape_images.free_box
+    monkeypatch.setattr(shape_images, "free_box", lambda *a: placed.append(place(*a)) or placed[-1])
     objects = set()
     for condition in CONDITIONS:
         data = composed(condition, "random")["data"]

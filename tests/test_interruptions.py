@@ -109,7 +109,7 @@ def test_a_signal_in_a_step_finishes_and_saves_it(
 
 def test_a_signal_in_a_validation_leaves_it_for_later(straight: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        before("evaluate", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        before("coco_metrics", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
         assert command(tmp_path) == 143
     assert last(tmp_path)["step"] == 3 and not any("val/AP" in row for row in lines(tmp_path))
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)

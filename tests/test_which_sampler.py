@@ -27,7 +27,7 @@ from experiments.report.runs import Run
 from experiments.which_sampler import collect
 from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, chosen, surface, write_cases
 from frcnn.config.compose import CONF, checked
-from frcnn.evaluation.coco import coco_evaluator, evaluate
+from frcnn.evaluation.coco import coco_evaluator, coco_metrics
 from frcnn.runfolder import environment
 from frcnn.runfolder.sweeps import finished_elsewhere
 
@@ -172,7 +172,7 @@ def test_a_draw_is_the_ap_of_its_images_repeated() -> None:
     generator = np.random.default_rng(seed)
     for ap in draws:
         counts = generator.multinomial(images, np.full(images, 1 / images))
-        expected = evaluate(*drawn(truth, copy.deepcopy(found), counts.tolist()), NAMES)["AP"]
+        expected = coco_metrics(*drawn(truth, copy.deepcopy(found), counts.tolist()), NAMES)["AP"]
         assert ap == pytest.approx(expected, abs=1e-9)
     assert np.array_equal(resampled(matches, 5, seed), draws)
     assert not np.array_equal(resampled(matches, 5, seed + 1), draws)
