@@ -169,6 +169,7 @@ def values_of(sweep: str) -> list[list[str]]:
 ABLATIONS = [sweep for sweep in options("sweep") if sweep.startswith("retinanet")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [row for s in ABLATIONS for row in values_of(s)], ids="_".join)
 def test_every_value_of_a_sweep_of_retinanet_is_one(line: list[str]) -> None:
     config, _ = composed(*line)
