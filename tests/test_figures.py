@@ -480,7 +480,10 @@ def test_the_later_checkpoint_judges_the_proposals_of_the_earlier_one() -> None:
     assert not any(module._forward_hooks for module in second.modules())
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=["faster_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)],
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     more = ["trainer.epochs=1", "data.imbalance=20", "loss=focal_sigmoid"]

@@ -50,7 +50,11 @@ def network() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["fasterrcnn_resnet18_fpn", "retinanet_resnet18_fpn"])
+# The same cases once more: a long test.
+LONG_RETINANET = pytest.param("retinanet_resnet18_fpn", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["fasterrcnn_resnet18_fpn", LONG_RETINANET])
 def whole(request: pytest.FixtureRequest) -> Content:
     """What a run would save."""
     config, choices = tiny(f"model={request.param}", "box_loss=ghm_r")
