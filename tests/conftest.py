@@ -1,15 +1,12 @@
 """Fixtures shared by all tests."""
 
-import copy
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
+from compose_once import compose_once
 
 
 @pytest.fixture(scope="session")
@@ -22,19 +19,8 @@ def bccd() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def compose_once() -> Iterator[None]:
-    """Hydra takes half a second to compose a configuration, and most tests compose the same."""
-    compose, known = hydra.compose, {}
-
-    def cached(name: str, overrides: Sequence[str] = (), **options: Any) -> Any:
-        place = str(GlobalHydra.instance().config_loader().get_search_path())
-        key = (place, name, *overrides, *options.items())
-        if key not in known:
-            known[key] = compose(name, list(overrides), **options)
-        return copy.deepcopy(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hydra, "compose", cached)
+def composed_once() -> Iterator[None]:
+    with compose_once():
         yield
 
 

@@ -1,6 +1,6 @@
 """Two batches of 2 images in one optimizer step against one batch of 4."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ class Training:
 
 
 @pytest.fixture(autouse=True)
-def fixed_norm(monkeypatch: pytest.MonkeyPatch) -> Any:
+def fixed_norm() -> Iterator[None]:
     """Else BatchNorm's statistics would be over another number of images."""
-    with small_network():
-        monkeypatch.setattr(
+    with small_network(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
             backbones, "resnet_fpn_backbone", lambda **kept: small_backbone(FrozenBatchNorm2d)
         )
         yield

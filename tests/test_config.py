@@ -18,7 +18,7 @@ from tiny import composed, options
 from frcnn.build import fill_from_data
 from frcnn.config.checks import check_value, rule_of
 from frcnn.config.compose import build, label, one_line
-from frcnn.config.methods import BY_SITE, CONF, GROUPS, clashes, definition
+from frcnn.config.methods import BY_SITE, CONF, GROUPS, clashes, definition, read
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses.samples import Per
@@ -88,7 +88,7 @@ def test_an_option_makes_what_its_file_is_called(group: str) -> None:
 def test_a_definition_names_its_site_in_whole_words(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("_target_: MYSITE.x\nbudget: ${site.SITE.budget}\nlow: ${assigner.SITE.low}\n")
-    node = OmegaConf.to_container(definition(file, "rcnn2", "rcnn"))
+    node = definition(read(file), "rcnn2", "rcnn")
     assert node["_target_"] == "MYSITE.x"
     assert (node["budget"], node["low"]) == ("${site.rcnn2.budget}", "${assigner.rcnn2.low}")
 
@@ -346,9 +346,13 @@ BAD = [
 ]
 SCRIPT = """
 import contextlib, io, json, sys
+sys.path.insert(0, "tests")
+from compose_once import compose_once
 from frcnn import train
 train.train = lambda *_: None  # what is let through shall not train for minutes
 results = []
+once = compose_once()
+once.__enter__()
 for line in json.loads(sys.argv[1]):
     sys.argv = ["frcnn.train", *line]
     error, code = io.StringIO(), 0
@@ -368,13 +372,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bad")
     (folder / "experiment").mkdir()
     (folder / "experiment/mine.yaml").write_text("# @package _global_\ntrainer: {epohcs: 3}\n")
-    own = [
-        f"hydra.run.dir={folder}",
-        f"hydra.sweep.dir={folder}",
-        f"hydra.searchpath=[file://{folder}]",
-    ]
+    folders = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+    own = [f"hydra.searchpath=[file://{folder}]"]
+    lines = [line + folders + own * ("experiment=mine" in line) for line, _ in BAD]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([line + own for line, _ in BAD])],
+        [sys.executable, "-c", SCRIPT, json.dumps(lines)],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     results, torch_loaded = json.loads(done.stdout.splitlines()[-1])

@@ -104,7 +104,9 @@ def command(name: str, task: Task) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages have many lines
     logging.raiseExceptions = False  # where the log cannot be written, the run's files say so
     try:
-        store_methods(folders_of(sys.argv[1:]))
+        folders = folders_of(sys.argv[1:])
+        if folders:
+            store_methods(folders)
         with summed_up():
             hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)()
         if job.failure is not None:

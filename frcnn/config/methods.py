@@ -39,8 +39,9 @@ def store_methods(folders: Sequence[str | Path] = ()) -> None:
     store.store("site_defaults", site_defaults(sites), package="_global_")
     for root in roots:
         for group, file in _files(root, "method"):
+            node = read(file)
             for site, kind in sites.items():
-                store.store(file.stem, definition(file, site, kind), f"{group}/{site}")
+                store.store(file.stem, definition(node, site, kind), f"{group}/{site}")
         for group, file in _files(root, "preset"):
             store.store(file.stem, preset(file, group, sites), group, package="_global_")
 
@@ -77,16 +78,30 @@ def site_defaults(sites: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def definition(file: Path, site: str, kind: str) -> DictConfig:
-    """A method's definition at one site."""
-    node: Any = OmegaConf.create(re.sub(r"\bSITE\b", site, file.read_text()))
-    by_kind = node.pop("kinds", {})
-    return cast(DictConfig, OmegaConf.merge(node, by_kind.get(kind, {})))
+def read(file: Path) -> dict[str, Any]:
+    """What a YAML file holds; interpolations stay as they are."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
+
+
+def definition(node: Mapping[str, Any], site: str, kind: str) -> dict[str, Any]:
+    """A method's definition at one site, out of what its file holds."""
+    common = {key: value for key, value in node.items() if key != "kinds"}
+    own = node.get("kinds", {}).get(kind, {})
+    return cast(dict[str, Any], _at_site(common | own, site))
+
+
+def _at_site(node: Any, site: str) -> Any:
+    """The same with a site's name in the place of the word SITE."""
+    if isinstance(node, dict):
+        return {_at_site(key, site): _at_site(value, site) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_at_site(value, site) for value in node]
+    return re.sub(r"\bSITE\b", site, node) if isinstance(node, str) else node
 
 
 def preset(file: Path, group: str, sites: Mapping[str, str]) -> dict[str, Any]:
     """A preset for all sites."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(file))
+    node = read(file)
     values = node.pop("set", {})
     missing = sorted(set(sites.values()) - node.keys())
     if missing:

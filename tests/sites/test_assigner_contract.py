@@ -13,7 +13,7 @@ from plain import batch, one_image
 from torch import Tensor, nn
 
 from frcnn.config.compose import CONF, build
-from frcnn.config.methods import definition
+from frcnn.config.methods import definition, read
 from frcnn.errors import ConfigError
 from frcnn.model.sites import check_fit
 from frcnn.sites.assigners import Assigned, Outputs, Unassigned
@@ -25,7 +25,7 @@ CLASSES = {"rpn": 1, "rcnn": 3, "dense": 3}
 
 @cache
 def node(name: str, kind: str) -> dict[str, Any]:
-    return OmegaConf.to_container(definition(FILES[name], kind, kind))
+    return definition(read(FILES[name]), kind, kind)
 
 
 def made(name: str, kind: str) -> Any:
