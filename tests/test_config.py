@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import cycle, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,13 +121,6 @@ def assert_goes_with(experiment: str, sampler: str) -> None:
 
 # Those of a folder set values of their own sampler.
 EXPERIMENTS = [experiment for experiment in options("experiment") if "/" not in experiment]
-
-
-@pytest.mark.parametrize(
-    ("experiment", "sampler"), list(zip(EXPERIMENTS, cycle(options("sampler")), strict=False))
-)
-def test_every_experiment_goes_with_a_sampler(experiment: str, sampler: str) -> None:
-    assert_goes_with(experiment, sampler)
 
 
 @pytest.mark.slow
