@@ -23,6 +23,8 @@ def check_data(config: dict[str, Any], choices: dict[str, str], folder: Path) ->
     """
     from frcnn.build import annotated
     from frcnn.data import check_images, count_copies, count_shared_images, unlisted_files
+    from frcnn.data.image_size import image_size
+    from frcnn.data.objects import objects_of
 
     train, val = found = [annotated(config["data"], split) for split in ("train", "val")]
     unlisted = unlisted_files(found)  # before images are dropped
@@ -40,6 +42,10 @@ def check_data(config: dict[str, Any], choices: dict[str, str], folder: Path) ->
         lines = [data.problems.table(), *data.warnings()[bool(data.problems) :]]
         lines = [f"{split}: {len(data)} images; objects: {classes(data)}", *lines]
         log.info("%s", "\n".join(lines))
+    objects = objects_of(train)
+    if len(objects.boxes):
+        size = image_size(train.widths, train.heights, objects)
+        log.info("an image size to try: data.min_size=%d data.max_size=%d", *size)
     if unlisted:
         log.info("%d image files are in neither split (first: %s)", len(unlisted), unlisted[0])
     if ends:
