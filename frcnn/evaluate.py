@@ -21,8 +21,8 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
         config["checkpoint"], config["device"], config["precision"], config["trust"]
     )
     images = chosen_data(trained, config, config["split"])
-    if images.problems.counts:
-        log.warning("%s data: %s", config["split"], images.problems.summary())
+    for line in images.warnings():
+        log.warning("%s data: %s", config["split"], line)
     loader = validation_loader(images, config["batch_size"], config["workers"])
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     backend = config["evaluation"]["backend"]

@@ -144,8 +144,11 @@ def images(*files: str) -> Iterator[Path]:
             path = Path(name, file)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 30)).save(path)
-        # The images never change: their headers are read once.
-        with patch.object(check, "header_sizes", lru_cache(image_files.header_sizes)):
+        # The images never change: each is read once.
+        read_once = {
+            key: lru_cache(getattr(image_files, key)) for key in ("header_sizes", "broken")
+        }
+        with patch.multiple(check, **read_once):
             yield Path(name)
 
 

@@ -19,7 +19,6 @@ from experiments.data import settings as setting_module
 from experiments.data.__main__ import main
 from experiments.data.anchors import View, cells_of, coverage, generator_of, views_of
 from experiments.data.figures import octave_edges
-from experiments.data.objects import Objects, objects_of
 from experiments.data.page import classes, sentences, shortened
 from experiments.data.pictures import cut, worst_rows
 from experiments.data.settings import Setting, settings
@@ -27,10 +26,11 @@ from experiments.data.suggest import (
     NOT_REACHED,
     anchor_sizes,
     cells_with,
-    image_size,
     ladders,
 )
 from frcnn.data import DetectionDataset, Problems
+from frcnn.data.image_size import image_size
+from frcnn.data.objects import Objects, objects_of
 from frcnn.data.records import Classes, Images, RawObjects, clean_objects
 from frcnn.errors import ConfigError, UserError
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import wandb
@@ -403,7 +404,7 @@ def test_a_photo_is_turned_as_its_camera_says(pictures: Path) -> None:
     assert predict._read(Path("in/turned.jpg")).shape == (3, 40, 20)
 
 
-def said(caplog: pytest.LogCaptureFixture, *arguments: str) -> str:
+def said(caplog: pytest.LogCaptureFixture, *arguments: str, code: int = 0) -> str:
     """What check_data says, also without its own handlers."""
     records: list[str] = []
     log = logging.getLogger("frcnn.check_data")
@@ -411,7 +412,7 @@ def said(caplog: pytest.LogCaptureFixture, *arguments: str) -> str:
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     log.addHandler(handler)
     try:
-        assert call(check_data.main, *arguments) == 0
+        assert call(check_data.main, *arguments) == code
     finally:
         log.removeHandler(handler)
     return "\n".join(records)
@@ -430,8 +431,37 @@ def test_check_data_counts(caplog: pytest.LogCaptureFixture, folder: Path) -> No
 def test_check_data_names_what_is_wrong(caplog: pytest.LogCaptureFixture, folder: Path) -> None:
     voc(folder / "data", ["dog"])
     Image.new("RGB", (32, 48)).save(folder / "data/JPEGImages/a.jpg")
-    text = said(caplog, "data=voc", "data.root=data")
+    text = said(caplog, "data=voc", "data.root=data", code=1)
     assert "images of another size than annotated" in text and "32x48" in text
+
+
+def test_check_data_fails_where_a_run_would_end(
+    caplog: pytest.LogCaptureFixture, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voc(folder / "data", ["dog"])
+    Image.new("RGB", (64, 48)).save(folder / "data/JPEGImages/b.jpg")
+    text = said(caplog, "data=voc", "data.root=data")
+    assert "an image size to try: data.min_size=64 data.max_size=96" in text
+    assert "kept          1  images that the training split has too" in text
+    assert "1 image files are in neither split (first: " in text and "b.jpg)" in text
+    file = folder / "data/JPEGImages/a.jpg"
+    file.write_bytes(file.read_bytes().replace(b"\xff\xdb", b"\xff\xfe"))  # no quantization table
+    text = said(caplog, "data=voc", "data.root=data", code=1)
+    assert text.count("1  images that cannot be decoded") == 2
+    assert "error: a training run would end: train data: 1 images" in capsys.readouterr().err
+    assert "cannot be decoded" not in said(caplog, "data=voc", "data.root=data", "images=false")
+
+
+def test_of_many_classes_the_ends_are_listed() -> None:
+    numbers = np.arange(1230)
+    many = SimpleNamespace(
+        class_names=[f"class {n}" for n in numbers], class_frequencies=lambda: numbers
+    )
+    text = check_data.classes(many)  # type: ignore[arg-type]
+    assert text.startswith(
+        f"{numbers.sum()} of 1230 classes, 1 of them without any; most class 1229"
+    )
+    assert text.endswith("class 1 1, class 0 0") and len(text) < 600
 
 
 def test_check_data_finds_the_two_boxes_without_area_of_bccd(

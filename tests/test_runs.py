@@ -438,6 +438,21 @@ def test_no_metric_at_all_counts_as_nothing(
     assert checkpoint.load(tmp_path / "checkpoints/best.pt")["step"] == 1
 
 
+def test_what_ends_a_validation_loses_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: Any) -> None:
+        raise UserError("an image cannot be read")
+
+    monkeypatch.setattr("frcnn.training.run.detect", ends)
+    with pytest.raises(UserError, match="an image cannot be read"):
+        trained(tmp_path, "trainer.epochs=1")
+    assert checkpoint.load(tmp_path / "checkpoints/last.pt")["step"] == 6
+    monkeypatch.undo()
+    trained(tmp_path, "trainer.epochs=1")
+    assert validated(tmp_path) == [1]
+
+
 def test_validation_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
     trained(tmp_path, *SHORT, "trainer.eval_every=4")
     assert validated(tmp_path) == [4, 6]
@@ -469,12 +484,14 @@ def test_problems_of_the_data_are_logged(
 ) -> None:
     def with_problem(node: dict[str, Any], split: str) -> Any:
         found = dataset(node, split)
+        found.ignore[:3] = True
         found.problems.add("boxes without area", "a.xml object 3", dropped=True)
         return found
 
     monkeypatch.setattr("frcnn.training.run.dataset", with_problem)
     Run(*tiny(), tmp_path)
     assert "train data: dropped 1 boxes without area (first: a.xml object 3)" in caplog.text
+    assert "train data: 3 crowd/difficult objects are ignored" in caplog.text
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ def data_page(config: dict[str, Any], choices: dict[str, str], folder: Path) -> 
         from experiments.data.page import page
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
-    from experiments.data.objects import objects_of
     from experiments.data.settings import settings
     from frcnn.build import dataset
+    from frcnn.data.objects import objects_of
     from frcnn.runfolder.files import write_text
 
     data = dataset(config["data"], "train")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from experiments.data.objects import Objects, side
 from frcnn.data import DetectionDataset
+from frcnn.data.objects import Objects, side
 from frcnn.errors import UserError
 
 Cells = Sequence[np.ndarray]  # by level, [A of the level, 4]: the anchors of position 0

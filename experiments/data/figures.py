@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.data.objects import Objects
 from experiments.data.settings import Setting
 from experiments.style import BLUE, GREEN, PURPLE, VERMILLION, named, panels
 from frcnn.data import DetectionDataset
+from frcnn.data.objects import Objects
 
 LIMITS = (0.3, 0.5, 0.7)  # IoU
 COLOURS = (VERMILLION, PURPLE, GREEN, BLUE)  # below 0.3, 0.5, 0.7, and the rest

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.data.figures import LIMITS, of_anchors, of_objects
-from experiments.data.objects import Objects
 from experiments.data.pictures import crowded, worst_covered
 from experiments.data.settings import Setting
-from experiments.data.suggest import GAIN, LARGEST, MOST_SMALL, SMALL, SMALLEST, STEP
+from experiments.data.suggest import GAIN
 from experiments.html import document, figure, listed, pictures, table
 from experiments.style import png
 from frcnn.data import DetectionDataset
+from frcnn.data.image_size import LARGEST, MOST_SMALL, SMALL, SMALLEST, STEP
+from frcnn.data.objects import Objects
 
 MOST_CLASSES = 20  # rows of the table
 CROWDED, WORST = 6, 9  # pictures

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from experiments.data.anchors import Coverage
-from experiments.data.objects import Objects
 from frcnn.data import DetectionDataset
+from frcnn.data.objects import Objects
 from frcnn.evaluation.drawing import class_colour
 
 LONGEST = 720  # pixels of a picture's longer side

@@ -14,10 +14,11 @@ from experiments.data.anchors import (
     generator_of,
     views_of,
 )
-from experiments.data.objects import Objects
-from experiments.data.suggest import NOT_REACHED, anchor_sizes, image_size
+from experiments.data.suggest import NOT_REACHED, anchor_sizes
 from frcnn.build import detector
 from frcnn.data import DetectionDataset
+from frcnn.data.image_size import image_size
+from frcnn.data.objects import Objects
 from frcnn.errors import ConfigError
 
 WEIGHTS = ("weights", "weights_backbone")  # change no anchor

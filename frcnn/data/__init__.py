@@ -1,7 +1,13 @@
 """Data sets for detection: readers, augmentation, batches."""
 
 from frcnn.data.batching import AspectGroupedBatches, Batch, collate, empty_batch, make_loader
-from frcnn.data.check import check_images, drop_unusable_images
+from frcnn.data.check import (
+    check_images,
+    count_copies,
+    count_shared_images,
+    drop_unusable_images,
+    unlisted_files,
+)
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
 from frcnn.data.problems import Problems
@@ -18,10 +24,13 @@ __all__ = [
     "coco",
     "coco2017",
     "collate",
+    "count_copies",
+    "count_shared_images",
     "drop_unusable_images",
     "empty_batch",
     "make_loader",
     "roboflow",
     "shapes",
+    "unlisted_files",
     "voc",
 ]

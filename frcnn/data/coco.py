@@ -6,14 +6,25 @@ import numpy as np
 
 from frcnn.data.coco_json import CocoFile, Id, categories_of, read_json
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.image_files import ImageFiles, expand_home, files_exist, header_size, leaves_folder
+from frcnn.data.image_files import (
+    ImageFiles,
+    decode_error,
+    expand_home,
+    files_exist,
+    header_size,
+    leaves_folder,
+    none_found,
+)
 from frcnn.data.problems import Problems
 from frcnn.data.records import (
+    ROTATED,
     Classes,
     Images,
     Objects,
     RawObjects,
     clean_objects,
+    count_repeated_files,
+    refuse_tiny_boxes,
     refuse_without_objects,
 )
 from frcnn.errors import ConfigError, UserError, printable
@@ -46,9 +57,10 @@ def coco(
         split: "train", "val" or "test".
         train_images, val_images, test_images: image folders. Each `file_name` is relative to its
             folder, and must not lead out of it.
-        train_annotations, val_annotations, test_annotations: JSON files. All must have the same
-            categories, in any order. Annotations need image_id, category_id and bbox; area, iscrowd
-            and id are optional. Ids may be numbers or strings.
+        train_annotations, val_annotations, test_annotations: JSON files. The classes are the
+            training file's categories; the other files may lack some of them, in any order.
+            Annotations need image_id, category_id and bbox; area, iscrowd and id are optional. Ids
+            may be numbers or strings.
 
     Images that are not in their folder are dropped and counted. Annotations that cannot be used are
     dropped and counted by kind. An image file is opened here only if the JSON file does not state
@@ -57,7 +69,8 @@ def coco(
 
     Raises:
         UserError: a file is missing or malformed, an image id is used twice, no image exists, the
-            training split has no object, or the categories of the two files differ.
+            training split has no object, all boxes are smaller than a pixel, or a file has a
+            category that the training file does not have.
     """
     folders = {"train": train_images, "val": val_images, "test": test_images}
     files = {"train": train_annotations, "val": val_annotations, "test": test_annotations}
@@ -66,9 +79,9 @@ def coco(
         raise ConfigError(f"data.{split}_images and data.{split}_annotations go together")
     path, first = expand_home(path), expand_home(train_annotations)
     file = read_json(path)
-    if split != "train":
-        _refuse_other_categories(file, path, categories_of(first))
-    data = dataset_of(file, path, expand_home(folder), _classes(file.categories))
+    categories = file.categories if split == "train" else categories_of(first)
+    _refuse_other_categories(file, path, categories)
+    data = dataset_of(file, path, expand_home(folder), _classes(categories))
     if split == "train":
         refuse_without_objects(data.ignore, path, data.problems)
     return data
@@ -78,23 +91,27 @@ def dataset_of(file: CocoFile, path: Path, folder: Path, classes: Classes) -> De
     """The images of a file that are in a folder; objects of other classes are dropped and counted.
 
     Raises:
-        UserError: no image is there.
+        UserError: no image is there, or all boxes are smaller than a pixel.
     """
     problems = Problems()
     keep, images = _images(file, folder, problems)
     if not keep.any():
-        raise UserError(f"{folder}: contains no readable image of {path}")
+        missing = np.flatnonzero(~files_exist(folder, file.files))
+        first = file.files[missing[0]] if len(missing) else None
+        raise UserError(none_found(folder, str(path), first, problems))
+    count_repeated_files(images, problems)
     objects = _objects(file, images, keep, classes.ids, problems)
+    refuse_tiny_boxes(objects.boxes, path)
     return DetectionDataset(ImageFiles(folder, *images[1:]), images, objects, classes, problems)
 
 
 def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -> None:
-    differing = sorted({*train.items()} ^ {*file.categories.items()}, key=str)
+    differing = sorted({*file.categories.items()} - {*train.items()}, key=str)
     if differing:
         named = ", ".join(f"{id}: {name!r}" for id, name in differing[:6])
         raise UserError(
             f"{path}: its categories (id: name) differ from the training file's in {named}; "
-            "give both files the same categories"
+            "give it categories of the training file only"
         )
 
 
@@ -122,7 +139,8 @@ def _images(file: CocoFile, folder: Path, problems: Problems) -> tuple[np.ndarra
     for row in np.flatnonzero(keep & (sizes <= 0).any(axis=1)).tolist():
         size = header_size(folder / file.files[row])
         if size is None:
-            problems.add("unreadable images", file.files[row], dropped=True)
+            reason = decode_error(folder / file.files[row])
+            problems.add("unreadable images", f"{file.files[row]}: {reason}", dropped=True)
             keep[row] = False
         else:
             sizes[row] = size
@@ -139,6 +157,8 @@ def _objects(
         problems.add("annotations of an unknown image", file.name(row), dropped=True)
     # Annotations of a dropped image are dropped too, and not counted as a problem.
     rows = np.flatnonzero((file.image >= 0) & keep[file.image])
+    for row in rows[file.rotated[rows]].tolist():
+        problems.add(ROTATED, file.name(row), dropped=False)
     label_of: dict[Id | None, int] = {id: label for label, id in enumerate(ids, start=1)}
     raw = RawObjects(
         image=(np.cumsum(keep) - 1)[file.image[rows]],

@@ -35,7 +35,7 @@ class CocoFile:
 
     Annotations: image int64 [R] (row of the image, -1 = unknown), boxes float64 [R, 4] xyxy (NaN if
     the file does not give four numbers), category [R] (id), crowd bool [R], areas float64 [R] (NaN
-    = not stated), annotation_ids [R] (None = not stated).
+    = not stated), rotated bool [R], annotation_ids [R] (None = not stated).
 
     categories: name by category id. parents: names of the supercategories of other categories.
     """
@@ -49,6 +49,7 @@ class CocoFile:
     category: list[Id | None]
     crowd: np.ndarray
     areas: np.ndarray
+    rotated: np.ndarray
     annotation_ids: list[Id | None]
     parents: set[str]
 
@@ -85,6 +86,7 @@ def read_json(path: Path) -> CocoFile:
         category=[_id_in(a, "category_id") for a in annotations],
         crowd=np.array([a.get("iscrowd") not in NOT_CROWD for a in annotations], dtype=bool),
         areas=_numbers([[a.get("area", math.nan)] for a in annotations], 1)[:, 0],
+        rotated=np.array([_is_rotated(a) for a in annotations], dtype=bool),
         annotation_ids=[_id_in(a, "id") for a in annotations],
         parents=_parents(content["categories"]),
     )
@@ -142,6 +144,13 @@ def _id_in(annotation: dict, name: str) -> Any:
     """The id in a field of an annotation; None if it is missing or cannot be an id."""
     value = annotation.get(name)
     return value if isinstance(value, int | float | str) else None
+
+
+def _is_rotated(annotation: dict) -> bool:
+    """Whether CVAT's attributes state a rotation other than 0 or 180 degrees."""
+    attributes = annotation.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return bool(np.nan_to_num(_numbers([[degrees]], 1)[0, 0]) % 180)
 
 
 def _categories(path: Path, content: dict[str, list[dict]]) -> dict[Id, str]:

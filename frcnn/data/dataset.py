@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frcnn.data.problems import Problems
-from frcnn.data.records import Classes, Images, Objects
+from frcnn.data.records import Classes, Images, Objects, ignored_note
 from frcnn.errors import UserError
 
 Target = dict[str, Any]
@@ -96,6 +96,14 @@ class DetectionDataset(Dataset):
         self.files, self.widths = self.files[mask], self.widths[mask]
         self.heights = self.heights[mask]
         self.image_ids = [self.image_ids[row] for row in np.flatnonzero(mask).tolist()]
+
+    def warnings(self) -> list[str]:
+        """What a command says of the data: the problems, and the number of ignored objects."""
+        lines = [self.problems.summary()] if self.problems else []
+        if self.ignore.any():
+            left = ", and no other object is left" if self.ignore.all() else ""
+            lines.append(f"{ignored_note(self.ignore)}{left}")
+        return lines
 
     def ground_truth(self) -> dict[str, list[dict]]:
         """Ground truth in COCO's format: image id = index, category id = label, ids from 1.

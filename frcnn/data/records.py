@@ -17,6 +17,8 @@ from frcnn.errors import UserError
 ROUNDING = 0.01
 MAX_SIDE = 2**31 - 1  # pixels
 
+ROTATED = "rotated boxes, whose rotation is ignored"  # a kind of problem
+
 
 class Images(NamedTuple):
     """ids [I], the original ones; files [I], relative to a folder; widths, heights int32 [I]."""
@@ -71,7 +73,7 @@ def clean_objects(
 
     Args:
         widths, heights: int [I] in pixels.
-        problems: counts each dropped object and each clipped box.
+        problems: counts each dropped object, and each kept one that looks like a mistake.
     """
     size = np.stack([widths, heights, widths, heights], axis=1)[raw.image]
     clipped = np.clip(raw.boxes, 0, size)
@@ -86,8 +88,14 @@ def clean_objects(
     drop("objects of an unknown class", raw.labels == 0)
     drop("boxes without area", _without_area(raw.boxes))
     drop("boxes outside the image", _without_area(clipped))
-    for row in np.flatnonzero(keep & (abs(clipped - raw.boxes) > ROUNDING).any(axis=1)).tolist():
-        problems.add("boxes clipped to the image", raw.name(row), dropped=False)
+
+    def count(kind: str, odd: np.ndarray) -> None:
+        for row in np.flatnonzero(keep & odd).tolist():
+            problems.add(kind, raw.name(row), dropped=False)
+
+    count("boxes clipped to the image", (abs(clipped - raw.boxes) > ROUNDING).any(axis=1))
+    count("boxes smaller than a pixel", _below_a_pixel(clipped))
+    _count_repeated(raw, np.flatnonzero(keep & _may_repeat(raw.image, clipped)).tolist(), problems)
     return _by_image(raw._replace(boxes=clipped), np.flatnonzero(keep), len(widths))
 
 
@@ -99,7 +107,37 @@ def refuse_without_objects(ignore: np.ndarray, path: Path, problems: Problems) -
             problems.
     """
     if ignore.all():
-        raise UserError(f"{path}: has no object to train on ({problems.summary()})")
+        reasons = [f"{ignored_note(ignore)}: iscrowd or difficult must be 0"] if len(ignore) else []
+        if problems or not reasons:
+            reasons.append(problems.summary())
+        raise UserError(f"{path}: has no object to train on ({'; '.join(reasons)})")
+
+
+def refuse_tiny_boxes(boxes: np.ndarray, path: Path) -> None:
+    """Check that not every box is smaller than a pixel, as boxes in 0..1 are; boxes [M, 4].
+
+    Raises:
+        UserError: all are; the message names the file.
+    """
+    if len(boxes) and _below_a_pixel(boxes).all():
+        raise UserError(
+            f"{path}: all {len(boxes)} boxes are smaller than a pixel; boxes must be in pixels: "
+            "multiply those in 0..1 by the width and height of their image"
+        )
+
+
+def ignored_note(ignore: np.ndarray) -> str:
+    """How many objects are ignored, as a clause; bool [M]."""
+    return f"{int(ignore.sum())} crowd/difficult objects are ignored"
+
+
+def count_repeated_files(images: Images, problems: Problems) -> None:
+    """Count the images whose file an earlier image has too."""
+    first = set(np.unique(images.files, return_index=True)[1].tolist())
+    for row in range(len(images.ids)):
+        if row not in first:
+            where = f"{images.files[row]} (image {images.ids[row]})"
+            problems.add("images whose file has another id too", where, dropped=False)
 
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:
@@ -107,6 +145,32 @@ def _without_area(boxes: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         boxes = boxes.astype(np.float32)
     return np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
+
+
+def _below_a_pixel(boxes: np.ndarray) -> np.ndarray:
+    """bool [R]: a side is below a pixel, or the box lies in the image's first pixel."""
+    with np.errstate(invalid="ignore"):  # infinite boxes, which are dropped
+        below = (boxes[:, 2:] - boxes[:, :2] < 1).any(axis=1)
+    return below | (boxes <= 1).all(axis=1)
+
+
+def _may_repeat(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """bool [R]: an object's corner has the same hash as another one's; quick, for large sets."""
+    key = image * 1e5 + boxes[:, 0] + boxes[:, 3] / 7
+    _, which, counts = np.unique(key, return_inverse=True, return_counts=True)
+    return counts[which.reshape(-1)] > 1
+
+
+def _count_repeated(raw: RawObjects, rows: list[int], problems: Problems) -> None:
+    """Count the objects, of these rows, that have the box of an earlier one in their image."""
+    first: dict[tuple[float, ...], int] = {}
+    places = zip(raw.image[rows].tolist(), *raw.boxes[rows].T.tolist(), strict=True)
+    for row, place in zip(rows, places, strict=True):
+        earlier = first.setdefault(place, row)
+        if earlier != row:
+            same = raw.labels[earlier] == raw.labels[row]
+            kind = "boxes annotated twice" if same else "boxes annotated with two classes"
+            problems.add(kind, f"{raw.name(row)}, as {raw.name(earlier)}", dropped=False)
 
 
 def _by_image(raw: RawObjects, rows: np.ndarray, num_images: int) -> Objects:

@@ -6,8 +6,11 @@ Here a box has continuous coordinates, so that box is 0..w: (xmin, ymin, xmax, y
 is an annotator's mistake, so it counts as a box without area.
 """
 
+import codecs
 import math
-from collections import Counter
+import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -16,17 +19,35 @@ from xml.etree import ElementTree
 import numpy as np
 
 from frcnn.data.dataset import DetectionDataset
-from frcnn.data.image_files import EXTENSIONS, ImageFiles, expand_home, header_size, list_folder
+from frcnn.data.image_files import (
+    EXTENSIONS,
+    ImageFiles,
+    decode_error,
+    expand_home,
+    header_size,
+    list_folder,
+    none_found,
+)
 from frcnn.data.problems import Problems
 from frcnn.data.records import (
     MAX_SIDE,
+    ROTATED,
     Classes,
     Images,
     RawObjects,
     clean_objects,
+    count_repeated_files,
+    refuse_tiny_boxes,
     refuse_without_objects,
 )
 from frcnn.errors import ConfigError, UserError, printable
+
+# Encodings that annotation tools of East Asia write and that Python's XML parser does not know.
+MULTI_BYTE = ("gbk", "gb2312", "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949")
+# What text that claims to be UTF-8, and is not, may be: unlike GBK it accepts no word of Latin-1.
+GUESSED = "gb2312"
+NOT_UTF_8 = f"annotations that are not UTF-8, read as {GUESSED}"
+DECLARED = re.compile(rb"""<\?xml[^>]*encoding=["']([\w.:-]+)["']""")
 
 
 def voc(
@@ -90,32 +111,62 @@ class _Annotations:
     names: list[str] = field(default_factory=list)
 
     unknown: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # ids of images without a file
     problems: Problems = field(default_factory=Problems)
 
 
 def _read(root: Path, ids: list[str], class_names: list[str]) -> _Annotations:
     annotations = _Annotations()
     folder = root / "JPEGImages"
-    listing = list_folder(folder)
-    by_stem = {Path(n).stem: n for n in sorted(listing) if n.lower().endswith(EXTENSIONS)}
+    files = _Files(folder)
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     for id in ids:
-        tree = _annotation(root, id)
-        stated = _text(tree, "filename")
-        # The id comes first: an XML file copied from another image still states that file name.
-        file = by_stem.get(id) or (stated if stated in listing else None)
+        tree = _annotation(root, id, annotations.problems)
+        file = files.of(id, _text(tree, "filename"), annotations.problems)
         if file is None:
             annotations.problems.add("images missing in JPEGImages", id, dropped=True)
+            annotations.missing.append(id)
             continue
         size = _stated_size(tree) or header_size(folder / file)
         if size is None:
-            annotations.problems.add("unreadable images", file, dropped=True)
+            reason = decode_error(folder / file)
+            annotations.problems.add("unreadable images", f"{file}: {reason}", dropped=True)
             continue
         _add_objects(annotations, tree, f"{id}.xml", label_of)
         annotations.ids.append(id)
         annotations.files.append(file)
         annotations.sizes.append(size)
     return annotations
+
+
+class _Files:
+    """The files of JPEGImages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.names = list_folder(folder)
+        self.by_stem: dict[str, list[str]] = defaultdict(list)
+        images = (name for name in self.names if name.lower().endswith(EXTENSIONS))
+        for name in sorted(images, key=_preference):
+            self.by_stem[Path(name).stem].append(name)
+
+    def of(self, id: str, stated: str, problems: Problems) -> str | None:
+        """The file of an image id; ``stated`` is the annotation's <filename>.
+
+        A file of that id comes first: an XML file copied from another image still states that file
+        name. Of several files of that id, as an image and its mask, the stated one is taken.
+        """
+        own = self.by_stem.get(id, [])
+        if stated in own:
+            return stated
+        if len(own) > 1:
+            problems.add("two images of one name", f"{own[0]}, not {own[1]}", dropped=False)
+        if own or stated in self.names:
+            return own[0] if own else stated
+        return next(iter(self.by_stem.get(stated, [])), None)
+
+
+def _preference(name: str) -> tuple[int, str]:
+    return EXTENSIONS.index(Path(name).suffix.lower()), name
 
 
 def _add_objects(
@@ -131,13 +182,17 @@ def _add_objects(
         annotations.labels.append(label_of.get(name, 0))
         annotations.ignore.append(_text(element, "difficult") == "1")
         annotations.names.append(where)
+        if _rotation(element) % 180:
+            annotations.problems.add(ROTATED, where, dropped=False)
 
 
 def _dataset(
     root: Path, split: str, annotations: _Annotations, class_names: list[str]
 ) -> DetectionDataset:
+    folder = root / "JPEGImages"
     if not annotations.ids:
-        raise UserError(f"{root / 'JPEGImages'}: contains no readable image of split {split!r}")
+        first = f"{annotations.missing[0]}{EXTENSIONS[0]}" if annotations.missing else None
+        raise UserError(none_found(folder, f"split {split!r}", first, annotations.problems))
     sizes = np.array(annotations.sizes, dtype=np.int32)
     images = Images(
         annotations.ids, np.array(annotations.files, dtype=np.str_), sizes[:, 0], sizes[:, 1]
@@ -150,8 +205,10 @@ def _dataset(
         areas=np.full(len(annotations.image), np.nan),
         name=annotations.names.__getitem__,
     )
+    count_repeated_files(images, annotations.problems)
     objects = clean_objects(raw, images.widths, images.heights, annotations.problems)
-    load = ImageFiles(root / "JPEGImages", *images[1:])
+    refuse_tiny_boxes(objects.boxes, _split_file(root, split))
+    load = ImageFiles(folder, *images[1:])
     classes = Classes(class_names, list(class_names))
     return DetectionDataset(load, images, objects, classes, annotations.problems)
 
@@ -168,7 +225,7 @@ def _image_ids(root: Path, split: str) -> list[str]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check data.root") from error
     except ValueError as error:
         raise UserError(f"{path}: is not a list of image ids ({error})") from error
-    ids = [line.split()[0] for line in lines if line.strip()]  # VOC's lines are "id" or "id 1"
+    ids = [_id_of(line.strip(), root / "Annotations") for line in lines if line.strip()]
     if not ids:
         raise UserError(f"{path}: lists no image")
     for id in ids:
@@ -178,6 +235,12 @@ def _image_ids(root: Path, split: str) -> list[str]:
     if repeated:
         raise UserError(f"{path}: lists image {repeated[0]!r} more than once")
     return ids
+
+
+def _id_of(line: str, folder: Path) -> str:
+    """The id of a list's line "id", "id 1", "id 0" or "id -1"; ids may have spaces."""
+    flagged = re.fullmatch(r"(.+?)\s+(-1|0|1)", line)
+    return flagged[1] if flagged and not os.path.exists(folder / f"{line}.xml") else line
 
 
 def _distinct(classes: Sequence[str]) -> list[str]:
@@ -195,17 +258,44 @@ def _class_names(root: Path, split: str) -> list[str]:
     return sorted(names)
 
 
-def _annotation(root: Path, id: str) -> ElementTree.Element:
+def _annotation(root: Path, id: str, problems: Problems | None = None) -> ElementTree.Element:
     path = root / "Annotations" / f"{id}.xml"
     try:
-        tree = ElementTree.parse(path, ElementTree.XMLParser(target=_Tree())).getroot()
+        content, guessed = _decoded(path.read_bytes())
+        tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_Tree()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # last two: its encoding
         raise UserError(f"{path}: is not XML ({error})") from error
+    if guessed and problems is not None:
+        problems.add(NOT_UTF_8, path.name, dropped=False)
     if tree.tag != "annotation":
         raise UserError(f"{path}: is not a VOC annotation (its root is <{tree.tag}>)")
     return tree
+
+
+def _decoded(content: bytes) -> tuple[bytes | str, bool]:
+    """An XML file as text where the parser does not know its encoding; whether that is a guess.
+
+    Raises:
+        LookupError: Python knows no such encoding.
+        ValueError: the file is not in the encoding that it declares.
+    """
+    declared = DECLARED.match(content)
+    encoding = codecs.lookup(declared[1].decode()).name if declared else "utf-8"
+    if encoding in MULTI_BYTE:
+        return content.decode(encoding), False
+    if encoding == "utf-8" and not _is("utf-8", content) and _is(GUESSED, content):
+        return content.decode(GUESSED), True
+    return content, False
+
+
+def _is(encoding: str, content: bytes) -> bool:
+    try:
+        content.decode(encoding)
+    except ValueError:
+        return False
+    return True
 
 
 class _Tree(ElementTree.TreeBuilder):
@@ -231,6 +321,15 @@ def _number(element: ElementTree.Element, path: str) -> float:
         return float(_text(element, path))
     except ValueError:
         return math.nan
+
+
+def _rotation(element: ElementTree.Element) -> float:
+    """Degrees, where CVAT's attributes state them; else 0."""
+    for attribute in element.iterfind("attributes/attribute"):
+        if _text(attribute, "name") == "rotation":
+            degrees = _number(attribute, "value")
+            return degrees if math.isfinite(degrees) else 0.0
+    return 0.0
 
 
 def _box(element: ElementTree.Element) -> list[float]:

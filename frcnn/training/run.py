@@ -13,7 +13,12 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from frcnn.build import dataset, detector, fill_from_data
 from frcnn.config.compose import build
-from frcnn.data import AspectGroupedBatches, DetectionDataset, make_loader
+from frcnn.data import (
+    AspectGroupedBatches,
+    DetectionDataset,
+    count_shared_images,
+    make_loader,
+)
 from frcnn.data.workers import name_dead_workers
 from frcnn.evaluation.coco import coco_metrics, format_table, installed_backend
 from frcnn.evaluation.inference import (
@@ -79,7 +84,7 @@ class Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.dtype = choose_precision(trainer["precision"], self.device)
-        self.train_set, self.val_set = (self._dataset(split) for split in ("train", "val"))
+        self.train_set, self.val_set = datasets(config["data"])
         self.train_set.transform = build(config["augmentation"])
         self.train_set.seed = config["seed"]
         fill_from_data(config["loss"], self.train_set, config["model"]["sites"])
@@ -95,12 +100,6 @@ class Run:
         self.validated = 0  # the step of the last validation
         self.seconds = 0.0
         self.peak_mb = 0.0  # of memory; 0 = the system does not tell
-
-    def _dataset(self, split: str) -> DetectionDataset:
-        found = dataset(self.config["data"], split)
-        if found.problems.counts:
-            log.warning("%s data: %s", split, found.problems.summary())
-        return found
 
     def go(self) -> float | None:
         """Train to the end, from a checkpoint if there is one, unless that has been done."""
@@ -209,6 +208,7 @@ class Run:
         found: Found | None = None
         while True:
             if self._validation_due(engine):  # also one that the run was stopped in
+                self._save_last(engine, tracker)  # whatever ends the validation
                 found = self._validate(engine, val_loader, tracker)
             if engine.step >= engine.total_steps or self._out_of_patience():
                 return found
@@ -386,6 +386,16 @@ class Run:
             str(self.dtype).removeprefix("torch."),
             self.folder,
         )
+
+
+def datasets(node: dict[str, Any]) -> tuple[DetectionDataset, DetectionDataset]:
+    """The training and the validation split of a data node; logs what is odd about them."""
+    train, val = dataset(node, "train"), dataset(node, "val")
+    count_shared_images(train, val)
+    for split, data in (("train", train), ("val", val)):
+        for line in data.warnings():
+            log.warning("%s data: %s", split, line)
+    return train, val
 
 
 def methods_optimizers(detector: Detector) -> dict[str, torch.optim.Optimizer]:

@@ -199,6 +199,30 @@ def test_every_encoding_that_xml_declares_is_read(root: Path, encoding: str) -> 
     assert usable(reader(root)).class_names == ["cat", "h\xe9ron"]
 
 
+@pytest.mark.parametrize(
+    ("declared", "counts"),
+    [
+        ('<?xml version="1.0" encoding="GBK"?>', {}),
+        ("<?xml version='1.0' encoding='gb2312'?>", {}),
+        ("", {"annotations that are not UTF-8, read as gb2312": 1}),
+        (
+            '<?xml version="1.0" encoding="UTF-8"?>',
+            {"annotations that are not UTF-8, read as gb2312": 1},
+        ),
+    ],
+)
+def test_chinese_text_is_read(root: Path, declared: str, counts: dict[str, int]) -> None:
+    write(root, (declared + annotation(name=tag("name", "\u732b\u72d7"))).encode("gbk"))
+    data = usable(reader(root))
+    assert data.class_names == ["cat", "\u732b\u72d7"] and data.problems.counts == counts
+
+
+@pytest.mark.parametrize("name", ["h\xe9ron", "\xe9", "na\xefve"])
+def test_western_text_is_not_taken_for_chinese(root: Path, name: str) -> None:
+    write(root, annotation(name=tag("name", name)).encode("latin-1"))
+    assert "b.xml: is not XML" in refused(usable, reader(root))
+
+
 def test_a_class_name_is_one_line(root: Path) -> None:
     """Found by fuzzing: in latin-1 a byte above 127 may be a control character."""
     declared = b'<?xml version="1.0" encoding="latin-1"?>'
@@ -241,7 +265,7 @@ def test_a_list_of_images_that_cannot_be_used_is_refused(
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xef\xbb\xbfa\nb\n", b"a\r\nb\r\n", b"a 1\nb -1\n", b"a\n\nb"]
+    "content", [b"\xef\xbb\xbfa\nb\n", b"a\r\nb\r\n", b"a 1\nb -1\n", b"a\n\nb", b"a   0\n b\t1 \n"]
 )
 def test_lists_of_other_editors_are_read(root: Path, content: bytes) -> None:
     (root / "ImageSets/Main/train.txt").write_bytes(content)
@@ -263,7 +287,7 @@ def test_only_images_of_jpegimages_are_taken(
     write(root, annotation().replace("<size>", tag("filename", filename) + "<size>"))
     data = usable(reader(root))
     assert data.problems.counts == {"images missing in JPEGImages": 1}
-    assert [path.name for path in opened] == ["a.jpg"]
+    assert {path.name for path in opened} == {"a.jpg"}
 
 
 def test_classes_that_stand_twice_are_refused(root: Path) -> None:

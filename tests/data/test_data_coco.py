@@ -99,10 +99,80 @@ def test_partly_outside_is_clipped_but_rounding_is_not_counted(coco_folder):
 
 
 def test_repeated_and_zero_annotation_ids_are_counted_and_renumbered(coco_folder):
-    coco_folder.write("train", [box(0, 0, 5, 5, id=id) for id in (0, 4, 4)])
+    coco_folder.write("train", [box(k, 0, 5, 5, id=id) for k, id in enumerate((0, 4, 4))])
     data = coco_folder.read()
     assert data.problems.counts == {"annotation ids that are 0 or repeated": 2}
     assert [row["id"] for row in data.ground_truth()["annotations"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        (box(0, 0, 40, 30), "boxes annotated twice"),
+        (box(0, 0, 40, 30, category_id=1), "boxes annotated with two classes"),
+        (box(5, 5, 0.5, 9), "boxes smaller than a pixel"),
+        (
+            box(5, 5, 9, 9, attributes={"rotation": 37.5}),
+            "rotated boxes, whose rotation is ignored",
+        ),
+    ],
+)
+def test_what_looks_like_a_mistake_is_kept_and_counted(coco_folder, row, kind):
+    coco_folder.write("train", [box(0, 0, 40, 30, attributes={"rotation": 0.0}), row])
+    data = coco_folder.read()
+    assert len(data.boxes) == 2 and data.problems.counts == {kind: 1}
+
+
+def test_attributes_without_a_rotation_are_no_problem(coco_folder):
+    odd = [None, [], "x", {}, {"rotation": None}, {"rotation": "left"}, {"rotation": 180}]
+    rows = [box(k, 0, 5, 5, attributes=value) for k, value in enumerate(odd)]
+    coco_folder.write("train", rows)
+    assert not coco_folder.read().problems
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_in_0_to_1_are_refused(coco_folder, split):
+    rows = [box(0.1, 0.2, 0.5, 0.3), box(0, 0, 1, 1)]
+    coco_folder.write("train", rows if split == "train" else [box(0, 0, 5, 5)])
+    coco_folder.write("val", rows)
+    with pytest.raises(UserError, match=rf"{split}\.json: all 2 boxes are smaller than a pixel"):
+        coco_folder.read(split)
+
+
+def test_crowds_alone_are_no_objects_and_said(coco_folder):
+    rows = [box(0, 0, 9, 9, iscrowd=1), box(1, 1, 9, 9, iscrowd=1)]
+    coco_folder.write("train", rows)
+    with pytest.raises(UserError, match="no object to train on .2 crowd/difficult objects are ign"):
+        coco_folder.read()
+    coco_folder.write("train", [box(0, 0, 9, 9)])
+    coco_folder.write("val", rows)
+    assert coco_folder.read("val").warnings() == [
+        "2 crowd/difficult objects are ignored, and no other object is left"
+    ]
+
+
+def test_a_file_under_two_ids_is_counted(coco_folder):
+    images = [{"id": n, "file_name": "a.png", "width": 40, "height": 30} for n in (1, 2)]
+    coco_folder.write("train", [box(0, 0, 9, 9, image_id=1)], images)
+    assert coco_folder.read().problems.summary() == (
+        "kept 1 images whose file has another id too (first: a.png (image 2))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("sub/a.png", r"; the first one looked for is .*/coco/sub/a\.png$"),
+        (r"im\a.png", r"a\.png; write / instead of \\ in file names"),
+        ("/data/a.png", "no absolute path and no"),
+        ("../a.png", "no absolute path and no"),
+    ],
+)
+def test_where_all_images_are_missing_the_first_path_is_said(coco_folder, file, says):
+    image = {"id": 7, "file_name": file, "width": 40, "height": 30}
+    coco_folder.write("train", [box(0, 0, 5, 5)], [image], files=False)
+    with pytest.raises(UserError, match=says):
+        coco_folder.read()
 
 
 def test_missing_images_take_their_annotations_with_them(coco_folder):
@@ -137,10 +207,16 @@ def test_val_may_list_the_same_categories_in_another_order(coco_folder):
     assert coco_folder.read("val").class_names == coco_folder.read("train").class_names
 
 
+def test_val_may_lack_categories(coco_folder):
+    coco_folder.write("train", [box(0, 0, 5, 5)])
+    coco_folder.write("val", [box(0, 0, 5, 5)], categories=[{"id": 3, "name": "cat"}])
+    data = coco_folder.read("val")
+    assert data.class_names == ["dog", "cat"] and data.labels.tolist() == [2]
+
+
 @pytest.mark.parametrize(
     "categories",
     [
-        [{"id": 1, "name": "dog"}],
         [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}],
         [{"id": 1, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 4, "name": "cow"}],
     ],
@@ -157,7 +233,7 @@ def test_a_changed_training_file_is_read_again(coco_folder):
     coco_folder.write("val", [])
     coco_folder.read("val")
     coco_folder.write("train", [box(0, 0, 5, 5)], categories=[{"id": 3, "name": "cow"}])
-    with pytest.raises(UserError, match="'cow'"):
+    with pytest.raises(UserError, match="differ from the training file's in 1: 'dog', 3: 'cat'"):
         coco_folder.read("val")
 
 

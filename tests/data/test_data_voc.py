@@ -78,7 +78,7 @@ def test_a_class_unknown_in_training_is_refused_by_name(voc_folder):
 
 
 def test_given_classes_set_the_order_and_drop_the_rest(voc_folder):
-    voc_folder.add("train", "a", ("dog", WHOLE), ("cat", WHOLE), ("unicorn", WHOLE))
+    voc_folder.add("train", "a", ("dog", WHOLE), ("cat", (1, 1, 9, 9)), ("unicorn", WHOLE))
     data = voc_folder.read(classes=["dog", "cat"])
     assert data.labels.tolist() == [1, 2]
     assert data.problems.counts == {"objects of an unknown class": 1}
@@ -103,6 +103,58 @@ def test_file_name_of_the_annotation_goes_first_then_the_id(voc_folder):
     assert voc_folder.read().files.tolist() == ["other.png", "b.JPEG"]
 
 
+@pytest.mark.parametrize(
+    ("filename", "files", "chosen", "counts"),
+    [
+        ("a.jpg", ["a.jpg", "a.png"], "a.jpg", {}),
+        ("a.png", ["a.jpg", "a.png"], "a.png", {}),
+        ("a", ["a.jpg", "a.png"], "a.jpg", {"two images of one name": 1}),
+        ("b.jpg", ["a.jpg", "a.png", "b.jpg"], "a.jpg", {"two images of one name": 1}),
+        *(("b", [f"b.{end}"], f"b.{end}", {}) for end in ("jpg", "bmp", "webp", "tif")),
+        *(("", [f"a.{end}"], f"a.{end}", {}) for end in ("bmp", "webp", "TIF", "tiff")),
+    ],
+)
+def test_the_file_of_an_image(voc_folder, filename, files, chosen, counts):
+    voc_folder.add("train", "a", ("cat", WHOLE), filename=filename, image=None)
+    for file in files:
+        (voc_folder.root / "JPEGImages" / file).touch()
+    data = voc_folder.read()
+    assert data.files.tolist() == [chosen] and data.problems.counts == counts
+
+
+def test_ids_may_have_spaces_and_end_as_a_flag_does(voc_folder):
+    for id in ("my img", "my img 2", "its img 1"):
+        voc_folder.add("train", id, ("cat", WHOLE))
+    lines = "my img 1\nmy img 2 -1\nits img 1\n"
+    (voc_folder.root / "ImageSets/Main/train.txt").write_text(lines)
+    assert voc_folder.read().image_ids == ["my img", "my img 2", "its img 1"]
+
+
+def test_one_file_of_two_annotations_and_a_rotation_are_counted(voc_folder):
+    voc_folder.add("train", "a", ("cat", WHOLE))
+    voc_folder.add("train", "b", ("cat", WHOLE), filename="a.jpg", image=None)
+    path = voc_folder.root / "Annotations/b.xml"
+    turned = "<attribute><name>rotation</name><value>30.0</value></attribute>"
+    text = path.read_text().replace("</object>", f"<attributes>{turned}</attributes></object>")
+    path.write_text(text)
+    assert voc_folder.read().problems.counts == {
+        "rotated boxes, whose rotation is ignored": 1,
+        "images whose file has another id too": 1,
+    }
+
+
+def test_boxes_in_0_to_1_are_refused(voc_folder):
+    voc_folder.add("train", "a", ("cat", (0.2, 0.1, 0.6, 0.9)))
+    with pytest.raises(UserError, match=r"train\.txt: all 1 boxes are smaller than a pixel"):
+        voc_folder.read()
+
+
+def test_where_all_images_are_missing_the_first_path_is_said(voc_folder):
+    voc_folder.add("train", "a", ("cat", WHOLE), image=None)
+    with pytest.raises(UserError, match=r"the first one looked for is .*/JPEGImages/a\.jpg"):
+        voc_folder.read()
+
+
 def test_a_missing_image_is_dropped_with_its_objects(voc_folder):
     voc_folder.add("train", "gone", ("cat", (1, 1, 5, 5)), image=None)
     voc_folder.add("train", "b", ("cat", WHOLE))
@@ -124,7 +176,9 @@ def test_an_unreadable_image_without_stated_size_is_dropped(voc_folder):
     voc_folder.add("train", "a", ("cat", WHOLE))
     voc_folder.add("train", "b", size="")
     (voc_folder.root / "JPEGImages/b.jpg").write_text("no image")
-    assert voc_folder.read().problems.summary() == "dropped 1 unreadable images (first: b.jpg)"
+    assert voc_folder.read().problems.summary() == (
+        "dropped 1 unreadable images (first: b.jpg: cannot identify image file)"
+    )
 
 
 def test_whole_files_that_cannot_be_used_are_refused_by_name(voc_folder):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from frcnn.data import DetectionDataset
+from frcnn.data.dataset import DetectionDataset
 
 
 @dataclass(frozen=True)
