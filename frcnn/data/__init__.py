@@ -8,6 +8,7 @@ from frcnn.data.problems import Problems
 from frcnn.data.roboflow import roboflow
 from frcnn.data.shapes import shapes
 from frcnn.data.voc import voc
+from frcnn.data.yolo import yolo
 
 __all__ = [
     "AspectGroupedBatches",
@@ -24,4 +25,5 @@ __all__ = [
     "roboflow",
     "shapes",
     "voc",
+    "yolo",
 ]
