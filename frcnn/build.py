@@ -1,6 +1,7 @@
 """Parts of a run from their configuration nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor
 from frcnn.config.compose import build
 from frcnn.config.methods import GROUPS
 from frcnn.data import DetectionDataset, drop_unusable_images
-from frcnn.data.folds import of_fold, pool
-from frcnn.errors import ConfigError
+from frcnn.data.folds import of_fold, of_fraction, pool
+from frcnn.errors import ConfigError, NoSplitError
 from frcnn.model import Detector
 
 # Said in the data's file, since they suit the data, and used by the model.
 VIEW = ("min_size", "max_size", "anchor_sizes")
-FOLDS = ("folds", "fold", "split_seed", "split_block")
+CUT = ("split_seed", "split_block")
+SPLITS = ("folds", "fold", "val_fraction", *CUT)
 
 
 def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
@@ -29,23 +31,37 @@ def annotated(node: dict[str, Any], split: str) -> DetectionDataset:
     """The same as its annotations have it, no image opened.
 
     Raises:
-        ConfigError: ``folds`` without a ``fold`` below it, or the other way round.
+        ConfigError: ``folds`` without a ``fold`` below it, the other way round, or with a
+            ``val_fraction``.
     """
-    reader = build({key: value for key, value in node.items() if key not in (*VIEW, *FOLDS)})
-    chosen = {key: node[key] for key in FOLDS if node.get(key) is not None}
-    if not chosen.keys() & {"folds", "fold"}:
-        return reader(split=split)
-    _check_folds(chosen)
-    tested = any(node.get(key) is not None for key in ("test_split", "test_images"))
-    parts = ("train", "val", "test") if tested else ("train", "val")
-    return of_fold(pool([reader(split=part) for part in parts]), split, **chosen)
+    reader = build({key: value for key, value in node.items() if key not in (*VIEW, *SPLITS)})
+    chosen = {key: node[key] for key in SPLITS if node.get(key) is not None}
+    cut = {key: value for key, value in chosen.items() if key in CUT}
+    _check_splits(chosen)
+    if "val_fraction" in chosen:
+        return of_fraction(reader(split="train"), split, chosen["val_fraction"], **cut)
+    if "folds" in chosen:
+        return of_fold(_pooled(node, reader), split, chosen["folds"], chosen["fold"], **cut)
+    return reader(split=split)
 
 
-def _check_folds(chosen: Mapping[str, int]) -> None:
+def _pooled(node: Mapping[str, Any], reader: Callable[..., DetectionDataset]) -> DetectionDataset:
+    """All splits that the data set has."""
+    tested = node.get("test_split") is not None or "test_images" in node
+    parts = [reader(split="train")]
+    for part in ("val", "test") if tested else ("val",):
+        with suppress(NoSplitError):
+            parts.append(reader(split=part))
+    return pool(parts)
+
+
+def _check_splits(chosen: Mapping[str, Any]) -> None:
+    if "val_fraction" in chosen and chosen.keys() & {"folds", "fold"}:
+        raise ConfigError("data.val_fraction and data.folds are two ways to cut: choose one")
     for key, other in (("folds", "fold"), ("fold", "folds")):
-        if key not in chosen:
+        if key not in chosen and other in chosen:
             raise ConfigError(f"data.{other}={chosen[other]} needs data.{key} too")
-    if chosen["fold"] >= chosen["folds"]:
+    if "fold" in chosen and chosen["fold"] >= chosen["folds"]:
         raise ConfigError(
             f"data.fold: expected 0 to {chosen['folds'] - 1} of data.folds={chosen['folds']}, "
             f"got {chosen['fold']}"

@@ -37,3 +37,12 @@ class ConfigError(UserError):
     """A configuration that cannot be used: unknown key, wrong type, value out of range."""
 
     exit_code = 2
+
+
+class NoSplitError(UserError):
+    """The data set does not have the split that was asked for."""
+
+    def __init__(self, place: object, split: str) -> None:
+        super().__init__(
+            f"{place}: has no {split} split; data.val_fraction=0.2 cuts one from the training split"
+        )

@@ -29,7 +29,7 @@ SITES = ("rpn", "rcnn")
 REQUIRED = {
     "voc": ["data.root=x"],
     "roboflow": ["data.root=x"],
-    "coco": [f"data.{s}_{k}=x" for s in ("train", "val") for k in ("images", "annotations")],
+    "yolo": ["data.root=x"],
 }
 
 

@@ -131,6 +131,57 @@ def test_a_file_that_was_cut_short_makes_one_run_unreadable(
     assert missing == "`sampler=ohem` has no finished run of seed 1."
 
 
+def folds(folder: Path, gain: float = 2.0) -> Path:
+    """Two samplers on three folds that differ by 10 AP, with two seeds."""
+    for name, more in (("random", 0.0), ("ohem", gain)):
+        for fold in range(3):
+            for seed in range(2):
+                told = (f"sampler={name}", "data.folds=3", f"data.fold={fold}", f"seed={seed}")
+                own = (more + 0.1 * fold * seed) / 100 if more else 0.0
+                fabricate(folder / f"{name}_{fold}_{seed}", *told, ap=0.5 + fold / 10 + own)
+    return folder
+
+
+def test_folds_are_averaged_and_paired_as_seeds_and_said(tmp_path: Path) -> None:
+    found = of(folds(tmp_path))
+    assert found.problems == [] and list(found.methods) == ["sampler=random", "sampler=ohem"]
+    values = found.values("sampler=random", "AP")
+    assert {draw: round(value) for draw, value in values.items()} == {
+        (seed, fold): 50 + 10 * fold for seed in range(2) for fold in range(3)
+    }
+    assert compare(found)["sampler=ohem"].difference.spread.mean == pytest.approx(2.05)
+    said = sentences(found)
+    assert said[1].startswith("The runs are of 3 folds of the data. Folds are averaged")
+    assert "better than the baseline with 6 seeds: +2.05 AP" in said[2]
+    write_csv(read(tmp_path), tmp_path / "runs.csv")
+    again = study(read_csv(tmp_path / "runs.csv"))
+    assert sentences(again) == said and again.problems == []
+
+
+def test_folds_without_a_baseline_are_said_and_missing_ones_named(tmp_path: Path) -> None:
+    shutil.rmtree(folds(tmp_path) / "ohem_2_1")
+    assert of(tmp_path).problems == ["`sampler=ohem` has no finished run of seed 1 on fold 2."]
+    for run in tmp_path.glob("random*"):
+        shutil.rmtree(run)
+    (said,) = sentences(of(tmp_path))
+    assert said.startswith("The runs are of 3 folds")
+
+
+def test_runs_of_one_fold_are_of_seeds_alone(tmp_path: Path) -> None:
+    for run in folds(tmp_path).glob("*_[12]_*"):
+        shutil.rmtree(run)
+    found = of(tmp_path)
+    assert list(found.values("sampler=ohem", "AP")) == [0, 1] and found.folds == []
+    assert not any("folds" in text for text in sentences(found))
+
+
+def test_runs_of_another_number_of_folds_are_left_out(tmp_path: Path) -> None:
+    told = ("sampler=ohem", "data.folds=5", "data.fold=0", "seed=0")
+    fabricate(folds(tmp_path) / "ohem_of_5", *told)
+    (problem,) = of(tmp_path).problems
+    assert "data.folds=5 where most runs have 3; left out" in problem
+
+
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
     main()

@@ -44,30 +44,30 @@ def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
 def intervals(study: Study, folder: Path) -> dict[str, Interval]:
     """By method the interval of its difference to the baseline over the validation images.
 
-    It is of the first seed whose detections both have below the folder. A method without such a
-    seed, or validated on other images than the baseline, has none.
+    It is of the first seed (and fold) whose detections both have below the folder. A method without
+    such a seed, or validated on other images than the baseline, has none.
     """
     baselines: dict[str, tuple[list[Matches], np.ndarray]] = {}  # matches and draws, by run
     found = {}
     for method in study.compared:
-        seed = _first_seed(study, method, folder)
-        if seed is None:
+        pair = _first_pair(study, method, folder)
+        if pair is None:
             continue
-        own, base = (folder / run.name for run in study.pairs(method)[seed])
+        own, base = (folder / run.name for run in pair)
         if str(base) not in baselines:
             matches = match(evaluator_of(base))
             baselines[str(base)] = matches, resampled(matches)
         usual, draws = baselines[str(base)]
         matches = match(evaluator_of(own))
         if _objects(matches) == _objects(usual):
-            found[method] = interval(seed, matches, usual, resampled(matches) - draws)
+            found[method] = interval(pair[0].seed or 0, matches, usual, resampled(matches) - draws)
     return found
 
 
-def _first_seed(study: Study, method: str, folder: Path) -> int | None:
-    for seed, pair in study.pairs(method).items():
+def _first_pair(study: Study, method: str, folder: Path) -> tuple[Run, Run] | None:
+    for pair in study.pairs(method).values():
         if all(run.precision and (folder / run.name / DETECTIONS).exists() for run in pair):
-            return seed
+            return pair
     return None
 
 

@@ -35,6 +35,8 @@ CONDITIONS = re.compile(
     r"|model\.(fpn_channels|representation_size|backbone_width)"
     r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate(_stats)?|precision|patience)"
 )
+# Runs of a method may differ in this as in the seed.
+FOLD = "data.fold"
 # These do not change what is learnt: names, folders, speed, what is recorded.
 IGNORED = re.compile(
     r"seed|run_name|resume|done|sweep|data\.root|(hydra|wandb|evaluation|trainer)[./].*"
@@ -82,10 +84,16 @@ class Run:
     lacks: str = ""
     made: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def fold(self) -> int | None:
+        """The fold that is its validation data; None where all runs have the same, or have none."""
+        fold = self.settings.get(FOLD)
+        return None if fold is None else int(fold)
+
 
 def is_condition(key: str) -> bool:
     """Whether all compared runs must share a setting."""
-    return bool(CONDITIONS.fullmatch(key)) and key != "data.root"
+    return bool(CONDITIONS.fullmatch(key)) and key not in ("data.root", FOLD)
 
 
 def is_ignored(key: str) -> bool:
@@ -103,7 +111,7 @@ def read(folder: Path, beside: Sequence[Run] = ()) -> list[Run]:
     """
     contents = [_content(file.parent, folder) for file in sorted(folder.rglob("status.json"))]
     said = set().union(*(content["said"] for content in contents), *(run.method for run in beside))
-    terms = {key for key in said if not is_condition(key)}
+    terms = {key for key in said - {FOLD} if not is_condition(key)}
     differing = _different([content["values"] for content in contents if content["values"]])
     differing |= set().union(*(run.settings for run in beside))
     return [_run(content, terms, differing) for content in contents]

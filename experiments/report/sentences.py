@@ -14,12 +14,13 @@ WORTH = 0.5  # a difference in AP (percent) for which people would change their 
 
 def sentences(study: Study) -> list[str]:
     """What the runs show of each method that is compared, and how many seeds would show more."""
+    folds = [_of_folds(study)] if study.folds else []
     if not study.compared:
-        return []
+        return folds
     found, failed = compare(study), not_learnt(study)
     learnt = {method: verdict for method, verdict in found.items() if method not in failed}
     tested = {method: verdict for method, verdict in learnt.items() if verdict.p is not None}
-    said = [f"The baseline is `{study.baseline}`."]
+    said = [f"The baseline is `{study.baseline}`.", *folds]
     for differs in (True, False):
         those = {m: v for m, v in tested.items() if v.differs == differs}
         said += [_result(method, verdict) for method, verdict in those.items()]
@@ -32,6 +33,14 @@ def sentences(study: Study) -> list[str]:
     ]
     sizes = Counter(study.in_family(m) for m, v in found.items() if v.p is not None)
     return [*said, *_needed(study, tested, sizes)]
+
+
+def _of_folds(study: Study) -> str:
+    return (
+        f"The runs are of {len(study.folds)} folds of the data. Folds are averaged and paired as "
+        "seeds are: a pair of a seed and a fold counts as a seed here. Training images are shared "
+        "between folds, so the intervals are somewhat too narrow (Bengio and Grandvalet 2004)."
+    )
 
 
 def _result(method: str, verdict: Verdict) -> str:

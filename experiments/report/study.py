@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.report.images import Interval
-from experiments.report.runs import MADE, Run, is_condition, terms
+from experiments.report.runs import FOLD, MADE, Run, is_condition, terms
 
 # The options of the default baseline, by group; GROUP/SITE has those of GROUP, whatever the site.
 DEFAULTS = {
@@ -33,6 +33,8 @@ METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight|assigner|weigher)([./@]
 SHOWN = 4  # at most so many settings or runs are named in a sentence
 
 Terms = tuple[tuple[str, str], ...]
+# What is averaged and paired: a seed, or (seed, fold) where runs are of several folds.
+Draw = Any
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Study:
     """Runs that can be compared.
 
     Args:
-        methods: the runs by label (``sampler=ohem``) and seed, the baseline first.
+        methods: the runs by label (``sampler=ohem``) and seed, the baseline first. Where runs are
+            of several folds, a pair of seed and fold takes the place of a seed.
         baseline: its label, or None if there is none.
         problems: a sentence for every run that is left out, every missing seed or baseline, runs
             without usable detections, and every difference in code or machine.
@@ -49,13 +52,13 @@ class Study:
         family: a key; the methods that have it get a correction of their own.
     """
 
-    methods: Mapping[str, Mapping[int, Run]]
+    methods: Mapping[str, Mapping[Draw, Run]]
     baseline: str | None
     problems: Sequence[str]
     images: Mapping[str, Interval] = field(default_factory=dict)
     family: str | None = None
 
-    def values(self, method: str, figure: str) -> dict[int, float]:
+    def values(self, method: str, figure: str) -> dict[Draw, float]:
         """A method's figure by seed, as a percentage; NaN where there is none."""
         runs = self.methods[method]
         return {seed: 100 * run.figures.get(figure, math.nan) for seed, run in runs.items()}
@@ -66,6 +69,12 @@ class Study:
         return [run for by_seed in self.methods.values() for run in by_seed.values()]
 
     @property
+    def folds(self) -> list[int]:
+        """The folds that the runs are of; empty if there are not several."""
+        found = sorted({run.fold for run in self.runs if run.fold is not None})
+        return found if len(found) > 1 else []
+
+    @property
     def compared(self) -> list[str]:
         """All methods but the baseline; empty without a baseline."""
         return [] if self.baseline is None else [m for m in self.methods if m != self.baseline]
@@ -74,7 +83,7 @@ class Study:
         """Whether a method's command line had the key ``family``."""
         return any(self.family in run.method for run in self.methods[method].values())
 
-    def pairs(self, method: str) -> dict[int, tuple[Run, Run]]:
+    def pairs(self, method: str) -> dict[Draw, tuple[Run, Run]]:
         """By seed the runs of a method and of the baseline, for the seeds that both have."""
         own, base = self.methods[method], self.methods[self.baseline or ""]
         return {seed: (own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
@@ -129,7 +138,8 @@ def grouped(usable: Sequence[Run], baseline: str | None, problems: Sequence[str]
     groups: dict[Terms, list[Run]] = defaultdict(list)
     for run in usable:
         groups[tuple(run.method.items())].append(run)
-    methods = {key: _seeds(groups[key], found) for key in sorted(groups)}
+    folds = len({run.fold for run in usable}) > 1
+    methods = {key: _seeds(groups[key], folds, found) for key in sorted(groups)}
     chosen = _baseline(list(methods), baseline)
     if chosen is None:
         found.append(
@@ -161,7 +171,8 @@ def named_run(run: Run) -> str:
     """Its folder, method and seed."""
     what = shlex.join(f"{key}={value}" for key, value in run.method.items())
     seed = [] if run.seed is None else [f"seed {run.seed}"]
-    details = ", ".join([*([f"`{what}`"] if what else []), *seed])
+    fold = [] if run.fold is None else [f"fold {run.fold}"]
+    details = ", ".join([*([f"`{what}`"] if what else []), *seed, *fold])
     return f"Run `{run.name}`" + (f" ({details})" if details else "")
 
 
@@ -195,21 +206,22 @@ def _unlike(own: Mapping[str, Any], usual: Mapping[str, Any], whose: str) -> str
     return ", ".join(texts) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
 
 
-def _seeds(runs: Sequence[Run], problems: list[str]) -> dict[int, Run]:
-    """A method's runs by seed."""
-    found: dict[int, Run] = {}
+def _seeds(runs: Sequence[Run], folds: bool, problems: list[str]) -> dict[Draw, Run]:
+    """A method's runs by seed, or by seed and fold where ``folds``."""
+    found: dict[Draw, Run] = {}
     for run in _agreeing(runs, _is_free, "most of its method", problems):
         assert run.seed is not None
-        if run.seed in found:
-            first = found[run.seed].name
+        draw = (run.seed, run.fold) if folds else run.seed
+        if draw in found:
+            first = found[draw].name
             problems.append(f"{named_run(run)} repeats run `{first}`, which is kept: left out.")
         else:
-            found[run.seed] = run
+            found[draw] = run
     return dict(sorted(found.items()))
 
 
 def _is_free(key: str) -> bool:
-    return not is_condition(key)
+    return not is_condition(key) and key != FOLD
 
 
 def _baseline(methods: Sequence[Terms], text: str | None) -> Terms | None:
@@ -242,14 +254,16 @@ def _label(method: Terms, baseline: Terms | None) -> str:
     return shlex.join(f"{k}={v}" for k, v in method if (k, v) not in shared) or "defaults"
 
 
-def _other_settings(methods: Mapping[str, Mapping[int, Run]], baseline: str) -> list[str]:
+def _other_settings(methods: Mapping[str, Mapping[Draw, Run]], baseline: str) -> list[str]:
     """A sentence for each method that differs from the baseline in more than what makes a method
     and its label."""
     base = _first(methods[baseline])
     found = []
     for label, runs in methods.items():
         own = _first(runs)
-        keys = {k for k in own.settings.keys() | base.settings.keys() if not METHOD.match(k)}
+        keys = {k for k in own.settings.keys() | base.settings.keys() if not METHOD.match(k)} - {
+            FOLD
+        }
         free = keys - own.method.keys()
         pair = [{key: run.settings.get(key) for key in free} for run in (own, base)]
         if pair[0] != pair[1]:
@@ -258,16 +272,20 @@ def _other_settings(methods: Mapping[str, Mapping[int, Run]], baseline: str) -> 
     return found
 
 
-def _first(runs: Mapping[int, Run]) -> Run:
+def _first(runs: Mapping[Draw, Run]) -> Run:
     return next(iter(runs.values()))
 
 
-def _missing_seeds(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+def _missing_seeds(methods: Mapping[str, Mapping[Draw, Run]]) -> list[str]:
     """A sentence per set of methods that lack the same seeds."""
     seeds: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for seed in sorted(set().union(*methods.values())):
-        seeds[tuple(label for label in methods if seed not in methods[label])].append(str(seed))
+        seeds[tuple(label for label in methods if seed not in methods[label])].append(_of(seed))
     return [_lack(list(methods), lack, those) for lack, those in seeds.items() if lack]
+
+
+def _of(draw: Draw) -> str:
+    return f"{draw[0]} on fold {draw[1]}" if isinstance(draw, tuple) else str(draw)
 
 
 def _lack(methods: Sequence[str], lack: Sequence[str], seeds: Sequence[str]) -> str:
@@ -284,7 +302,7 @@ def _have(names: Sequence[str]) -> str:
     return "has" if len(names) == 1 else "have"
 
 
-def _without_detections(methods: Mapping[str, Mapping[int, Run]]) -> list[str]:
+def _without_detections(methods: Mapping[str, Mapping[Draw, Run]]) -> list[str]:
     """A sentence for each reason."""
     names: dict[str, list[str]] = defaultdict(list)
     for run in (run for runs in methods.values() for run in runs.values() if run.lacks):

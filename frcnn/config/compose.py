@@ -33,7 +33,7 @@ from frcnn.config.methods import (
     own_choices,
     store_methods,
 )
-from frcnn.config.schema import SCHEMAS, Folds, View
+from frcnn.config.schema import SCHEMAS, Splits, View
 from frcnn.errors import ConfigError, UserError
 from frcnn.parallel.cluster import detect_launcher
 from frcnn.runfolder.files import locked
@@ -257,7 +257,7 @@ def checked(
     _check_keys("", plain, reference)
     check_schema(plain, SCHEMAS[name], reference)
     if "data" in plain and isinstance(plain["data"], dict):
-        for schema in (View, Folds):
+        for schema in (View, Splits):
             check_schema(plain["data"], schema, reference["data"], "data.")
     _check_targets("", plain, reference)
     _try_methods(plain)

@@ -76,11 +76,12 @@ class View:
     anchor_sizes: list[Annotated[float, Gt(0)]] | None
 
 
-class Folds:
-    """Which fold of the pooled images a run is validated on: keys of a data node."""
+class Splits:
+    """How the images are cut into training and validation: keys of a data node."""
 
     folds: Annotated[int, Ge(2)] | None
     fold: Count | None
+    val_fraction: Share | None
     split_seed: Count
     split_block: PositiveInt
 

@@ -14,6 +14,7 @@ from frcnn.data.problems import Problems
 from frcnn.data.roboflow import roboflow
 from frcnn.data.shapes import shapes
 from frcnn.data.voc import voc
+from frcnn.data.yolo import yolo
 
 __all__ = [
     "AspectGroupedBatches",
@@ -33,4 +34,5 @@ __all__ = [
     "shapes",
     "unlisted_files",
     "voc",
+    "yolo",
 ]

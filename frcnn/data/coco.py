@@ -1,5 +1,6 @@
 """Reader of COCO's JSON format. It reads boxes; masks are neither needed nor kept."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from frcnn.data.image_files import (
     leaves_folder,
     none_found,
 )
+from frcnn.data.layouts import coco_annotations, coco_images
 from frcnn.data.problems import Problems
 from frcnn.data.records import (
     ROTATED,
@@ -27,7 +29,9 @@ from frcnn.data.records import (
     refuse_tiny_boxes,
     refuse_without_objects,
 )
-from frcnn.errors import ConfigError, UserError, printable
+from frcnn.errors import ConfigError, NoSplitError, UserError, printable
+
+log = logging.getLogger(__name__)
 
 
 def coco2017(split: str, root: str | Path) -> DetectionDataset:
@@ -44,12 +48,13 @@ def coco2017(split: str, root: str | Path) -> DetectionDataset:
 
 def coco(
     split: str,
-    train_images: str | Path,
-    train_annotations: str | Path,
-    val_images: str | Path,
-    val_annotations: str | Path,
+    train_images: str | Path | None = None,
+    train_annotations: str | Path | None = None,
+    val_images: str | Path | None = None,
+    val_annotations: str | Path | None = None,
     test_images: str | Path | None = None,
     test_annotations: str | Path | None = None,
+    root: str | Path | None = None,
 ) -> DetectionDataset:
     """Read one split; labels 1..C follow the order of the category ids.
 
@@ -61,6 +66,8 @@ def coco(
             training file's categories; the other files may lack some of them, in any order.
             Annotations need image_id, category_id and bbox; area, iscrowd and id are optional. Ids
             may be numbers or strings.
+        root: a folder in one of the layouts of `frcnn.data.layouts`, in place of the other paths.
+            Without a split, all its images are "train".
 
     Images that are not in their folder are dropped and counted. Annotations that cannot be used are
     dropped and counted by kind. An image file is opened here only if the JSON file does not state
@@ -68,23 +75,48 @@ def coco(
     background.
 
     Raises:
+        NoSplitError: there is no such split.
         UserError: a file is missing or malformed, an image id is used twice, no image exists, the
             training split has no object, all boxes are smaller than a pixel, or a file has a
             category that the training file does not have.
     """
     folders = {"train": train_images, "val": val_images, "test": test_images}
     files = {"train": train_annotations, "val": val_annotations, "test": test_annotations}
-    folder, path = folders[split], files[split]
-    if folder is None or path is None:
-        raise ConfigError(f"data.{split}_images and data.{split}_annotations go together")
-    path, first = expand_home(path), expand_home(train_annotations)
-    file = read_json(path)
+    if root is not None:
+        if any(path is not None for path in (*folders.values(), *files.values())):
+            raise ConfigError("data.root finds all files itself: set it alone, or the other paths")
+        path, folder, file = _in_layout(expand_home(root), split)
+        first, _ = coco_annotations(expand_home(root), "train")
+    else:
+        path, folder = _stated(split, files[split], folders[split])
+        first, _ = _stated("train", train_annotations, train_images)
+        file = read_json(path)
     categories = file.categories if split == "train" else categories_of(first)
     _refuse_other_categories(file, path, categories)
-    data = dataset_of(file, path, expand_home(folder), _classes(categories))
+    data = dataset_of(file, path, folder, unique_classes(categories))
     if split == "train":
         refuse_without_objects(data.ignore, path, data.problems)
     return data
+
+
+def _stated(split: str, path: str | Path | None, folder: str | Path | None) -> tuple[Path, Path]:
+    """The annotation file and the image folder that the configuration names."""
+    if split == "test" and path is None and folder is None:
+        raise NoSplitError("data.test_annotations", split)
+    if path is None or folder is None:
+        raise ConfigError(
+            f"data=coco needs data.{split}_images and data.{split}_annotations, or data.root alone"
+        )
+    return expand_home(path), expand_home(folder)
+
+
+def _in_layout(root: Path, split: str) -> tuple[Path, Path, CocoFile]:
+    """The annotation file, the image folder and the file's content, in a known layout."""
+    path, name = coco_annotations(root, split)
+    file = read_json(path)
+    folder, file.files = coco_images(root, name, file)
+    log.info("%s: %s, images in %s", split, path, folder)
+    return path, folder, file
 
 
 def dataset_of(file: CocoFile, path: Path, folder: Path, classes: Classes) -> DetectionDataset:
@@ -115,7 +147,7 @@ def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -
         )
 
 
-def _classes(categories: dict[Id, str]) -> Classes:
+def unique_classes(categories: dict[Id, str]) -> Classes:
     """The classes in the order of their ids, numbers before strings.
 
     Results are reported by name. If two ids share a name, the id is added to both names.

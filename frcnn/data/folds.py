@@ -1,4 +1,7 @@
-"""K folds of a data set: every split pooled, one fold for validation, the others for training."""
+"""Splits that are cut here: K folds of all images, or a part of the training images for validation.
+
+Both sort the images by file name, cut them into blocks of neighbours and shuffle the blocks.
+"""
 
 import os
 from collections.abc import Sequence
@@ -56,25 +59,56 @@ def pool(parts: Sequence[DetectionDataset]) -> DetectionDataset:
 def fold_numbers(files: Sequence[str], folds: int, seed: int = 0, block: int = 1) -> np.ndarray:
     """int64 [I]: the fold of each image, a function of the file names alone.
 
-    The files are sorted by name and cut into blocks of ``block`` neighbours. The blocks are
-    shuffled and dealt out one by one, so that the folds differ by one block at most.
+    The blocks are dealt out one by one, so that the folds differ by one block at most.
 
     Raises:
         ConfigError: fewer blocks than folds.
     """
+    ranks = block_ranks(files, seed, block)
+    blocks = int(ranks.max()) + 1
+    if blocks < folds:
+        raise ConfigError(
+            f"data.folds: {folds} folds of {_counted(files, block)}: there are {blocks} blocks only"
+        )
+    return ranks % folds
+
+
+def in_fraction(files: Sequence[str], fraction: float, seed: int = 0, block: int = 1) -> np.ndarray:
+    """bool [I]: whether an image is of the ``fraction`` for validation, by the file names alone.
+
+    The number of blocks is rounded to the nearest.
+
+    Raises:
+        ConfigError: the fraction is no block, or all blocks.
+    """
+    ranks = block_ranks(files, seed, block)
+    blocks = int(ranks.max()) + 1
+    chosen = round(fraction * blocks)
+    if not 0 < chosen < blocks:
+        raise ConfigError(
+            f"data.val_fraction: {fraction} of {_counted(files, block)} is "
+            f"{chosen} of {blocks} blocks: both splits need at least one"
+        )
+    return ranks < chosen
+
+
+def block_ranks(files: Sequence[str], seed: int, block: int) -> np.ndarray:
+    """int64 [I]: the place, from 0, of each image's block among the shuffled blocks.
+
+    The files are sorted by name, then by path, and cut into blocks of ``block`` neighbours.
+    """
     names = [(Path(file).name, file) for file in files]
     order = sorted(range(len(names)), key=names.__getitem__)
     blocks = -(-len(names) // block)
-    if blocks < folds:
-        raise ConfigError(
-            f"data.folds: {folds} folds of {len(names)} images in blocks of {block}: "
-            f"there are {blocks} blocks only"
-        )
-    dealt = np.empty(blocks, dtype=np.int64)
-    dealt[np.random.default_rng(seed).permutation(blocks)] = np.arange(blocks) % folds
-    found = np.empty(len(names), dtype=np.int64)
-    found[order] = dealt[np.arange(len(names)) // block]
-    return found
+    place = np.empty(blocks, dtype=np.int64)
+    place[np.random.default_rng(seed).permutation(blocks)] = np.arange(blocks)
+    ranks = np.empty(len(names), dtype=np.int64)
+    ranks[order] = place[np.arange(len(names)) // block]
+    return ranks
+
+
+def _counted(files: Sequence[str], block: int) -> str:
+    return f"{len(files)} images in blocks of {block}"
 
 
 def of_fold(
@@ -91,11 +125,34 @@ def of_fold(
         ConfigError: as ``fold_numbers``.
         UserError: training has no object.
     """
-    chosen = fold_numbers(pooled.files.tolist(), folds, split_seed, split_block) == fold
-    _keep(pooled, chosen if split == "val" else ~chosen)
+    held = fold_numbers(pooled.files.tolist(), folds, split_seed, split_block) == fold
+    return _part(pooled, split, held)
+
+
+def of_fraction(
+    images: DetectionDataset,
+    split: str,
+    val_fraction: float,
+    split_seed: int = 0,
+    split_block: int = 1,
+) -> DetectionDataset:
+    """The ``val_fraction`` of the images ("val"), or all others ("train").
+
+    Raises:
+        ConfigError: as ``in_fraction``.
+        UserError: training has no object.
+    """
+    _files(images)  # names are needed
+    held = in_fraction(images.files.tolist(), val_fraction, split_seed, split_block)
+    return _part(images, split, held)
+
+
+def _part(images: DetectionDataset, split: str, held: np.ndarray) -> DetectionDataset:
+    """The images that are ``held`` for validation, or the others; bool [I]."""
+    _keep(images, held if split == "val" else ~held)
     if split == "train":
-        refuse_without_objects(pooled.ignore, _files(pooled).folder, pooled.problems)
-    return pooled
+        refuse_without_objects(images.ignore, _files(images).folder, images.problems)
+    return images
 
 
 def _keep(dataset: DetectionDataset, wanted: np.ndarray) -> None:
@@ -106,7 +163,7 @@ def _keep(dataset: DetectionDataset, wanted: np.ndarray) -> None:
 
 def _files(dataset: DetectionDataset) -> ImageFiles:
     if not isinstance(dataset.load, ImageFiles):
-        raise UserError("data.folds: this reader's images are not files, so they have no names")
+        raise UserError("data.folds, data.val_fraction: the images are not files with names")
     return dataset.load
 
 

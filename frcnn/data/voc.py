@@ -28,6 +28,7 @@ from frcnn.data.image_files import (
     list_folder,
     none_found,
 )
+from frcnn.data.layouts import voc_root
 from frcnn.data.problems import Problems
 from frcnn.data.records import (
     MAX_SIDE,
@@ -60,6 +61,8 @@ def voc(
 ) -> DetectionDataset:
     """Read JPEGImages, Annotations and ImageSets/Main/<split>.txt below `root`.
 
+    `root` may also hold the one folder with these (VOC2007, VOCdevkit/VOC2007).
+
     Args:
         split: "train", "val" or "test"; reads the split named `train_split`, `val_split` or
             `test_split`.
@@ -76,7 +79,7 @@ def voc(
             training split has no object, or, if `classes` is None, the validation split has a
             class that the training split does not have. ConfigError: `classes` has a name twice.
     """
-    root = expand_home(root)
+    root = voc_root(expand_home(root))
     split_name = {"train": train_split, "val": val_split, "test": test_split or ""}[split]
     class_names = _class_names(root, train_split) if classes is None else _distinct(classes)
     annotations = _read(root, _image_ids(root, split_name), class_names)

@@ -27,7 +27,7 @@ TRUSTED = {
     for package in (losses, assigners, weighers)
     for name in package.__all__
 }
-READERS = ("coco", "coco2017", "roboflow", "shapes", "voc")
+READERS = ("coco", "coco2017", "roboflow", "shapes", "voc", "yolo")
 TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
 # Their COCO_V1 weights were trained with BatchNorm of epsilon 0, which torchvision sets too.

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frcnn.config.compose import build
-from frcnn.data import coco, coco_json, voc
+from frcnn.data import coco, coco_json, voc, yolo
 from samplers import Candidates, Prediction
 from tests import fuzz
 
@@ -175,6 +175,40 @@ def assert_read_voc(root: Path, content: bytes, classes: list[str] | None) -> No
     with fuzz.in_time():
         fuzz.taken(lambda s: voc(s, root, "train", "train", classes), "train", str(root))
     fuzz.count("voc by hypothesis")
+
+
+YOLO = {
+    "data.yaml": b"path: ./set\ntrain: [images, list.txt]\nnames: {0: cat, 1: dog}\n",
+    "list.txt": b"data/images/a.png\n./images/a.png\n",
+    "labels/a.txt": b"1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.5 0.2 0.3 0.6\n",
+}
+TOKENS = [*fuzz.NUMBERS, *"-:[]{}#*&!", "\n", "null", "../", "/", "images", "kpt_shape: [1, 2]\n"]
+
+
+@pytest.fixture(scope="module")
+def yolo_folder() -> Iterator[Path]:
+    with fuzz.images("images/a.png") as root:
+        (root / "labels").mkdir()
+        yield root
+
+
+@FEW
+@given(
+    st.sampled_from(list(YOLO)),
+    st.binary(max_size=20) | st.lists(st.sampled_from(TOKENS)).map(lambda t: " ".join(t).encode()),
+    st.integers(0, 60),
+    st.integers(0, 40),
+)
+def test_yolo_with_any_bytes_anywhere(
+    yolo_folder: Path, file: str, inserted: bytes, start: int, left_out: int
+) -> None:
+    for name, text in YOLO.items():
+        (yolo_folder / name).write_bytes(text)
+    text = YOLO[file]
+    (yolo_folder / file).write_bytes(text[:start] + inserted + text[start + left_out :])
+    with fuzz.in_time():
+        fuzz.taken(lambda s: yolo(s, yolo_folder), "train", str(yolo_folder))
+    fuzz.count("yolo by hypothesis")
 
 
 LOSS = st.floats(0, 2.0**126, width=32)  # the sum of two is still finite

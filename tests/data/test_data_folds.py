@@ -1,7 +1,9 @@
-"""Folds: disjoint, whole, the same for every run."""
+"""Splits that are cut here: disjoint, whole, the same for every run."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ from tiny import call
 from frcnn import check_data
 from frcnn.build import annotated, dataset
 from frcnn.data import DetectionDataset, roboflow
-from frcnn.data.folds import fold_numbers
+from frcnn.data.folds import fold_numbers, in_fraction
 from frcnn.errors import ConfigError, UserError
+from frcnn.evaluation.load import checkpoint_data
 
 BOX = (1, 1, 10, 10)
 
@@ -93,9 +96,55 @@ def test_folds_by_hand() -> None:
     assert found in ([0, 1, 1, 0], [1, 0, 0, 1])
 
 
+def fraction(root: Path, **more: Any) -> dict[str, Any]:
+    return node(root, folds=None, fold=None) | {"val_fraction": 0.5} | more
+
+
+def test_a_fraction_of_the_training_images_is_validation(folder: Path) -> None:
+    """The images of the other splits are neither; the seed and the fraction alone decide."""
+    train, val, again = (
+        files(dataset(fraction(folder, val_split=None), split)) for split in ("train", "val", "val")
+    )
+    assert not train & val and val == again and (len(train), len(val)) == (2, 2)
+    assert train | val == {f"i{number:02d}.jpg" for number in range(4)}
+    seeds = [files(annotated(fraction(folder, split_seed=seed), "val")) for seed in range(4)]
+    assert any(other != val for other in seeds)
+    larger = files(annotated(fraction(folder, val_fraction=0.75), "val"))
+    assert val < larger and len(larger) == 3
+
+
+@pytest.mark.parametrize("cut", [{}, {"folds": None, "fold": None, "val_fraction": 0.5}])
+def test_a_checkpoint_has_the_images_of_its_run(folder: Path, cut: dict[str, Any]) -> None:
+    data = node(folder, split_seed=3, **cut)
+    trained = SimpleNamespace(config={"data": data})
+    for split in ("train", "val"):
+        of_run = files(dataset(data, split))
+        assert files(checkpoint_data(trained, "best.pt", split)) == of_run
+
+
+def test_neighbours_of_a_fraction_stay_together(folder: Path) -> None:
+    val = files(annotated(fraction(folder, split_block=2), "val"))
+    assert val in ({"i00.jpg", "i01.jpg"}, {"i02.jpg", "i03.jpg"})
+
+
+@given(st.floats(0.2, 0.8), st.integers(0, 5), st.integers(1, 7), st.integers(42, 90))
+def test_a_fraction_is_whole_blocks_whatever_the_order(
+    share: float, seed: int, block: int, images: int
+) -> None:
+    names = [f"{number:03d}.jpg" for number in range(images)]
+    found = in_fraction(names, share, seed, block)
+    assert found[::block].sum() == round(share * -(-images // block))
+    for first in range(0, images, block):
+        assert len(set(found[first : first + block].tolist())) == 1
+    assert in_fraction(names[::-1], share, seed, block).tolist() == found[::-1].tolist()
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
+        ({"val_fraction": 0.2}, "data.val_fraction and data.folds are two ways to cut: choose one"),
+        ({"val_fraction": 0.1, "folds": None, "fold": None}, "data.val_fraction: 0.1 of 4 images"),
+        ({"val_fraction": 1, "folds": None, "fold": None}, "data.val_fraction: 1 of 4 images in "),
         ({"fold": None}, "data.folds=3 needs data.fold too"),
         ({"folds": None}, "data.fold=0 needs data.folds too"),
         ({"fold": 3}, "data.fold: expected 0 to 2 of data.folds=3, got 3"),
@@ -166,6 +215,31 @@ def test_roboflow_s_placeholder_is_no_class(export: Path) -> None:
     assert only.problems.counts == {"objects of an unknown class": 1}
     with pytest.raises(ConfigError, match="^data.classes: 'cow' is none of pets, cat, dog"):
         roboflow("train", export, classes=["cow"])
+
+
+def test_roboflow_s_placeholder_with_objects_is_a_class(export: Path) -> None:
+    file = export / "train/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["category_id"] = 0
+    file.write_text(json.dumps(content))
+    data = roboflow("train", export)
+    assert data.class_names == ["pets", "cat", "dog"] and data.labels.tolist() == [1, 3]
+
+
+def test_a_class_that_a_split_lacks_takes_no_other_class_s_id(export: Path) -> None:
+    file = export / "valid/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": 2, "name": "cat", "supercategory": "pets"}]
+    file.write_text(json.dumps(content))
+    data = roboflow("val", export)
+    assert data.class_names == ["cat", "dog"] and data.labels.tolist() == [1]
+
+
+def test_folds_pool_the_splits_that_an_export_has(export: Path) -> None:
+    shutil.rmtree(export / "test")
+    reader = {"_target_": "frcnn.data.roboflow", "_partial_": True, "root": str(export)}
+    cut = {"test_split": "test", "folds": 2, "fold": 0}
+    assert [len(annotated(reader | cut, split)) for split in ("train", "val")] == [2, 2]
 
 
 def test_folds_of_several_folders_have_ids_of_their_own(export: Path) -> None:
