@@ -24,6 +24,7 @@ from frcnn.evaluation.inference import (
     validation_loader,
 )
 from frcnn.model import Detector
+from frcnn.model.backbones import AUTO
 from frcnn.parallel.device import (
     choose_device,
     choose_precision,
@@ -83,8 +84,8 @@ class Run:
         self.train_set.transform = build(config["augmentation"])
         self.train_set.seed = config["seed"]
         fill_from_data(config["loss"], self.train_set, config["model"]["sites"])
-        torch.manual_seed(config["seed"])
-        self.detector = detector(config, self.train_set.num_classes).to(self.device)
+        self.resumed = checkpoint_to_resume(config, folder)
+        self.detector = self._detector().to(self.device)
         if trainer["channels_last"]:
             self.detector.to(memory_format=torch.channels_last)
         if trainer["compile"]:
@@ -102,9 +103,27 @@ class Run:
             log.warning("%s data: %s", split, found.problems.summary())
         return found
 
+    def _detector(self) -> Detector:
+        """The detector at its start; ``model.weights`` gets the value that "auto" came to.
+
+        A run that goes on keeps the value that it began with.
+        """
+        model, classes = self.config["model"], self.train_set.num_classes
+        if model.get("weights") == AUTO and self.resumed:
+            model["weights"] = self.resumed.saved["config"]["model"]["weights"]
+        if model.get("weights") != AUTO:
+            return self._seeded(classes)
+        built = self._seeded(classes) if self.processes.first else None
+        model["weights"] = self.processes.broadcast(built and built.initial_weights)
+        return built or self._seeded(classes)
+
+    def _seeded(self, classes: int) -> Detector:
+        torch.manual_seed(self.config["seed"])
+        return detector(self.config, classes)
+
     def go(self) -> float | None:
         """Train to the end, from a checkpoint if there is one, unless that has been done."""
-        resumed = checkpoint_to_resume(self.config, self.folder)
+        resumed, self.resumed = self.resumed, None  # it holds all weights
         # This also waits until all have read it, before the first one writes another.
         before = self.processes.broadcast(finished(resumed, self.config, self.folder))
         if before is not None:
@@ -128,7 +147,7 @@ class Run:
             backend = installed_backend(self.config["evaluation"]["backend"])
             precision, step = precision_name(self.dtype), engine.step if state else 0
             record_environment(self.folder, self.device, precision, step, backend)
-            record_settings(self.folder)
+            record_settings(self.folder, self.config["model"].get("weights"))
             (self.folder / "summary.json").unlink(missing_ok=True)  # only a finished run has one
         self._saved = time.perf_counter()
         self._began = self._saved - self.seconds
