@@ -75,7 +75,8 @@ def finished(
     if resumed is None or not resumed.own or not summary.exists():
         return None
     before = resumed.saved["config"]
-    same = all(before[key] == config[key] for key in ("trainer", "evaluation"))
+    # Earlier versions had fewer keys.
+    same = all(config[key] | before[key] == config[key] for key in ("trainer", "evaluation"))
     return json.loads(summary.read_text()) if same else None
 
 
