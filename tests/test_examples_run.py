@@ -89,9 +89,13 @@ def test_onnx_detects_the_same(saved: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(scores), ours["scores"], atol=1e-4, rtol=1e-3)
 
 
-def test_the_readme_shows_lines_of_the_example() -> None:
-    (shown,) = FENCE.findall((ROOT / "README.md").read_text())
-    lines = (ROOT / "examples/own_loop.py").read_text().splitlines()
-    example = {line.strip() for line in lines}
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [("README.md", "own_loop"), ("docs/finetuning.md", "to_torchvision")],
+)
+def test_a_page_shows_lines_of_the_example(page: str, example: str) -> None:
+    (shown,) = FENCE.findall((ROOT / page).read_text())
+    lines = (ROOT / f"examples/{example}.py").read_text().splitlines()
+    known = {line.strip() for line in lines}
     for line in shown.splitlines():
-        assert line.strip() in example, line
+        assert line.strip() in known, line
