@@ -25,8 +25,8 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
         log.warning("%s data: %s", config["split"], line)
     loader = validation_loader(images, config["batch_size"], config["workers"])
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
-    backend = config["evaluation"]["backend"]
-    metrics = coco_metrics(images.ground_truth(), detections, images.class_names, backend)
+    truth = images.ground_truth()
+    metrics = coco_metrics(truth, detections, images.class_names, **config["evaluation"])
     source = Path(config["checkpoint"]).resolve()
     run = source.parents[1] if source.parent.name == "checkpoints" else source.parent
     output = Path(config["output"] or run / "evaluation" / f"{source.stem}_{config['split']}")

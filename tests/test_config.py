@@ -14,6 +14,7 @@ from annotated_types import Ge, Le
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tiny import composed, options
+from torchvision.models import detection, list_models
 
 from frcnn.build import fill_from_data
 from frcnn.config.checks import check_value, rule_of
@@ -138,9 +139,16 @@ def test_an_experiment_opens_with_its_command(experiment: str) -> None:
     overrides = command[1].split()
     assert f"experiment={experiment}" in overrides
     config, _ = composed(*overrides)
+    assert config["model"]["weights"] != "auto"  # no result depends on what can be downloaded
     if "arXiv" in text:  # a paper's, of sixteen images a step
         assert "Unchecked: never run" in text
         assert config["trainer"]["batch_size"] * config["trainer"]["accumulate"] == 16
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_auto_is_the_default_of_the_networks_with_coco_weights(model: str) -> None:
+    there = model in list_models(detection)
+    assert composed(f"model={model}")[0]["model"]["weights"] == ("auto" if there else None)
 
 
 @pytest.mark.parametrize("sweep", options("sweep"))

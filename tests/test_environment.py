@@ -14,7 +14,7 @@ import torch
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import installed_backend
 from frcnn.runfolder import environment
-from frcnn.runfolder.environment import record_environment
+from frcnn.runfolder.environment import record_environment, record_settings
 
 CPU = torch.device("cpu")
 
@@ -94,3 +94,15 @@ def test_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert environment.commit() == {"commit": None, "dirty": None}
+
+
+@pytest.mark.parametrize(("said", "kept"), [("auto", "COCO_V1"), ("mine.pt", "mine.pt")])
+def test_a_run_s_settings_name_the_weights_that_auto_came_to(
+    said: str, kept: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".hydra").mkdir()
+    text = f"model:\n  weights: {said}\n  min_size: ${{data.min_size}}\nseed: 3\n"
+    (tmp_path / ".hydra/config.yaml").write_text(text)
+    record_settings(tmp_path, kept)
+    found = (tmp_path / ".hydra/run/config.yaml").read_text()
+    assert found == text.replace(said, kept)

@@ -23,7 +23,7 @@ from experiments.report.runs import read
 from experiments.report.sentences import sentences
 from experiments.report.statistics import seeds_needed
 from experiments.report.study import Study, study
-from experiments.report.tables import compare, tables
+from experiments.report.tables import compare, made, tables
 from experiments.style import BLUE, VERMILLION
 
 
@@ -641,3 +641,17 @@ def test_a_missing_extra_is_one_line() -> None:
     done = python("import sys; sys.modules['scipy'] = None; import experiments.report.__main__")
     assert done.returncode == 1
     assert done.stderr == "scipy.stats is missing: pip install -e '.[report]'\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [("weights=COCO_V1", "weights COCO_V1"), ("weights_backbone=a.pth", "weights a.pth")],
+)
+def test_the_weights_that_runs_started_from_are_shown(
+    start: str, said: str, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        fabricate(tmp_path / f"run{seed}", f"seed={seed}", f"model.{start}")
+    (run, _) = found = read(tmp_path)
+    assert run.made["weights"] == said.split()[1]
+    assert said in made(found)

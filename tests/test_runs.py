@@ -520,3 +520,16 @@ def test_detections_come_back_as_they_were(tmp_path: Path) -> None:
     for row, expected in zip(found, detections, strict=True):
         for key in ("boxes", "scores", "labels"):
             assert torch.equal(row[key], expected[key]) and row[key].dtype == expected[key].dtype
+
+
+def test_auto_weights_are_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saved() -> dict[str, Any]:
+        return checkpoint.load(tmp_path / "checkpoints/last.pt")["config"]["model"]
+
+    trained(tmp_path, "model.weights=auto", "trainer.max_steps=1")
+    assert saved()["weights"] is None  # torchvision has none for a ResNet-18
+    monkeypatch.setattr("frcnn.model.backbones.auto_weights", lambda _: "COCO_V1")
+    trained(tmp_path, "model.weights=auto", "trainer.max_steps=2")
+    assert saved()["weights"] is None
+    with pytest.raises(ConfigError, match="no detector weights"):
+        trained(tmp_path, "model.weights=auto", "resume=never")

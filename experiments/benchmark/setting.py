@@ -42,6 +42,7 @@ class Workload:
         return [
             "data=shapes",
             f"model={self.model}",
+            "model.weights=null",
             f"data.train_images={self.batch}",
             f"data.width={self.width}",
             f"data.height={self.height}",

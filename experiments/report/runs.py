@@ -15,8 +15,8 @@ import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
-# What environment.json says of code and machine.
-MADE = ("commit", "torch", "processor", "threads", "gpu")
+# What environment.json says of code and machine, and the weights that the run started from.
+MADE = ("commit", "torch", "processor", "threads", "gpu", "weights")
 # Prefixes of figures: the AP50 that a kind of error costs, the AP of a class, the mean of a loss
 # term over the run.
 COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
@@ -144,7 +144,9 @@ def _files(folder: Path) -> dict[str, Any]:
             values["steps"] = summary["steps"]
     keys = [text.lstrip("+~").partition("=")[0] for text in found["overrides"]]
     said = {key for key in keys if not is_ignored(key)}
-    made = {key: _all(starts, key) for key in MADE if starts}
+    made = {key: _all(starts, key) for key in MADE if starts and key != "weights"}
+    weights = values.get("model.weights") or values.get("model.weights_backbone")
+    made |= {"weights": str(weights)} if weights else {}
     return found | {"seed": values["seed"], "values": _told(values), "said": said, "made": made}
 
 

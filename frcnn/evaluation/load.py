@@ -15,6 +15,7 @@ from frcnn.config.compose import target_of
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
+from frcnn.model.backbones import zero_epsilon
 from frcnn.model.weights import load_into
 from frcnn.parallel.device import choose_device, choose_precision
 from frcnn.runfolder import checkpoint
@@ -30,8 +31,6 @@ TRUSTED = {
 READERS = ("coco", "coco2017", "roboflow", "shapes", "voc", "yolo")
 TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
-# Their COCO_V1 weights were trained with BatchNorm of epsilon 0, which torchvision sets too.
-ZERO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 HYDRA_KEYS = ("_target_", "_partial_")
 MAX_VALUES = 100_000
@@ -79,7 +78,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
     _refuse_not_finite(model, path)
-    if name in ZERO_EPSILON and initial_weights in ("COCO_V1", "DEFAULT"):
+    if zero_epsilon(name, initial_weights):
         overwrite_eps(model, 0.0)
     model.to(chosen_device).eval()
     if saved["config"].get("trainer", {}).get("channels_last"):

@@ -7,6 +7,7 @@ A ``Family`` describes one kind of backbone. To add one, write its ``build`` fun
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,17 +25,20 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.model.architectures import Architecture, Biases
+from frcnn.model.downloads import cached, fetch
 from frcnn.model.timm_pyramid import TimmPyramid, normalization, timm_pyramid
-from frcnn.model.weights import file_weights, load_into
+from frcnn.model.weights import classifier_weights, file_weights, freeze_batch_norm, load_into
 
 log = logging.getLogger(__name__)
 
-COCO_V1 = (  # trained with BatchNorm of epsilon 0
-    models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
-    models.detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1,
-)
+AUTO = "auto"  # torchvision's COCO weights where there are any and they can be had
+COCO_V1 = {  # trained with BatchNorm of epsilon 0
+    "fasterrcnn_resnet50_fpn": models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    "retinanet_resnet50_fpn": models.detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1,
+}
 RGB = 3  # channels of an image
 STAGES = 5  # of a backbone: the stem, and one stage for each stride from 4 to 32
+TRAINED_STAGES = 3  # of a backbone with ImageNet weights, as in torchvision
 PROBE = 128  # side in pixels of the image that tells the levels of a user's backbone
 TIMM_ONLY = ("backbone", "freeze_batch_norm")
 RESNET_STAGES = {"conv1": 0, "bn1": 0, "layer1": 1, "layer2": 2, "layer3": 3, "layer4": 4}
@@ -122,6 +126,8 @@ def _family(network: Network) -> Family:
 def build_base(network: Network, biases: Biases) -> Any:
     """A detector of torchvision's parts with its starting weights.
 
+    Its ``initial_weights`` are what ``Network.weights`` came to, where that is "auto".
+
     As in torchvision, weights of the backbone freeze BatchNorm and the first stages; from scratch
     everything trains. With a file of a whole detector everything trains but the BatchNorm that was
     frozen when the file was saved.
@@ -134,6 +140,58 @@ def build_base(network: Network, biases: Biases) -> Any:
         ConfigError: an unknown choice, or choices that cannot be combined.
         UserError: weights that are missing or do not fit.
     """
+    if network.weights == AUTO:
+        network = replace(network, weights=auto_weights(network))
+    model = _with_weights(network, biases)
+    model.initial_weights = network.weights
+    return model
+
+
+def auto_weights(network: Network) -> str | None:
+    """The name of torchvision's COCO weights of a network; None where they cannot be had.
+
+    One log line says what was found, or how to get it.
+    """
+    said = f"model.weights={AUTO}"
+    if network.weights_backbone is not None:
+        log.info("%s: none, model.weights_backbone names the weights to start from", said)
+        return None
+    weights = coco_weights(network)
+    if weights is None:
+        log.info(
+            "%s: torchvision has no COCO weights for this %s: training from scratch; "
+            "model.weights_backbone starts from a trained backbone",
+            said,
+            network.name,
+        )
+        return None
+    try:
+        fetch(weights.url)
+    except OSError as error:
+        log.warning(
+            "%s: TRAINING FROM SCRATCH, the trained weights are not here and %s cannot be "
+            "downloaded (%s): put it into %s, or choose model.weights=null",
+            said,
+            weights.url,
+            getattr(error, "reason", error),
+            cached(weights.url).parent,
+        )
+        return None
+    log.info("%s: %s of COCO (%s)", said, weights.name, cached(weights.url))
+    return weights.name
+
+
+def coco_weights(network: Network) -> models.WeightsEnum | None:
+    """torchvision's COCO weights that fit a network; None where there are none."""
+    if not isinstance(network.backbone, nn.Module) and _family(network).build is _of_torchvision:
+        weights = models.get_model_weights(network.name).DEFAULT
+        with suppress(ConfigError):
+            network.architecture.check_torchvision(network.name, weights.name)
+            return weights
+    return None
+
+
+def _with_weights(network: Network, biases: Biases) -> Any:
     if network.weights is None:
         model = _built(network)
         network.architecture.set_biases(model, biases)
@@ -143,9 +201,21 @@ def build_base(network: Network, biases: Biases) -> Any:
     return _from_named_weights(network, biases)
 
 
+def zero_epsilon(name: str, weights: str | None) -> bool:
+    """Whether the BatchNorm of a network that started from these weights has epsilon 0."""
+    if weights is None or name not in COCO_V1:
+        return False
+    known = COCO_V1[name]
+    return weights in (known.name, "DEFAULT") or Path(weights).name == Path(known.url).name
+
+
 def _built(network: Network) -> Any:
+    """A detector with the weights that have a name, and those of a backbone."""
+    family, file = _family(network), network.weights_backbone
+    if family.build in (_of_torchvision, _over_resnet) and file and Path(file).suffix:
+        return _with_backbone_file(network, family)
     try:
-        return _family(network).build(network)
+        return family.build(network)
     except ValueError as error:  # stages out of range
         raise ConfigError(f"model: {error}") from error
     except OSError as error:  # no network, a timeout, a reset
@@ -168,8 +238,8 @@ def _from_file(network: Network, biases: Biases) -> Any:
     # The bias is kept if the file's predictor is for other classes.
     architecture.set_biases(model, biases, predictor_only=True)
     load_into(model, file_weights(path), architecture.predictor, f"weights {path}")
-    if Path(path).name in [Path(weights.url).name for weights in COCO_V1]:
-        overwrite_eps(model, 0.0)  # trained so; torchvision does the same for the named weights
+    if zero_epsilon(network.name, path):
+        overwrite_eps(model, 0.0)  # torchvision does the same for the named weights
     if network.trainable_backbone_layers is not None:
         freeze_stages(model, _family(network), network.trainable_backbone_layers)
     if network.freeze_batch_norm is not None:
@@ -185,6 +255,28 @@ def _from_named_weights(network: Network, biases: Biases) -> Any:
         log.info("weights %s: the predictor starts afresh for %d classes", network.weights, columns)
         architecture.reset_predictor(model, columns)
         architecture.set_biases(model, biases, predictor_only=True)
+    return model
+
+
+def _with_backbone_file(network: Network, family: Family) -> Any:
+    """A detector over a ResNet with the weights of an image classifier's file.
+
+    What trains and what is frozen is as with torchvision's own weights of that backbone.
+    """
+    trained = network.trainable_backbone_layers
+    plain = replace(network, weights_backbone=None, trainable_backbone_layers=None)
+    if family.stages is None:
+        raise ConfigError(
+            f"model.weights_backbone: a file is for ResNets and timm networks, not {network.name}"
+        )
+    model = _built(plain)
+    body, path = model.backbone.body, str(network.weights_backbone)
+    own = body.state_dict() | dict.fromkeys(("fc.weight", "fc.bias"), torch.zeros(0))
+    state = classifier_weights(file_weights(path), own, ("fc",), f"weights {path}")
+    body.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False)
+    if not network.name.endswith("_v2"):  # whose BatchNorm torchvision trains
+        freeze_batch_norm(body)
+    freeze_stages(model, family, TRAINED_STAGES if trained is None else trained)
     return model
 
 
@@ -277,7 +369,9 @@ def _over_resnet(network: Network) -> Any:
 def _trainable_layers(network: Network) -> int:
     """torchvision's rule: without weights all stages train, since their values are random."""
     pretrained = network.weights_backbone is not None
-    return _validate_trainable_layers(pretrained, network.trainable_backbone_layers, STAGES, 3)
+    return _validate_trainable_layers(
+        pretrained, network.trainable_backbone_layers, STAGES, TRAINED_STAGES
+    )
 
 
 def _over(backbone: Any, network: Network, **options: Any) -> nn.Module:
@@ -340,20 +434,24 @@ def _backbone_weights(name: str) -> type[models.WeightsEnum]:
 def _weights_named(
     kind: type[models.WeightsEnum], name: str | None, key: str = "model.weights_backbone"
 ) -> models.WeightsEnum | None:
-    if name is not None and name not in kind.__members__:
-        raise ConfigError(f"{key}: {name!r} is not one of null, {', '.join(kind.__members__)}")
-    return None if name is None else kind[name]
+    """torchvision's weights of this name, whose file is in the cache then."""
+    if name is None:
+        return None
+    if name not in kind.__members__:
+        known = ", ".join(["null", *kind.__members__, "a file (.pt, .pth)"])
+        raise ConfigError(f"{key}: {name!r} is not one of {known}")
+    fetch(kind[name].url)
+    return kind[name]
 
 
 def _where_to_put(network: Network, error: OSError) -> str:
     name, weights = network.name, network.weights or network.weights_backbone
     kind = _backbone_weights(name) if network.weights is None else models.get_model_weights(name)
-    file = Path(kind[weights].url).name
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = cached(kind[weights].url)
     reason = getattr(error, "reason", error)
     return (
         f"weights {weights} of {name} cannot be downloaded ({reason}): "
-        f"put the file {file} into {folder}, or choose model.weights=FILE or null"
+        f"put the file {path.name} into {path.parent}, or choose model.weights=FILE or null"
     )
 
 

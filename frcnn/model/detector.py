@@ -24,7 +24,11 @@ class Detector(nn.Module):
         predictor: prefix of the parameters whose number depends on the classes.
         sites: by name, in the order in which the network meets them. Their parameters are the
             detector's; their states are not in ``state_dict``, whose names are torchvision's.
+        initial_weights: the name or the file of the detector's weights that it started from; None
+            for none.
     """
+
+    initial_weights: str | None = None
 
     predictor: str
     sites: Sites

@@ -68,13 +68,14 @@ class SamplingFasterRCNN(Detector, FasterRCNN):
     rpn: SamplingRPN
     roi_heads: SamplingRoIHeads
 
-    def __init__(self, base: FasterRCNN, sites: Mapping[str, Site], append_objects: bool) -> None:
+    def __init__(self, base: Any, sites: Mapping[str, Site], append_objects: bool) -> None:
         # The modules stay torchvision's, with its options: only their class changes.
         base.rpn.__class__ = SamplingRPN
         base.roi_heads.__class__ = SamplingRoIHeads
         base.roi_heads.append_objects = append_objects
         base.transform.__class__ = Transform
         GeneralizedRCNN.__init__(self, base.backbone, base.rpn, base.roi_heads, base.transform)
+        self.initial_weights = base.initial_weights
         add_sites(self, sites)
         refer_to_site(self.rpn, sites["rpn"])
         refer_to_site(self.roi_heads, sites["rcnn"])
@@ -113,9 +114,11 @@ def build_faster_rcnn(
             weights ("resnet18.a1_in1k"); or a module, whatever the name, that returns feature maps
             [B, out_channels, H, W] by level name, finest first, and has ``out_channels``. The RCNN
             head pools from all levels but "pool".
-        weights: None, the name of torchvision's detector weights ("COCO_V1", "DEFAULT"), or a file.
-        weights_backbone: None, or the name of torchvision's ImageNet weights; for a timm
-            network None, "pretrained" or a file of an image classifier; ignored with weights.
+        weights: None, the name of torchvision's detector weights ("COCO_V1", "DEFAULT"), a file,
+            or "auto": torchvision's COCO weights if there are any for this network and they can be
+            had, else None; None with weights_backbone.
+        weights_backbone: None, the name of torchvision's ImageNet weights ("pretrained" for a timm
+            network), or a file of an image classifier (not for MobileNet); ignored with weights.
         trainable_backbone_layers: backbone stages that train, counted from the last, 0 to 5;
             MobileNet to 6; None = three with weights_backbone or torchvision's detector weights,
             else all.

@@ -14,10 +14,18 @@ from frcnn.runfolder.checkpoint import is_state_dict, read
 log = logging.getLogger(__name__)
 
 COUNTER = "num_batches_tracked"  # of a BatchNorm that is trained; a frozen one has none
+# Keys under which training programs save a state dict.
+ENTRIES = ("model", "state_dict", "model_state_dict")
+# What wrappers put before every name: data parallel, Lightning and its like, a backbone's owner.
+PREFIXES = ("module.", "model.", "backbone.")
+COMPILED = "_orig_mod."  # torch.compile's, anywhere in a name
 
 
 def file_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """The state dict in a file: a plain one, or the model of one of our checkpoints.
+    """The state dict in a file, with the names that its network has without wrappers.
+
+    The file holds a state dict, or a dict that has one under a key of ``ENTRIES``. A prefix of
+    ``PREFIXES`` that all names have is removed.
 
     Args:
         path: a file of ``torch.save``, or a ``.safetensors`` file (needs the package safetensors).
@@ -27,10 +35,28 @@ def file_weights(path: str | Path) -> Mapping[str, Tensor]:
     """
     path = Path(path)
     content = _safetensors(path) if path.suffix == ".safetensors" else read(path, "weights file")
-    state = content.get("model", content) if isinstance(content, dict) else None
+    state = content
+    for _ in ENTRIES:  # they may be nested
+        inner = [state[key] for key in ENTRIES if isinstance(state, dict) and key in state]
+        state = next((entry for entry in inner if isinstance(entry, dict)), state)
     if not is_state_dict(state):
-        raise UserError(f"{path}: holds no state dict")
-    return cast(dict[str, Tensor], state)
+        raise UserError(
+            f"{path}: holds no state dict, neither as a whole nor under {', '.join(ENTRIES)}"
+        )
+    return unwrapped(cast(dict[str, Tensor], state))
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what wrappers put into its names.
+
+    >>> unwrapped({"module._orig_mod.fc.weight": torch.zeros(1)})
+    {'fc.weight': tensor([0.])}
+    """
+    state = {name.replace(COMPILED, ""): value for name, value in state.items()}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            return unwrapped({name.removeprefix(prefix): v for name, v in state.items()})
+    return state
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -81,6 +107,7 @@ def classifier_weights(
     Tensors are matched by name if the names are equal. Otherwise they are matched in order of
     appearance, if each has the shape and the last part of the name ("weight", "running_var", ...)
     that the network expects there. The classifying layer may be missing or for other classes.
+    Of a classifier saved as "backbone" and a head, only the backbone is used.
 
     Args:
         state: the weights to use.
@@ -94,7 +121,8 @@ def classifier_weights(
     Raises:
         UserError: the weights do not fit.
     """
-    given = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    given = {k: v for k, v in (inner or state).items() if not k.endswith(COUNTER)}
     wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
     kept = {key: wanted.pop(key) for key in list(wanted) if key.rpartition(".")[0] in head}
     if len(given) - len(wanted) in (0, len(kept)):

@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, and read without running code from them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,8 +75,22 @@ def read(path: Path, what: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
     except Exception as error:  # a truncated or foreign file fails in many ways inside torch
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable {what} ({reason})") from error
+        raise UserError(f"{path}: not a readable {what} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why torch refuses a file, without its advice on how to run the file's code."""
+    text = str(error)
+    if found := re.search(r"Unsupported global: GLOBAL ([\w.]+)", text):
+        return (
+            f"it holds an object of {found[1]}, whose code is not run: save the module's "
+            "state_dict() alone"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript archive: save the module's state_dict() alone"
+    inner = re.search(r"WeightsUnpickler error: (.*)", text)
+    lines = (inner[1] if inner else text).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 @contextmanager

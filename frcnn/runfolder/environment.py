@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torchvision
+import yaml
 
 from frcnn.errors import UserError
 from frcnn.runfolder.files import write_text
@@ -48,16 +49,30 @@ def record_environment(
     write_text(path, json.dumps(entries, indent=2) + "\n")
 
 
-def record_settings(folder: Path) -> None:
+def record_settings(folder: Path, weights: str | None = None) -> None:
     """Copy Hydra's files of this command to ``.hydra/run``.
 
     Every command with this folder overwrites Hydra's own files, also a command that is refused.
+
+    Args:
+        weights: what the run's ``model.weights`` came to; written where the command says "auto".
 
     Raises:
         UserError: a file cannot be written.
     """
     for file in (folder / ".hydra").glob("*.yaml"):
-        write_text(file.parent / "run" / file.name, file.read_text())
+        text = file.read_text()
+        if file.name == "config.yaml":
+            text = _with_weights(text, weights)
+        write_text(file.parent / "run" / file.name, text)
+
+
+def _with_weights(text: str, weights: str | None) -> str:
+    config = yaml.safe_load(text)
+    if config.get("model", {}).get("weights") != "auto":
+        return text
+    config["model"]["weights"] = weights
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

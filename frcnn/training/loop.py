@@ -205,6 +205,13 @@ class Engine:
                 return model(prepare(images, options.device), targets)
         except FloatingPointError as error:  # a sampler met a loss that is not finite
             raise self._not_finite(batch, str(error)) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"a batch of {len(images)} image is too small for BatchNorm: its last feature map "
+                "is one pixel. Raise trainer.batch_size, or data.min_size and data.max_size"
+            ) from error
 
     def _prepare_sites(self, number: int, exchange: Exchange, observe: Observer) -> None:
         """Tell each site who shares the batch, who observes it, and the seed of its draws.

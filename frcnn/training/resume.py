@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from frcnn.errors import ConfigError, UserError
+from frcnn.model.backbones import AUTO
 from frcnn.runfolder import checkpoint
 
 # These must be equal when a run resumes; durations and intervals may change.
@@ -74,7 +75,8 @@ def finished(
     if resumed is None or not resumed.own or not summary.exists():
         return None
     before = resumed.saved["config"]
-    same = all(before[key] == config[key] for key in ("trainer", "evaluation"))
+    # Earlier versions had fewer keys.
+    same = all(config[key] | before[key] == config[key] for key in ("trainer", "evaluation"))
     return json.loads(summary.read_text()) if same else None
 
 
@@ -112,9 +114,18 @@ def _check_state(saved: dict[str, Any]) -> None:
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    now = now | {"model": _with_weights_of(before["model"], now["model"])}
     parts = [key for key in SAME if before.get(key) != now[key]]
     then, here = _steps(before["trainer"]), _steps(now["trainer"])
     return parts + [f"trainer.{key}" for key in here if key in then and then[key] != here[key]]
+
+
+def _with_weights_of(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A model node with what "auto" came to in an earlier one: a name, or nothing. No file."""
+    weights = before.get("weights")
+    if now.get("weights") != AUTO or (weights and Path(weights).suffix):
+        return now
+    return now | {"weights": weights}
 
 
 def _steps(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from frcnn.evaluation.inference import (
     validation_loader,
 )
 from frcnn.model import Detector
+from frcnn.model.backbones import AUTO
 from frcnn.parallel.device import (
     choose_device,
     choose_precision,
@@ -45,6 +46,13 @@ from frcnn.runfolder.signals import Stop, defer_signals
 from frcnn.tracking.tracker import AnyTracker, NullTracker, Tracker
 from frcnn.training.loop import Engine, Options
 from frcnn.training.resume import Resumed, checkpoint_to_resume, finished
+from frcnn.training.start import (
+    Pace,
+    check_image_size,
+    view_in_words,
+    warn_of_limits,
+    warn_of_warmup,
+)
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +87,7 @@ class Run:
         self.processes = processes or SingleProcess()
         trainer = config["trainer"]
         set_deterministic(trainer["deterministic"])
+        check_image_size(config["model"])
         self.device = choose_device(trainer["device"])
         self.measures_memory = reset_peak(self.device)
         if self.device.type == "cpu":
@@ -88,8 +97,8 @@ class Run:
         self.train_set.transform = build(config["augmentation"])
         self.train_set.seed = config["seed"]
         fill_from_data(config["loss"], self.train_set, config["model"]["sites"])
-        torch.manual_seed(config["seed"])
-        self.detector = detector(config, self.train_set.num_classes).to(self.device)
+        self.resumed = checkpoint_to_resume(config, folder)
+        self.detector = self._detector().to(self.device)
         if trainer["channels_last"]:
             self.detector.to(memory_format=torch.channels_last)
         if trainer["compile"]:
@@ -101,9 +110,27 @@ class Run:
         self.seconds = 0.0
         self.peak_mb = 0.0  # of memory; 0 = the system does not tell
 
+    def _detector(self) -> Detector:
+        """The detector at its start; ``model.weights`` gets the value that "auto" came to.
+
+        A run that goes on keeps the value that it began with.
+        """
+        model, classes = self.config["model"], self.train_set.num_classes
+        if model.get("weights") == AUTO and self.resumed:
+            model["weights"] = self.resumed.saved["config"]["model"]["weights"]
+        if model.get("weights") != AUTO:
+            return self._seeded(classes)
+        built = self._seeded(classes) if self.processes.first else None
+        model["weights"] = self.processes.broadcast(built and built.initial_weights)
+        return built or self._seeded(classes)
+
+    def _seeded(self, classes: int) -> Detector:
+        torch.manual_seed(self.config["seed"])
+        return detector(self.config, classes)
+
     def go(self) -> float | None:
         """Train to the end, from a checkpoint if there is one, unless that has been done."""
-        resumed = checkpoint_to_resume(self.config, self.folder)
+        resumed, self.resumed = self.resumed, None  # it holds all weights
         # This also waits until all have read it, before the first one writes another.
         before = self.processes.broadcast(finished(resumed, self.config, self.folder))
         if before is not None:
@@ -127,7 +154,7 @@ class Run:
             backend = installed_backend(self.config["evaluation"]["backend"])
             precision, step = precision_name(self.dtype), engine.step if state else 0
             record_environment(self.folder, self.device, precision, step, backend)
-            record_settings(self.folder)
+            record_settings(self.folder, self.config["model"].get("weights"))
             (self.folder / "summary.json").unlink(missing_ok=True)  # only a finished run has one
         self._saved = time.perf_counter()
         self._began = self._saved - self.seconds
@@ -148,7 +175,9 @@ class Run:
         own_optimizers = methods_optimizers(self.detector)
         trained = parameters_for(self.detector, own_optimizers.values())
         self.steps_per_epoch = -(-len(batches) // trainer["accumulate"])
-        total = self.steps_per_epoch * trainer["epochs"]
+        total = self._total_steps(trainer)
+        schedule = build(self.config["schedule"])
+        warn_of_warmup(schedule, total)
         options = Options(
             seed=self.config["seed"],
             accumulate=trainer["accumulate"],
@@ -163,13 +192,17 @@ class Run:
         return Engine(
             self.detector,
             build(self.config["optimizer"])(trained),
-            build(self.config["schedule"]),
-            min(total, trainer["max_steps"] or total),
+            schedule,
+            total,
             tracker,
             self.folder,
             options,
             own_optimizers,
         )
+
+    def _total_steps(self, trainer: dict[str, Any]) -> int:
+        total = self.steps_per_epoch * trainer["epochs"]
+        return min(total, trainer["max_steps"] or total)
 
     def _train(self, engine: Engine, batches: AspectGroupedBatches, tracker: AnyTracker) -> None:
         trainer = self.config["trainer"]
@@ -201,7 +234,10 @@ class Run:
         """Train and validate to the end; what the last validation found, if there was one."""
         seconds = 60 * self.config["trainer"]["checkpoint_minutes"]
 
-        def save_in_time() -> None:
+        pace = Pace(engine.total_steps - engine.step)
+
+        def after_step() -> None:
+            pace.step()
             if time.perf_counter() - self._saved >= seconds:
                 self._save_last(engine, tracker)
 
@@ -212,7 +248,7 @@ class Run:
                 found = self._validate(engine, val_loader, tracker)
             if engine.step >= engine.total_steps or self._out_of_patience():
                 return found
-            engine.epoch(loader, batches, engine.step // self.steps_per_epoch, save_in_time)
+            engine.epoch(loader, batches, engine.step // self.steps_per_epoch, after_step)
 
     def _validation_due(self, engine: Engine) -> bool:
         epochs, more = divmod(engine.step, self.steps_per_epoch)
@@ -229,6 +265,7 @@ class Run:
 
     def _validate(self, engine: Engine, loader: DataLoader, tracker: AnyTracker) -> Found:
         found = detections, losses, metrics = self._detect(loader)
+        self._warn_of_nothing(detections)
         pictures = self._pictures(detections)
         epoch = -(-engine.step // self.steps_per_epoch)
         with defer_signals():  # the records, best.pt and what last.pt says of them go together
@@ -238,6 +275,15 @@ class Run:
             self.validated = engine.step
         self._save_last(engine, tracker)
         return found
+
+    def _warn_of_nothing(self, detections: Detections) -> None:
+        if self.processes.first and not any(len(one["scores"]) for one in detections):
+            log.warning(
+                "no detection at all on %d validation images: train longer, start from trained "
+                "weights (model.weights, model.weights_backbone), or check the boxes with "
+                "python -m frcnn.check_data",
+                len(detections),
+            )
 
     def _record(
         self,
@@ -274,7 +320,7 @@ class Run:
 
     def _metrics(self, detections: Detections) -> dict[str, Any]:
         truth, names = self.val_set.ground_truth(), self.val_set.class_names
-        return coco_metrics(truth, detections, names, self.config["evaluation"]["backend"])
+        return coco_metrics(truth, detections, names, **self.config["evaluation"])
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]
@@ -355,6 +401,23 @@ class Run:
         if resumed.own and self._checkpoint("best").exists():
             self.best, self.since_best = saved["best"], saved["since_best"]
         log.info("resumed after step %d", engine.step)
+        self._report_rate_jump(engine, saved["config"]["trainer"])
+
+    def _report_rate_jump(self, engine: Engine, before: dict[str, Any]) -> None:
+        """Say how the learning rate jumps where the run has another length than it had."""
+        planned = self._total_steps(before)
+        if engine.total_steps == planned or not engine.step:
+            return
+        base = engine.base_rates[0][0]
+        last = engine.schedule(engine.step - 1, planned)
+        log.warning(
+            "the run has %d steps now, it had %d: the learning rate goes from %.2g to %.2g, since "
+            "the schedule spans the whole run",
+            engine.total_steps,
+            planned,
+            base * last,
+            base * engine.schedule(engine.step, engine.total_steps),
+        )
 
     def _wandb(self) -> dict[str, Any]:
         node = self.config["wandb"]
@@ -378,6 +441,9 @@ class Run:
         trained = sum(p.numel() for p in self.detector.parameters() if p.requires_grad)
         fixed = sum(p.numel() for p in self.detector.parameters()) - trained
         log.info("%s of %d classes", images, self.train_set.num_classes - 1)
+        log.info("%s", view_in_words(self.detector))
+        limit = self.config["evaluation"]["max_detections"]
+        warn_of_limits(self.val_set, self.config["model"], limit)
         log.info(
             "%.1fM weights trained, %.1fM frozen, on %s in %s; run folder %s",
             trained / 1e6,

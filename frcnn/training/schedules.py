@@ -15,13 +15,15 @@ class Cosine:
     """Half a cosine from 1 to ``final_factor`` over the run (arXiv 1608.03983, eq. 5)."""
 
     def __init__(self, warmup_steps: Count, warmup_factor: Share, final_factor: Share) -> None:
-        self.warmup = (warmup_steps, warmup_factor)
+        self.warmup_steps, self.warmup_factor = warmup_steps, warmup_factor
         self.final = final_factor
 
     def __call__(self, step: int, total: int) -> float:
         """Factor on the learning rate at optimizer step ``step`` (from 0) of ``total``."""
         fall = 0.5 * (1 + math.cos(math.pi * step / total))
-        return warmup(step, *self.warmup) * (self.final + (1 - self.final) * fall)
+        return warmup(step, self.warmup_steps, self.warmup_factor) * (
+            self.final + (1 - self.final) * fall
+        )
 
 
 class MultiStep:
@@ -34,11 +36,11 @@ class MultiStep:
         milestones: Sequence[Share],
         gamma: NotNegative,
     ) -> None:
-        self.warmup = (warmup_steps, warmup_factor)
+        self.warmup_steps, self.warmup_factor = warmup_steps, warmup_factor
         self.milestones = tuple(milestones)
         self.gamma = gamma
 
     def __call__(self, step: int, total: int) -> float:
         """Factor on the learning rate at optimizer step ``step`` (from 0) of ``total``."""
         passed = sum(step >= milestone * total for milestone in self.milestones)
-        return warmup(step, *self.warmup) * self.gamma**passed
+        return warmup(step, self.warmup_steps, self.warmup_factor) * self.gamma**passed

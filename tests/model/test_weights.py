@@ -2,20 +2,23 @@
 
 import logging
 import urllib.request
+from argparse import Namespace
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from small import batch, detector
 from torch import nn
-from torchvision.models import WeightsEnum, resnet18
+from torchvision.models import WeightsEnum, resnet18, resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.model import build_detector
+from frcnn.model import backbones, build_detector
 from frcnn.model.weights import file_weights
 
+RESNET = {"name": "fasterrcnn_resnet18_fpn"}
 PREDICTOR = "roi_heads.box_predictor."
 
 
@@ -30,6 +33,30 @@ def assert_loaded(model: nn.Module, state: dict[str, torch.Tensor], but: str = "
     for key, value in model.state_dict().items():
         if not key.startswith(but):
             assert torch.equal(value, state[key]), key
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("entry", [None, "model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "model.backbone."],
+)
+def test_wrappers_of_a_state_dict(prefix: str, entry: str | None, tmp_path: Path) -> None:
+    state = {"backbone.body.weight": torch.ones(2), "head.bias": torch.zeros(1)}
+    saved = prefixed(prefix, state)
+    torch.save({"epoch": 3, entry: saved} if entry else saved, tmp_path / "some.pth")
+    found = file_weights(tmp_path / "some.pth")
+    assert found.keys() == state.keys()
+    assert torch.equal(found["backbone.body.weight"], torch.ones(2))
+
+
+def test_nested_entries_and_compiled_parts(tmp_path: Path) -> None:
+    state = {"backbone._orig_mod.body.weight": torch.ones(2), "head.bias": torch.zeros(1)}
+    torch.save({"model": {"state_dict": state, "epoch": 3}}, tmp_path / "some.pth")
+    assert list(file_weights(tmp_path / "some.pth")) == ["backbone.body.weight", "head.bias"]
 
 
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "step": 3}])
@@ -93,6 +120,25 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         one_line(other.value, str(path), "holds no state dict")
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        ({"model": nn.DataParallel(nn.Linear(2, 2))}, "DataParallel"),
+        ({"model": {"weight": torch.zeros(2)}, "args": Namespace(lr=1)}, "argparse.Namespace"),
+        ({"model": {"weight": torch.zeros(2)}, "best": np.float64(3)}, "numpy"),
+    ],
+)
+def test_a_pickled_module_is_refused_in_one_clear_line(
+    content: object, name: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "some.pt")
+    with pytest.raises(UserError) as error:
+        file_weights(tmp_path / "some.pt")
+    one_line(error.value, "some.pt", name, "whose code is not run", "state_dict() alone")
+    assert "weights_only" not in str(error.value) and "x1b" not in str(error.value)
+
+
 def test_a_file_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pt"
     torch.save(resnet18().state_dict(), path)
@@ -119,7 +165,6 @@ def test_no_network(
         raise URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    monkeypatch.setattr("torch.hub.urlopen", unreachable)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with torch.device("meta"), pytest.raises(UserError) as error:
         build_detector(4, **options)
@@ -153,6 +198,7 @@ def imagenet(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     state = {key: value + 1 for key, value in resnet18().state_dict().items()}
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: dict(state))
+    monkeypatch.setattr(backbones, "fetch", lambda _: None)
     return state
 
 
@@ -171,6 +217,62 @@ def test_imagenet_weights_and_what_trains(imagenet, layers: int | None, trained:
     assert torch.equal(body.layer4[0].conv1.weight, imagenet["layer4.0.conv1.weight"])
     assert {n.split(".")[0] for n, p in body.named_parameters() if p.requires_grad} == trained
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("layers", "trained", "prefix"),
+    [(None, {"layer2", "layer3", "layer4"}, ""), (1, {"layer4"}, "backbone.")],
+)
+def test_a_classifiers_file_is_as_the_named_weights(
+    imagenet, layers: int | None, trained: set, prefix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "resnet18.pth"
+    torch.save({"state_dict": prefixed(prefix, imagenet)}, file)
+    options = {"trainable_backbone_layers": layers}
+    model = detector(weights_backbone=str(file), **options)
+    named = detector(weights_backbone="DEFAULT", **options)
+    own = model.backbone.body.state_dict()
+    assert own.keys() == named.backbone.body.state_dict().keys()
+    for key, value in named.backbone.body.state_dict().items():
+        assert torch.equal(own[key], value), key
+    body = model.backbone.body
+    assert {n.split(".")[0] for n, p in body.named_parameters() if p.requires_grad} == trained
+
+
+def test_a_backbone_without_its_head(imagenet, tmp_path: Path) -> None:
+    """As frameworks save a classifier: its own head beside the backbone."""
+    state = {key: value for key, value in imagenet.items() if not key.startswith("fc.")}
+    torch.save(prefixed("backbone.", state) | {"head.weight": torch.zeros(2)}, tmp_path / "a.pth")
+    model = detector(weights_backbone=str(tmp_path / "a.pth"))
+    assert torch.equal(model.backbone.body.conv1.weight, imagenet["conv1.weight"])
+
+
+def test_version_2_trains_batch_norm_with_a_file_too(tmp_path: Path) -> None:
+    torch.save(resnet50().state_dict(), tmp_path / "a.pth")
+    name = "fasterrcnn_resnet50_fpn_v2"
+    body = build_detector(4, name, weights_backbone=str(tmp_path / "a.pth")).backbone.body
+    assert isinstance(body.bn1, nn.BatchNorm2d)
+    assert {n.split(".")[0] for n, p in body.named_parameters() if p.requires_grad} == {
+        "layer2", "layer3", "layer4",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "fasterrcnn_resnet34_fpn"}, ("does not fit the backbone",)),
+        ({"backbone_width": 0.5}, ("does not fit the backbone",)),
+        (
+            {"name": "fasterrcnn_mobilenet_v3_large_fpn"},
+            ("model.weights_backbone", "for ResNets and timm networks"),
+        ),
+    ],
+)
+def test_a_classifiers_file_that_does_not_fit(options: dict, words: tuple, tmp_path: Path) -> None:
+    torch.save(resnet18().state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError) as error:
+        build_detector(4, weights_backbone=str(tmp_path / "a.pth"), **(RESNET | options))
+    one_line(error.value, *words)
 
 
 def test_from_scratch_everything_trains() -> None:

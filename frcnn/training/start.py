@@ -1,0 +1,132 @@
+"""What a run says at its start: image size, anchors, time, and settings that have no effect."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torchvision.models.detection.rpn import AnchorGenerator
+
+from frcnn.data import DetectionDataset
+from frcnn.errors import ConfigError
+from frcnn.model import Detector
+
+log = logging.getLogger(__name__)
+
+TIMED_STEPS = 20  # that the expected time is measured over
+TIMED_SECONDS = 60.0  # or so long, if the steps are slow
+# The detector's own limit, by the name that it has in a network's configuration.
+DETECTOR_LIMITS = ("box_detections_per_img", "detections_per_img")
+
+
+def check_image_size(model: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a shorter side that the limit of the longer side never lets through."""
+    low, high = model.get("min_size"), model.get("max_size")
+    largest = max(low) if isinstance(low, list | tuple) else low
+    if low is not None and high is not None and largest > high:
+        raise ConfigError(
+            f"model.min_size={largest} (the shorter side) is above model.max_size={high} (the "
+            "longer side) and would do nothing: set data.min_size and data.max_size"
+        )
+
+
+def view_in_words(detector: Detector) -> str:
+    """The image size and the anchors of a detector.
+
+    >>> from frcnn import build_detector
+    >>> view_in_words(build_detector(2, "fasterrcnn_resnet18_fpn", min_size=96, max_size=128))
+    'images of 96 pixels (longer side at most 128), anchors of 32, 64, 128, 256, 512 pixels'
+    """
+    size = ", ".join(str(side) for side in detector.transform.min_size)
+    words = f"images of {size} pixels (longer side at most {detector.transform.max_size})"
+    for module in detector.modules():
+        if isinstance(module, AnchorGenerator):
+            levels = ["/".join(f"{side:g}" for side in level) for level in module.sizes]
+            return f"{words}, anchors of {', '.join(levels)} pixels"
+    return words
+
+
+def warn_of_warmup(schedule: Any, total: int) -> None:
+    """Warn of a warm-up that the run ends in; a schedule of the user's may have none."""
+    steps = getattr(schedule, "warmup_steps", 0)
+    if steps >= total:
+        log.warning(
+            "the warm-up of %d steps is as long as the run of %d or longer: the learning rate is "
+            "never reached; set schedule.warmup_steps",
+            steps,
+            total,
+        )
+
+
+def warn_of_limits(data: DetectionDataset, model: Mapping[str, Any], max_detections: int) -> None:
+    """Warn of images with more objects than the evaluation or the detector counts."""
+    most_of_class, most = objects_per_image(data, per_class=True), objects_per_image(data)
+    limits = [("evaluation.max_detections", max_detections, most_of_class, "objects of one class")]
+    limits += [(f"model.{k}", model[k], most, "objects") for k in DETECTOR_LIMITS if k in model]
+    for key, limit, counts, what in limits:
+        over = int((counts > limit).sum())
+        if over:
+            log.warning(
+                "%d validation image%s more than %s=%d %s (up to %d), so that AP cannot reach 1: "
+                "set %s=%d",
+                over,
+                " has" if over == 1 else "s have",
+                key,
+                limit,
+                what,
+                counts.max(),
+                key,
+                counts.max(),
+            )
+
+
+def objects_per_image(data: DetectionDataset, per_class: bool = False) -> np.ndarray:
+    """[images] the objects of each image, or those of its most frequent class; ignored ones not."""
+    truth = data.ground_truth()
+    rows = {image["id"]: row for row, image in enumerate(truth["images"])}
+    counts = np.zeros((len(rows), data.num_classes), dtype=np.int64)
+    for annotation in truth["annotations"]:
+        if not annotation.get("iscrowd"):
+            counts[rows[annotation["image_id"]], annotation["category_id"]] += 1
+    return counts.max(1) if per_class else counts.sum(1)
+
+
+class Pace:
+    """Says once how long the run will take, measured over its first steps here.
+
+    The first step is not counted: it includes the start of the workers.
+
+    Args:
+        left: steps of this start of the run.
+    """
+
+    def __init__(self, left: int) -> None:
+        self.left, self.steps, self.start, self.said = left, 0, 0.0, False
+
+    def step(self) -> None:
+        """A step is done."""
+        self.steps, self.left, now = self.steps + 1, self.left - 1, time.perf_counter()
+        if self.steps == 1:
+            self.start = now
+        elif not self.said and (self.steps > TIMED_STEPS or now - self.start > TIMED_SECONDS):
+            self.said = True
+            rate = (now - self.start) / (self.steps - 1)
+            log.info(
+                "%.2g s per step: about %s for the %d steps left, validations not counted",
+                rate,
+                duration(rate * self.left),
+                self.left,
+            )
+
+
+def duration(seconds: float) -> str:
+    """A duration in words.
+
+    >>> [duration(s) for s in (20, 100, 8000)]
+    ['20 seconds', '2 minutes', '2 h 13 min']
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes} minutes" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
