@@ -19,7 +19,7 @@ from torch import Tensor
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.runfolder.files import cannot_write, sync_names
-from frcnn.tracking.service import end_service, within
+from frcnn.tracking.service import TEARDOWN_SECONDS, end_service, within
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,10 @@ def _start_online(common: Mapping[str, Any]) -> Any:
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         logger.warning("W&B is not online (%s): going on offline, upload with `wandb sync`", reason)
-        end_service()  # otherwise the service refuses the same id for the offline run
+        try:  # otherwise the service refuses the same id for the offline run
+            within(TEARDOWN_SECONDS, wandb.teardown)
+        except TimeoutError:
+            end_service()
         return None
 
 
