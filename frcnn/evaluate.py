@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
-    """Write metrics.json and results.json (COCO format, original ids); returns AP."""
+    """Write metrics.json, and results.json and ground_truth.json in COCO's format; returns AP."""
     from frcnn.evaluation.coco import coco_metrics, format_table, write_results
     from frcnn.evaluation.inference import detect, validation_loader
     from frcnn.evaluation.load import chosen_data, load_trained
@@ -23,7 +23,8 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     images = chosen_data(trained, config, config["split"])
     for line in images.warnings():
         log.warning("%s data: %s", config["split"], line)
-    loader = validation_loader(images, config["batch_size"], config["workers"])
+    batch_size = config["batch_size"] or trained.batch_size
+    loader = validation_loader(images, batch_size, config["workers"])
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     truth = images.ground_truth()
     metrics = coco_metrics(truth, detections, images.class_names, **config["evaluation"])
@@ -32,7 +33,7 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     output = Path(config["output"] or run / "evaluation" / f"{source.stem}_{config['split']}")
     text = json.dumps({"checkpoint": str(source), **metrics, "loss": losses["loss"]}, indent=2)
     write_text(output / "metrics.json", text + "\n")
-    write_results(output / "results.json", detections, images.image_ids, images.category_ids)
+    write_results(output, detections, truth, images.image_ids, images.category_ids)
     log.info("%d images\n%s\nwritten to %s", len(images), format_table(metrics), output)
     return metrics["AP"]
 

@@ -71,7 +71,7 @@ def main() -> None:
     """Entry point."""
     # A lost connection ends in one line here; torch's C++ code would print its stack before it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    command("train", train)
+    command("train", train, run_folder=True)
 
 
 if __name__ == "__main__":

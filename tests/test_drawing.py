@@ -1,11 +1,24 @@
 """Drawn pictures: the right pixels have the right colour, and nothing else happens."""
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
-from frcnn.evaluation.drawing import MIN_SIDE, PALETTE, class_colour, draw_boxes
+from frcnn.evaluation import text
+from frcnn.evaluation.drawing import (
+    MIN_SIDE,
+    PALETTE,
+    TILE,
+    class_colour,
+    contact_sheet,
+    draw_boxes,
+    thumbnail,
+)
+from frcnn.evaluation.text import fitted
 
 NAMES = ["cell", "plate"]
 GREY = 77
@@ -87,8 +100,68 @@ def test_text_stays_in_the_picture():
     plate = (drawn[12] == class_colour(1)).all(axis=1)
     # wider than its box, so it begins left of it and ends with the picture
     assert plate[639] and plate[585:620].sum() > 10 and not plate[:500].any()
-    longer = draw_boxes(image(), torch.tensor([[620.0, 0, 640, 5]]), [1], None, ["long " * 60])
-    assert (array(longer)[1, 0] == class_colour(1)).all()
+
+
+@pytest.mark.parametrize("name", ["long " * 60, "x" * 100, "круг " * 30])
+def test_a_long_name_is_cut_and_keeps_its_score(name):
+    text, font = fitted(name, " 0.87", 12, 300)
+    assert text.startswith(name[:20]) and text.endswith("... 0.87")
+    assert 250 < font.getlength(text) <= 300
+    box, score = torch.tensor([[620.0, 0, 640, 5]]), torch.tensor([0.87])
+    plate = (array(draw_boxes(image(), box, [1], score, [name]))[1] == class_colour(1)).all(axis=1)
+    assert plate[600] and plate[639]
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Which font files there are, beside Pillow's own."""
+
+    def set_fonts(*names):
+        monkeypatch.setattr(text, "FONTS", names)
+        for function in (text._found_font, text._load, text.drawable_names):
+            function.cache_clear()
+
+    yield set_fonts
+    monkeypatch.undo()
+    set_fonts(*text.FONTS)
+
+
+# matplotlib's own font, for characters that Pillow's lacks.
+DEJAVU = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+
+
+@pytest.mark.parametrize("name", ["круг", "ąęł", "عين", "10 €", "α/β"])
+def test_a_name_is_drawn_with_a_font_that_has_it(fonts, caplog, name):
+    fonts("no such font.ttf", str(DEJAVU))
+    assert text.drawable_names(("cell", name)) == ("cell", name)
+    assert text.font_for(name, 12).getname()[0] == "DejaVu Sans"
+    assert text.font_for("cell", 12).getname() == ImageFont.load_default(size=12).getname()
+    assert not caplog.records
+
+
+def test_a_name_that_no_font_has_is_a_number_with_one_line(fonts, caplog):
+    fonts(str(DEJAVU))
+    names = ["cell", "\u732b", "\u72ac"]  # cat and dog in Chinese
+    box, score = torch.tensor([[100.0, 100, 200, 200]]), torch.tensor([0.5])
+    for _ in range(2):
+        drawn = draw_boxes(image(), box, [2], score, names)
+    assert (array(drawn) == array(draw_boxes(image(), box, [2], score, ["cell", "2"]))).all()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("of 2 class names; pictures show numbers: 2 = \u732b, 3 = \u72ac")
+
+
+def test_a_contact_sheet_shows_each_picture_and_its_name():
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    small = [thumbnail(Image.new("RGB", (900, 300), c), "a\nfolder/" * 9) for c in colours]
+    sheet = contact_sheet(small)
+    width, height = small[0].size
+    assert sheet.size == (2 * width, 2 * height)
+    for number, colour in enumerate(colours):
+        x, y = number % 2 * width, number // 2 * height
+        assert sheet.getpixel((x + TILE // 2, y + TILE // 2)) == colour
+        caption = array(sheet.crop((x, y + TILE, x + width, y + height)))
+        assert 0 < (caption < 128).mean() < 0.5
+    assert (array(sheet)[height:, width:] == 255).all()
 
 
 def test_broken_boxes_are_clipped_or_left_out():

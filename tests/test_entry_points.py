@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -37,9 +38,9 @@ from experiments.report.runs import read
 from experiments.report.study import study
 from frcnn import check_data, evaluate, predict, train
 from frcnn.build import dataset
-from frcnn.config.compose import CONF
+from frcnn.config.compose import CONF, plain_values
 from frcnn.data import shapes
-from frcnn.evaluation.coco import coco_metrics
+from frcnn.evaluation.coco import OVERALL, coco_metrics
 from frcnn.evaluation.inference import load_detections
 from frcnn.predict import find_images
 from frcnn.runfolder import checkpoint
@@ -63,8 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# So short a run of a RetinaNet is not sure of anything: its scores are nearly ties, whose order the
-# memory format decides, which `evaluate` does not take from the run.
+# So short a run of a RetinaNet is not sure of anything.
 UNSURE = ["model.score_thresh=0.0", "loss.dense.prior=0.3"]
 
 
@@ -75,6 +75,22 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     more += UNSURE if request.param == "retinanet" else []
     assert call(train.main, *NETWORKS[request.param], *more, f"hydra.run.dir={folder}") == 0
     return folder
+
+
+def voc_of_sizes(folder: Path, sizes: list[tuple[int, int]]) -> None:
+    """A VOC data set of an image of each size, with a white square in it."""
+    voc(folder, ["square"])
+    text = (folder / "Annotations/a.xml").read_text()
+    for number, (width, height) in enumerate(sizes):
+        picture = Image.new("RGB", (width, height), (20 * number, 60, 0))
+        picture.paste("white", (5, 5, 30, 30))
+        picture.save(folder / f"JPEGImages/{number}.jpg")
+        own = text.replace("a.jpg", f"{number}.jpg").replace("<width>64", f"<width>{width}")
+        own = own.replace("<height>48", f"<height>{height}")
+        (folder / f"Annotations/{number}.xml").write_text(own)
+    names = "".join(f"{number}\n" for number in range(len(sizes)))
+    for split in ("train", "val"):
+        (folder / f"ImageSets/Main/{split}.txt").write_text(names)
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -96,6 +112,70 @@ def test_train_leaves_a_whole_folder(trained: Path) -> None:
     assert "12 training and 4 validation images" in log
     assert "epoch 3 step 18/18" in log and "after 18 steps" in log
     assert re.search(r"step 18/18  loss \d.* (classifier|classification) \d", log)
+
+
+@pytest.mark.parametrize("name", ["2024_01_01", "1e3", "20", "a", "2024-01-01"])
+def test_a_run_s_name_is_kept_as_it_was_typed(folder: Path, name: str) -> None:
+    assert call(train.main, f"run_name={name}", "data=voc", "data.root=2024_01") == 1
+    assert os.listdir(folder / "runs") == [name]
+    assert "2024_01/ImageSets" in status(folder / f"runs/{name}")["error"]
+
+
+def test_a_run_without_hydra_s_files_has_a_status_and_a_lock(folder: Path) -> None:
+    line = ["hydra.output_subdir=null", "data=voc", "data.root=none", "run_name=a"]
+    assert call(train.main, *line) == 1
+    run = folder / "runs/a"
+    assert status(run)["status"] == "FAILED" and (run / ".lock").exists()
+    (folder / "runs/b").mkdir()
+    (folder / "runs/b/metrics.jsonl").touch()
+    found = {run.name: (run.status, run.error) for run in read(folder / "runs")}
+    assert [found[name][0] for name in "ab"] == ["UNREADABLE"] * 2
+    assert ".hydra/config.yaml" in found["a"][1] and "status.json" in found["b"][1]
+
+
+def test_options_may_lie_in_folders_of_the_search_path(folder: Path) -> None:
+    (folder / "own/data").mkdir(parents=True)
+    (folder / "own/data/mine.yaml").write_text("defaults: [voc]\nroot: mine\n")
+    search = f"hydra.searchpath=[file://{folder}/own]"
+    assert call(train.main, "data=mine", search, "run_name=a") == 1
+    assert "mine/ImageSets" in status(folder / "runs/a")["error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "folders"),
+    [
+        ("data.root=A,B", ["data-voc_data.root-A", "data-voc_data.root-B"]),
+        ("data.root=A seed=0,1", ["data-voc_seed-0", "data-voc_seed-1"]),
+        ("data.root=A wandb.mode=disabled,offline",
+         ["data-voc_wandb.mode-disabled", "data-voc_wandb.mode-offline"]),
+    ],
+)  # fmt: skip
+def test_jobs_that_differ_have_folders_of_their_own(
+    folder: Path, line: str, folders: list[str]
+) -> None:
+    assert call(train.main, "-m", "data=voc", *line.split(), "hydra.sweep.dir=s") == 1
+    assert sorted(file.parent.name for file in folder.glob("s/*/status.json")) == folders
+
+
+def test_wandb_s_own_variables_hold_where_nobody_chose(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"MODE": "disabled", "PROJECT": "p", "DIR": "d", "NAME": "2024", "TAGS": "a, b"}
+    usual = plain_values(hydra_config())["wandb"]
+    assert [usual[key.lower()] for key in own] == ["offline", "frcnn-samplers", "runs", None, []]
+    for key, value in own.items():
+        monkeypatch.setenv(f"WANDB_{key}", value)
+    found = plain_values(hydra_config())["wandb"]
+    assert [found[key.lower()] for key in own] == ["disabled", "p", "d", "2024", ["a", "b"]]
+    chosen = plain_values(hydra_config("wandb.mode=online", "wandb.tags=[c]"))["wandb"]
+    assert (chosen["mode"], chosen["tags"], chosen["dir"]) == ("online", ["c"], "d")
+    monkeypatch.setenv("WANDB_MODE", "")
+    assert plain_values(hydra_config())["wandb"]["mode"] == "offline"
+
+
+def hydra_config(*overrides: str) -> Any:
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        return hydra.compose("train", list(overrides))
 
 
 def test_an_interrupted_run_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,25 +291,41 @@ def stored(trained: Path) -> dict[str, Any]:
 def test_evaluate_finds_what_training_found(
     trained: Path, folder: Path, stored: dict[str, Any]
 ) -> None:
-    line = [
-        f"checkpoint={trained}/checkpoints/last.pt",
-        "workers=0",
-        "device=cpu",
-        "precision=fp32",
-    ]
-    line += ["evaluation.backend=pycocotools", "output=out", "batch_size=2"]
+    line = [f"checkpoint={trained}/checkpoints/last.pt", "workers=0", "device=cpu"]
+    line += ["evaluation.backend=pycocotools", "output=out"]
     assert call(evaluate.main, *line) == 0
     metrics = json.loads((folder / "out/metrics.json").read_text())
     assert stored["AP"] > 0
     for key in ("AP", "AP50", "AR100"):
-        assert metrics[key] == pytest.approx(stored[key], abs=1e-6)
+        assert metrics[key] == stored[key]
     loss = [r["val/loss"] for r in lines(trained) if "val/loss" in r][-1]
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     results = json.loads((folder / "out/results.json").read_text())
     assert results and results[0].keys() == {"image_id", "category_id", "bbox", "score"}
     assert {row["image_id"] for row in results} <= set(range(4))
-    assert {row["category_id"] for row in results} <= {"circle", "square", "triangle"}
+    assert {row["category_id"] for row in results} <= {1, 2, 3}
     assert set(os.listdir(folder)) == {"out"}  # and nothing else where the command was called
+
+
+@pytest.mark.parametrize("channels_last", ["true", "false"])
+def test_evaluate_finds_the_same_in_bf16_and_in_the_run_s_batches(
+    folder: Path, channels_last: str
+) -> None:
+    """Images of other sizes are padded by their batch; bf16 may be emulated."""
+    voc_of_sizes(folder / "data", [(64, 48), (48, 64), (40, 40), (64, 30), (33, 64)])
+    sizes = [text for text in SMALL if text.startswith("data.m")]
+    others = [text for text in SMALL if not text.startswith("data.")]
+    line = ["data=voc", "data.root=data", *sizes, *others, "trainer.precision=bf16"]
+    line += ["trainer.batch_size=3", f"trainer.channels_last={channels_last}"]
+    assert call(train.main, *line, "trainer.epochs=8", "optimizer.lr=0.02", "run_name=a") == 0
+    stored = json.loads((folder / "runs/a/summary.json").read_text())
+    path = "checkpoint=runs/a/checkpoints/last.pt"
+    options = ["workers=0", "device=cpu", "evaluation.backend=pycocotools", "output=out"]
+    assert call(evaluate.main, path, *options) == 0
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    assert stored["AP"] > 0 and {key: metrics[key] for key in OVERALL} == {
+        key: stored[key] for key in OVERALL
+    }
 
 
 def test_the_detections_of_a_run_give_its_figures(trained: Path, stored: dict[str, Any]) -> None:
@@ -315,7 +411,10 @@ def test_predict_a_folder(
     trained: Path, pictures: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predicted(trained, "in", "min_score=0.1") == 0
-    assert set(os.listdir("out")) == {"a.png_boxes.png", "b.jpg_boxes.png", "predictions.json"}
+    assert set(os.listdir("out")) == {
+        "a.png_boxes.png", "b.jpg_boxes.png", "predictions.json", "results.json", "images.json",
+        predict.SHEET,
+    }  # fmt: skip
     rows = json.loads(Path("out/predictions.json").read_text())
     assert [row["file"] for row in rows] == ["in/a.png", "in/b.jpg"]
     boxes = [box for row in rows for box in row["boxes"]]
@@ -346,12 +445,10 @@ def test_predict_leaves_out_boxes_without_width_or_height(folder: Path) -> None:
     boxes = torch.tensor([[1.0, 1, 5, 5], [2, 2, 2, 6], [3, 4, 9, 4]])
     found = {"boxes": boxes, "labels": torch.ones(3, dtype=torch.int64), "scores": torch.ones(3)}
     trained: Any = SimpleNamespace(
-        detector=lambda images: [found], device=torch.device("cpu"), dtype=torch.float32,
-        class_names=["a"],
-    )  # fmt: skip
+        detector=lambda images: [found], device=torch.device("cpu"), dtype=torch.float32
+    )
     image = torch.zeros(3, 10, 10, dtype=torch.uint8)
-    (row,) = predict._predict_one(trained, image, folder / "a.png", min_score=0.5)
-    assert row == {"xyxy": [1, 1, 5, 5], "class": "a", "score": 1}
+    assert predict._detect(trained, image, [0.5])["boxes"].tolist() == [[1, 1, 5, 5]]
 
 
 def test_predict_a_score_above_all_leaves_no_boxes(trained: Path, pictures: Path) -> None:

@@ -1,6 +1,8 @@
 """COCO metrics: worked by hand, equal in both back ends, sane at the edges."""
 
+import contextlib
 import copy
+import io
 import json
 import logging
 import sys
@@ -10,7 +12,14 @@ import pytest
 import torch
 
 from frcnn.errors import ConfigError, UserError
-from frcnn.evaluation.coco import OVERALL, coco_metrics, coco_results, format_table, write_results
+from frcnn.evaluation.coco import (
+    OVERALL,
+    PER_CLASS,
+    coco_metrics,
+    coco_results,
+    format_table,
+    write_results,
+)
 
 NAMES = ["cell", "plate", "ghost"]  # the ground truth never has a ghost
 
@@ -98,8 +107,10 @@ def test_average_precision_worked_by_hand(backend):
     # one detection an image: in image 1 that is the miss
     assert metrics["AR1"] == pytest.approx(1 / 3)
     assert metrics["APm"] is metrics["ARl"] is None
-    assert metrics["per_class"]["cell"] == {"AP": metrics["AP"], "AP50": metrics["AP50"]}
-    assert metrics["per_class"]["ghost"] == {"AP": None, "AP50": None}
+    of_all = {key: metrics[key] for key in ("AP", "AP50", "AP75")} | {"AR": metrics["AR100"]}
+    own = metrics["per_class"]["cell"]
+    assert {key: own[key] for key in of_all} == of_all and own.keys() == set(PER_CLASS)
+    assert metrics["per_class"]["ghost"] == dict.fromkeys(PER_CLASS)
 
 
 def test_both_back_ends_equal():
@@ -156,7 +167,7 @@ def test_no_detections_are_zeros(backend):
         metrics = coco_metrics(truth, found, NAMES, backend)
         assert metrics["AP"] == metrics["AP50"] == metrics["AR1"] == metrics["ARs"] == 0
         assert metrics["APl"] is None
-        assert metrics["per_class"]["cell"] == {"AP": 0, "AP50": 0}
+        assert metrics["per_class"]["cell"] == dict.fromkeys(PER_CLASS, 0)
 
 
 @pytest.mark.parametrize("images", [0, 2])
@@ -276,27 +287,90 @@ def test_results_keep_numbers_of_any_precision():
     assert coco_results([half])[0]["score"] == 0.5
 
 
-def test_results_file_has_the_original_ids(tmp_path):
-    path = tmp_path / "results.json"
+IDS = [
+    ([7, 4], [18, 44, 5], [7, 4], [18, 44, 5]),
+    (["a.jpg", "b.jpg"], ["cell", 3, "dog"], [1, 2], [1, 2, 3]),
+]
+
+
+@pytest.mark.parametrize(("images", "labels", "image_numbers", "label_numbers"), IDS)
+def test_results_and_truth_have_the_same_numbers(
+    tmp_path, images, labels, image_numbers, label_numbers
+):
+    truth = ground_truth([(0, 1, [1, 2, 3, 4])], images=2)
     found = [detection(1, [[1, 2, 4, 6], [0, 0, 1, 1]], [0.5, 0.25], [2, 1])]
-    write_results(path, found, ["a.jpg", "b.jpg"], [18, 44])
-    assert json.loads(path.read_text()) == [
-        {"image_id": "b.jpg", "category_id": 44, "bbox": [1, 2, 3, 4], "score": 0.5},
-        {"image_id": "b.jpg", "category_id": 18, "bbox": [0, 0, 1, 1], "score": 0.25},
+    write_results(tmp_path, found, truth, images, labels)
+    image, (first, second, *_) = image_numbers[1], label_numbers
+    assert json.loads((tmp_path / "results.json").read_text()) == [
+        {"image_id": image, "category_id": second, "bbox": [1, 2, 3, 4], "score": 0.5},
+        {"image_id": image, "category_id": first, "bbox": [0, 0, 1, 1], "score": 0.25},
     ]
-    for image, label, message in ((2, 1, "image id 2"), (-1, 1, "image id -1"), (0, 0, "label 0")):
+    written = json.loads((tmp_path / "ground_truth.json").read_text())
+    assert [row["id"] for row in written["images"]] == image_numbers
+    assert [row["id"] for row in written["categories"]] == label_numbers[: len(NAMES)]
+    (annotation,) = written["annotations"]
+    assert (annotation["image_id"], annotation["category_id"]) == (image_numbers[0], first)
+    for wrong, label, message in ((2, 1, "image id 2"), (-1, 1, "image id -1"), (0, 0, "label 0")):
         with pytest.raises(UserError, match=message):
             write_results(
-                path, [detection(image, [[1, 2, 4, 6]], [0.5], [label])], ["a", "b"], [18, 44]
+                tmp_path, [detection(wrong, [[1, 2, 4, 6]], [0.5], [label])], truth, images, labels
             )
+
+
+def test_plain_pycocotools_scores_the_written_files(tmp_path):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth, found = random_set(seed=2)
+    count = len(truth["images"])
+    order = np.random.default_rng(0).permutation(count) + 100
+    write_results(tmp_path, found, truth, order.tolist(), list(range(1, len(NAMES) + 1)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO(tmp_path / "ground_truth.json")
+        reference = COCOeval(index, index.loadRes(str(tmp_path / "results.json")), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    metrics = coco_metrics(truth, found, NAMES, "pycocotools")
+    assert [metrics[key] for key in OVERALL] == pytest.approx(reference.stats.tolist(), abs=1e-12)
+
+
+def test_tied_scores_do_not_depend_on_the_order_of_images(backend):
+    """Two full-size boxes of one score, one of them an object."""
+    results = []
+    for order in ((0, 1), (1, 0)):
+        images = [{"id": n, "file_name": f"{k}.jpg"} for n, k in enumerate(order)]
+        truth = ground_truth([(order.index(0), 1, [0, 0, 50, 50])], 2) | {"images": images}
+        found = [detection(n, [[0, 0, 50, 50]], [0.5], [1]) for n in range(2)]
+        results.append(coco_metrics(truth, found, NAMES, backend)["AP"])
+    assert results[0] == results[1]
+    truth, found = random_set(seed=3)
+    expected = coco_metrics(truth, found, NAMES, backend)
+    count = len(truth["images"])
+    turned = {image["id"]: count - 1 - image["id"] for image in truth["images"]}
+    other = {
+        "images": [image | {"id": turned[image["id"]]} for image in truth["images"]],
+        "annotations": [a | {"image_id": turned[a["image_id"]]} for a in truth["annotations"]],
+    }
+    again = [one | {"image_id": turned[one["image_id"]]} for one in found]
+    assert flat(coco_metrics(truth | other, again, NAMES, backend)) == pytest.approx(
+        flat(expected), abs=1e-12
+    )
 
 
 def test_table():
     metrics = dict.fromkeys(OVERALL, 0.5) | {"AP": 0.4321, "APl": None}
-    metrics["per_class"] = {"cell": {"AP": 1.0, "AP50": 0.0}, "ghost": {"AP": None, "AP50": None}}
-    assert format_table(metrics).splitlines() == [
-        "         AP  AP50  AP75   APs   APm   APl   AR1  AR10 AR100   ARs   ARm   ARl",
-        "all    43.2  50.0  50.0  50.0  50.0     -  50.0  50.0  50.0  50.0  50.0  50.0",
-        "cell  100.0   0.0",
-        "ghost     -     -",
+    own = dict.fromkeys(PER_CLASS, 0.0) | {"AP": 1.0, "AR": 0.25}
+    classes = {"cell": own, "ghost": dict.fromkeys(PER_CLASS), "long " * 20: own}
+    assert format_table(metrics | {"per_class": classes}).splitlines() == [
+        f"{'':30}    AP  AP50  AP75   APs   APm   APl   AR1  AR10 AR100   ARs   ARm   ARl",
+        f"{'all':30}  43.2  50.0  50.0  50.0  50.0     -  50.0  50.0  50.0  50.0  50.0  50.0",
+        "",
+        f"{'':30}    AP  AP50  AP75  AP90    AR",
+        f"{'cell':30} 100.0   0.0   0.0   0.0  25.0",
+        f"{'ghost':30}     -     -     -     -     -",
+        f"{'long ' * 5}lo... 100.0   0.0   0.0   0.0  25.0",
     ]
+    many = {f"class {number}": own for number in range(1230)}
+    *rows, last = format_table(metrics | {"per_class": many}).splitlines()
+    assert len(rows) < 50 and last == f"({1230 - len(rows) + 4} more classes)"

@@ -1,6 +1,7 @@
 """Stands in for W&B's server, so that a run can be online without a network."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing: a test reads what the run says."""
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """The address of a port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @contextmanager

@@ -15,11 +15,14 @@ import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 UNREADABLE = "UNREADABLE"
+# Each of these files makes a folder a run's.
+RUN_FILES = ("status.json", "metrics.jsonl")
 # What environment.json says of code and machine, and the weights that the run started from.
 MADE = ("commit", "torch", "processor", "threads", "gpu", "weights")
-# Prefixes of figures: the AP50 that a kind of error costs, the AP of a class, the mean of a loss
-# term over the run.
-COST, CLASS, LOSS = "dAP50 ", "AP ", "loss "
+# Prefixes of figures: the AP50 that a kind of error costs, the mean of a loss term over the run,
+# the metrics of a class.
+COST, LOSS = "dAP50 ", "loss "
+BY_CLASS = ("AP ", "AP50 ", "AP75 ", "AP90 ", "AR ")
 MEMORY = "peak_memory_mb"
 STEP = "seconds_per_step"
 NORM = "grad_norm"
@@ -58,8 +61,9 @@ class Run:
         step_seconds: seconds per step, the median of the log lines, or None.
         memory: the peak in MB of 10^6 bytes, or None.
         grad_norm: of all gradients before clipping, the mean over the run, or None.
-        figures: ``METRICS``, ``AP <class>`` and ``dAP50 <kind of error>`` as fractions, NaN where
-            there is no such object; ``loss <term>``.
+        figures: ``METRICS``, ``AP <class>`` and the others of ``BY_CLASS``, and
+            ``dAP50 <kind of error>`` as fractions, NaN where there is no such object;
+            ``loss <term>``.
         curve: AP as a fraction by epoch.
         precision: by IoU in percent ("50"), at the recalls 0.00, 0.01 .. 1.00: the mean over
             classes, three decimals.
@@ -105,11 +109,14 @@ def is_ignored(key: str) -> bool:
 def read(folder: Path, beside: Sequence[Run] = ()) -> list[Run]:
     """The runs below a folder: a run is a folder with a ``status.json``.
 
+    A folder with records of a run but without its status is a run that cannot be read.
+
     Args:
         beside: runs that these are compared with. The keys of their methods and settings are read
             of these runs too.
     """
-    contents = [_content(file.parent, folder) for file in sorted(folder.rglob("status.json"))]
+    found = {file.parent for name in RUN_FILES for file in folder.rglob(name)}
+    contents = [_content(run, folder) for run in sorted(found)]
     said = set().union(*(content["said"] for content in contents), *(run.method for run in beside))
     terms = {key for key in said - {FOLD} if not is_condition(key)}
     differing = _different([content["values"] for content in contents if content["values"]])
@@ -218,9 +225,13 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """COCO's metrics, of all classes together and AP of each."""
+    """COCO's metrics, of all classes together and of each."""
     found = {name: summary[name] for name in METRICS if name in summary}
-    found |= {f"{CLASS}{name}": own["AP"] for name, own in summary.get("per_class", {}).items()}
+    classes = summary.get("per_class", {})
+    for prefix in BY_CLASS:
+        key = prefix.strip()
+        # Runs of earlier versions have fewer.
+        found |= {f"{prefix}{name}": own[key] for name, own in classes.items() if key in own}
     return {name: math.nan if value is None else value for name, value in found.items()}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import CLASS, COST, LOSS, MADE, METRICS, Run
+from experiments.report.runs import BY_CLASS, COST, LOSS, MADE, METRICS, Run
 from experiments.report.statistics import (
     ALPHA,
     LEARNT,
@@ -83,7 +83,9 @@ def tables(study: Study) -> list[Table]:
     differences = [_differences(study)] if study.compared else []
     errors = [_errors(study)] if costs(study) else []
     scale = [_scale(study)] if study.compared and figures_named(study.runs, LOSS) else []
-    return [*differences, _overall(study), _per_class(study), *errors, *scale, _cost(study)]
+    first, *others = [_by_class(study, prefix) for prefix in BY_CLASS]
+    classes = [first, *(table for table in others if len(table.columns) > 2)]
+    return [*differences, _overall(study), *classes, *errors, *scale, _cost(study)]
 
 
 def costs(study: Study) -> list[str]:
@@ -210,10 +212,11 @@ def _overall(study: Study) -> Table:
     return Table("Figures", ["method", "seeds", *METRICS], rows, notes)
 
 
-def _per_class(study: Study) -> Table:
-    names = figures_named(study.runs, CLASS)
-    columns = ["method", "seeds", *(name.removeprefix(CLASS) for name in names)]
-    return Table("AP by class", columns, [_figures(study, m, names) for m in study.methods])
+def _by_class(study: Study, prefix: str) -> Table:
+    names = figures_named(study.runs, prefix)
+    columns = ["method", "seeds", *(name.removeprefix(prefix) for name in names)]
+    rows = [_figures(study, method, names) for method in study.methods]
+    return Table(f"{prefix}by class", columns, rows)
 
 
 def _errors(study: Study) -> Table:

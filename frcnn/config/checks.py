@@ -195,10 +195,27 @@ def check_schema(
         value, default = node[key], defaults.get(key)
         if inspect.isclass(annotation) and annotation not in SCALARS and isinstance(value, dict):
             check_schema(value, annotation, default or {}, f"{prefix}{key}.")
-        elif get_origin(annotation) is dict and isinstance(value, dict):
-            check_schema(value, _named(value, get_args(annotation)[1]), {}, f"{prefix}{key}.")
+        elif isinstance(value, dict) and (named := _mapping(annotation)):
+            check_schema(value, _named(value, get_args(named)[1]), {}, f"{prefix}{key}.")
         else:
             check_value(f"{prefix}{key}", value, annotation, default)
+
+
+def text_keys(schema: type, prefix: str = "") -> set[str]:
+    """The keys of a schema, and of those inside it, that take a string only."""
+    found = set()
+    for key, annotation in get_type_hints(schema, include_extras=True).items():
+        rule = rule_of(annotation)
+        if rule is not None and rule.kinds == (str,) and not rule.options:
+            found.add(f"{prefix}{key}")
+        elif inspect.isclass(annotation) and annotation not in SCALARS:
+            found |= text_keys(annotation, f"{prefix}{key}.")
+    return found
+
+
+def _mapping(annotation: Any) -> Any:
+    """The member of an annotation that is a ``dict[str, ...]``, or None."""
+    return next((part for part in _union(annotation) if get_origin(part) is dict), None)
 
 
 def _named(node: Mapping[str, Any], annotation: Any) -> type:

@@ -18,12 +18,13 @@ from hydra._internal.utils import _locate
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frcnn.config.checks import check_numbers, check_schema, check_target
+from frcnn.config.checks import check_numbers, check_schema, check_target, text_keys
 from frcnn.config.methods import (
     CONF,
     GROUPS,
@@ -47,6 +48,8 @@ Task = Callable[[dict[str, Any], dict[str, str], Path], Any]
 LONGEST = 120  # of a job's folder, in characters
 # Options of these groups change values of others; they are no part of what a run is made of.
 RECIPES = ("experiment", "sweep")
+# Keys that take one value or a mapping from class names to values.
+BY_CLASS = ("min_score",)
 # Keys of earlier versions.
 RENAMED = {
     "model.rpn_fg_iou_thresh": "assigner.rpn.high",
@@ -87,22 +90,38 @@ def _is_value(part: str) -> bool:
     return "." in part.partition("=")[0]
 
 
+def environment(variable: str, default: str | None) -> str | None:
+    """An environment variable, or the default where it is absent or empty."""
+    return os.environ.get(variable) or default
+
+
+def environment_list(variable: str) -> list[str]:
+    """The parts between commas of an environment variable."""
+    return [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
+
+
 OmegaConf.register_new_resolver("label", label)
+OmegaConf.register_new_resolver("environment", environment)
+OmegaConf.register_new_resolver("environment_list", environment_list)
 store_methods()
 
 
-def command(name: str, task: Task) -> None:
+def command(name: str, task: Task, run_folder: bool = False) -> None:
     """Run a command: compose ``conf/<name>.yaml`` with the command line, check it, call the task.
+
+    Args:
+        run_folder: whether the command's folder is a run's, with a lock and a status.
 
     The task gets the configuration as plain values, the chosen options by group, and the run's
     folder, which no other process uses until the task is done. A user's mistake ends in one line
     on stderr and exit code 1, or 2 for the configuration; HYDRA_FULL_ERROR=1 shows the traceback.
     SIGTERM ends in exit code 143, Ctrl-C in 130.
     """
-    job = Job(name, task)
+    job = Job(name, task, run_folder)
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own error pages have many lines
     logging.raiseExceptions = False  # where the log cannot be written, the run's files say so
+    sys.argv = [sys.argv[0], *keep_texts(name, sys.argv[1:])]
     try:
         folders = folders_of(sys.argv[1:])
         if folders:
@@ -124,6 +143,23 @@ def command(name: str, task: Task) -> None:
         os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
+def keep_texts(name: str, arguments: Sequence[str]) -> list[str]:
+    """The command line with quotes around names and paths that Hydra would read as numbers.
+
+    ``run_name=2024_01_01`` would be the number 20240101.
+    """
+    parser = OverridesParser.create()
+    texts = text_keys(SCHEMAS[name]) | {"data.root"}
+    kept = []
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if equals and key.lstrip("+") in texts and re.fullmatch(r"[-+\d][\w.+-]*", value):
+            read = parser.parse_override(text).value()
+            text = f"{key}='{value}'" if isinstance(read, int | float) else text
+        kept.append(text)
+    return kept
+
+
 class Job:
     """What Hydra calls with a composed configuration, once, or once for each run of a sweep.
 
@@ -132,8 +168,8 @@ class Job:
         failure: the user's mistake that ended a single run.
     """
 
-    def __init__(self, name: str, task: Task) -> None:
-        self.name, self.task = name, task
+    def __init__(self, name: str, task: Task, run_folder: bool = False) -> None:
+        self.name, self.task, self.run_folder = name, task, run_folder
         self.composed = False
         self.failure: Exception | None = None
         functools.update_wrapper(self, task)  # Hydra asks a job for its name and file
@@ -149,10 +185,12 @@ class Job:
                 known = finished_elsewhere(Path(config.done), run)
                 if known is not None:
                     return known
-            with _run_folder(settings, folder) as keeps:
+            with _run_folder(settings, folder, self.run_folder) as keeps:
                 with defer_signals():  # Hydra would turn a signal into an error of its own
                     plain, choices = self._checked(config, settings)
-                if keeps:  # Hydra saved the sites that the network lacks, too
+                if (
+                    keeps and settings.output_subdir is not None
+                ):  # Hydra saved the sites that the network lacks, too
                     OmegaConf.save(config, folder / str(settings.output_subdir) / "config.yaml")
                 return self.task(plain, choices, folder)
         except Stop as stop:
@@ -175,7 +213,7 @@ class Job:
         options = settings.runtime.choices.items()
         choices = {key: value for key, value in options if value and not key.startswith("hydra/")}
         parts = _without_appended(choices, overrides)
-        plain = checked(self.name, config, parts, overrides)
+        plain = checked(self.name, config, parts, [*overrides, *settings.overrides.hydra])
         if "model" in plain:
             sites = list(plain["model"]["sites"])
             choices = own_choices(choices, sites)
@@ -185,14 +223,14 @@ class Job:
 
 
 @contextmanager
-def _run_folder(settings: HydraConf, folder: Path) -> Iterator[bool]:
-    """Lock the run's folder and record the run's status, in the process that keeps the folder.
+def _run_folder(settings: HydraConf, folder: Path, is_run: bool) -> Iterator[bool]:
+    """Lock a run's folder and record the run's status, in the process that keeps the folder.
 
     Yields whether this process does.
     """
     launched = detect_launcher()
     # Of a launcher's processes the first one keeps the run's folder.
-    keeps = settings.output_subdir is not None and (launched is None or launched.rank == 0)
+    keeps = is_run and (launched is None or launched.rank == 0)
     with ExitStack() as stack:
         stack.enter_context(stop_on_signals())
         if keeps:
@@ -238,12 +276,14 @@ def checked(
 
     Args:
         choices: the chosen option of each group.
-        overrides: the command line; it must not name a site that the network lacks.
+        overrides: the command line; it must not name a site that the network lacks. Options may
+            lie in the folders of its ``hydra.searchpath``.
 
     Raises:
         ConfigError: naming the key, and what is allowed.
     """
     groups = [f"{k}={v}" for k, v in choices.items() if k not in RECIPES]
+    groups += [text for text in overrides if text.startswith("hydra.searchpath=")]
     composed = hydra.compose(name, groups)
     if "model" in config:
         keep_sites(config, overrides)
@@ -285,6 +325,8 @@ def _check_keys(prefix: str, node: Mapping[str, Any], reference: Mapping[str, An
             raise ConfigError(unknown_key(path, reference))
         if isinstance(value, dict) and isinstance(reference[key], dict):
             _check_keys(f"{path}.", value, reference[key])
+        elif isinstance(value, dict) and path in BY_CLASS:
+            continue
         elif isinstance(value, dict) or isinstance(reference[key], dict):
             kind = "a group of keys" if isinstance(reference[key], dict) else "a single value"
             raise ConfigError(f"{path}: expected {kind}, got {value!r}")

@@ -107,10 +107,10 @@ class Evaluate:
     checkpoint: str
     split: Literal["train", "val"]
     output: str | None
-    batch_size: PositiveInt
+    batch_size: PositiveInt | None
     workers: Count
     device: str
-    precision: Precision
+    precision: Precision | Literal["run"]
     evaluation: Evaluation
     trust: list[str]
 
@@ -120,8 +120,10 @@ class Predict:
 
     checkpoint: str
     input: str
+    recursive: bool
     output: str
-    min_score: Share
+    min_score: Share | dict[str, Share]
+    contact_sheet: Count
     device: str
     precision: Precision
     trust: list[str]

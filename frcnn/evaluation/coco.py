@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 Detection = Mapping[str, Any]
 
 BACKENDS = ("faster_coco_eval", "pycocotools")  # "auto" tries them in this order
-AT_IOU_50, AT_IOU_75 = 0, 5
+AT_IOU_50, AT_IOU_75, AT_IOU_90 = 0, 5, 8
+PER_CLASS = ("AP", "AP50", "AP75", "AP90", "AR")
+CLASS_ROWS = 40  # of a table: about a screenful
+NAME_WIDTH = 30  # of a class in a table, in characters
 OVERALL = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -40,14 +43,17 @@ def coco_results(
     An image that occurs twice counts once (torch's ``DistributedSampler`` repeats images).
     Detections with a NaN or infinite box or score are left out, with one warning in total.
 
+    The evaluators order equal scores by image id, so AP would depend on the order of the images.
+    Here equal scores of a class are made different in their last bits, in the order of the boxes.
+
     Raises:
         UserError: an image id or a label is not in ``ground_truth_dict``.
     """
     if ground_truth_dict is None:
-        return _rows(detections)
-    images = {image["id"] for image in ground_truth_dict["images"]}
+        return _untied(_rows(detections), {})
+    files = {image["id"]: image.get("file_name", "") for image in ground_truth_dict["images"]}
     labels = {category["id"] for category in ground_truth_dict["categories"]}
-    return _rows(detections, images, labels)
+    return _untied(_rows(detections, files.keys(), labels), files)
 
 
 def coco_metrics(
@@ -57,7 +63,9 @@ def coco_metrics(
     backend: str = "auto",
     max_detections: int = 100,
 ) -> dict[str, Any]:
-    """COCO's twelve box metrics, and ``per_class``: name -> ``{"AP", "AP50"}``.
+    """COCO's twelve box metrics, and ``per_class``: name -> its ``PER_CLASS`` metrics.
+
+    AR of a class is at ``max_detections``; AP90 is at IoU 0.90.
 
     Metrics are in [0, 1], or None if the ground truth has no such object. The arguments are not
     modified.
@@ -81,7 +89,7 @@ def coco_metrics(
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     average = precision[:, :, :, :, -1]
     per_class = {
-        name: {"AP": _mean(average[:, :, k, 0]), "AP50": _mean(average[AT_IOU_50, :, k, 0])}
+        name: _of_class(average[:, :, k, 0], recall[:, k, 0, -1])
         for k, name in enumerate(class_names)
     }
     return _overall(average, recall) | {"per_class": per_class}
@@ -117,38 +125,80 @@ def coco_evaluator(
 
 
 def write_results(
-    path: str | Path,
+    folder: Path,
     detections: Iterable[Detection],
+    ground_truth: Mapping[str, Any],
     image_ids: Sequence[int | str],
     category_ids: Sequence[int | str],
+    truth_name: str = "ground_truth.json",
 ) -> None:
-    """Write a COCO results file with the data set's original ids.
+    """Write ``results.json``, COCO results, and the ground truth that it belongs to.
 
-    ``image_ids[i]`` is the original id of image i; ``category_ids[c - 1]`` that of label c.
+    Plain pycocotools reads both, and finds the figures of ``coco_metrics``.
+
+    Args:
+        ground_truth: COCO dict of the images 0..I - 1 and the labels 1..C.
+        image_ids: [I] the original ids; the files have these, ``numbered``.
+        category_ids: [C] likewise of the labels.
 
     Raises:
-        UserError: an image or a label is outside these lists.
+        UserError: an image or a label of a detection is not in ``ground_truth``.
     """
-    rows = _rows(detections, range(len(image_ids)), range(1, len(category_ids) + 1))
-    for row in rows:
-        row["image_id"] = image_ids[row["image_id"]]
-        row["category_id"] = category_ids[row["category_id"] - 1]
-    write_text(Path(path), json.dumps(rows))
+    images, categories = numbered(image_ids), numbered(category_ids)
+
+    def with_ids(row: dict[str, Any]) -> dict[str, Any]:
+        label = categories[row["category_id"] - 1]
+        return row | {"image_id": images[row["image_id"]], "category_id": label}
+
+    truth = {
+        "images": [row | {"id": images[row["id"]]} for row in ground_truth["images"]],
+        "annotations": [with_ids(row) for row in ground_truth["annotations"]],
+        "categories": [
+            row | {"id": categories[row["id"] - 1]} for row in ground_truth["categories"]
+        ],
+    }
+    results = [with_ids(row) for row in coco_results(detections, ground_truth)]
+    write_text(folder / truth_name, json.dumps(truth))
+    write_text(folder / "results.json", json.dumps(results))
+
+
+def numbered(ids: Sequence[int | str]) -> list[int]:
+    """The ids if all are integers; otherwise, as in VOC, the numbers 1, 2, ... in their order."""
+    if all(isinstance(one, int) for one in ids):
+        return [int(one) for one in ids]
+    return list(range(1, len(ids) + 1))
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The result of ``coco_metrics`` as a plain-text table, in percent; ``-`` for None."""
-    rows = {"": list(OVERALL), "all": [_percent(metrics[key]) for key in OVERALL]}
-    for name, figures in metrics["per_class"].items():
-        rows[name] = [_percent(figures["AP"]), _percent(figures["AP50"])]
-    width = max(map(len, rows))
-    return "\n".join(
-        name.ljust(width) + "".join(cell.rjust(6) for cell in cells) for name, cells in rows.items()
-    )
+    """The result of ``coco_metrics`` as two plain-text tables, in percent; ``-`` for None.
+
+    The second one has the classes in their order, as many as a screen shows.
+    """
+    classes = metrics["per_class"]
+    rows = [
+        (_shortened(name), [percent(figures[key]) for key in PER_CLASS])
+        for name, figures in list(classes.items())[:CLASS_ROWS]
+    ]
+    overall = [("", OVERALL), ("all", [percent(metrics[key]) for key in OVERALL])]
+    lines = _aligned([*overall, ("", []), ("", PER_CLASS), *rows])
+    if len(classes) > CLASS_ROWS:
+        lines.append(f"({len(classes) - CLASS_ROWS} more classes)")
+    return "\n".join(lines)
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """A figure in percent; "-" where the ground truth has no such object."""
     return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 3]}..."
+
+
+def _aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    lines = [name.ljust(width) + "".join(cell.rjust(6) for cell in cells) for name, cells in rows]
+    return [line.rstrip() for line in lines]
 
 
 def _rows(
@@ -196,6 +246,29 @@ def _image_rows(image: int, detection: Detection) -> tuple[list[dict], int]:
         for box, score, label in zip(*columns, strict=True)
     ]
     return rows, int((~finite).sum())
+
+
+def _untied(rows: list[dict], files: Mapping[int, str]) -> list[dict]:
+    """Lower each of a class's equal scores by another number of float64's last bits.
+
+    The order is that of the boxes, and of the image files where the boxes are equal too. Scores
+    come in float32 at most, whose next value is half a billion such steps away.
+    """
+    if not rows:
+        return rows
+    scores = np.array([row["score"] for row in rows])
+    labels = np.array([row["category_id"] for row in rows])
+    boxes = np.array([row["bbox"] for row in rows])
+    names = np.array([files.get(row["image_id"], "") for row in rows])
+    order = np.lexsort((names, *boxes.T[::-1], scores, labels))
+    is_first = np.ones(len(rows), dtype=bool)
+    is_first[1:] = (np.diff(scores[order]) != 0) | (np.diff(labels[order]) != 0)
+    position = np.arange(len(rows))
+    steps = position - np.maximum.accumulate(np.where(is_first, position, 0))
+    lowered = scores[order] - steps * np.spacing(scores[order])
+    for row, score in zip(order.tolist(), lowered.tolist(), strict=True):
+        rows[row]["score"] = score
+    return rows
 
 
 def _to_float64(values: Any) -> np.ndarray:
@@ -271,6 +344,18 @@ def _overall(average: np.ndarray, recall: np.ndarray) -> dict[str, float | None]
         *(recall[:, :, area, -1] for area in (1, 2, 3)),
     ]
     return dict(zip(OVERALL, map(_mean, values), strict=True))
+
+
+def _of_class(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:
+    """The metrics of a class from its precision [T, R] and recall [T]."""
+    values = (
+        precision,
+        precision[AT_IOU_50],
+        precision[AT_IOU_75],
+        precision[AT_IOU_90],
+        recall,
+    )
+    return dict(zip(PER_CLASS, map(_mean, values), strict=True))
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -1,12 +1,15 @@
 """Draw boxes, class names and scores on images."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
+
+from frcnn.evaluation.text import drawable_names, fitted
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom: first and last pixels inside
 Colour = tuple[int, int, int]
@@ -22,6 +25,8 @@ PALETTE = (
     (204, 121, 167),
     (240, 228, 66),
 )
+TILE = 320  # pixels, the longest side of a picture on a contact sheet
+CAPTION = 14  # pixels, the size of the text below it
 MIN_SIDE = 640  # pixels; on a smaller picture a line of text hides small objects
 
 
@@ -41,7 +46,8 @@ def draw_boxes(
     """A copy of the image with boxes, class names and scores drawn on it, best scores on top.
 
     An image whose longer side is below 640 pixels is enlarged to 640. Boxes that are not finite
-    are left out, so that a picture does not end a run that has just diverged.
+    are left out, so that a picture does not end a run that has just diverged. A name that no font
+    of this machine has is drawn as the class's number; a name wider than the picture is cut.
 
     Args:
         image: uint8 [3, H, W] or PIL.
@@ -55,11 +61,33 @@ def draw_boxes(
     order = _drawing_order(boxes, scores, min_score)
     pixels = [_pixel_rectangle(boxes[row] * scale, picture.size) for row in order]
     classes = [int(labels[row]) for row in order]
-    texts = [class_names[label - 1] for label in classes]
-    if scores is not None:
-        texts = [f"{text} {float(scores[row]):.2f}" for text, row in zip(texts, order, strict=True)]
+    names = drawable_names(tuple(class_names))
+    shown = [f" {float(scores[row]):.2f}" if scores is not None else "" for row in order]
+    texts = [(names[label - 1], score) for label, score in zip(classes, shown, strict=True)]
     _draw(picture, pixels, texts, [class_colour(label) for label in classes])
     return picture
+
+
+def thumbnail(picture: Image.Image, caption: str) -> Image.Image:
+    """A square of TILE pixels with the picture and, below it, the end of its caption."""
+    small = picture.copy()
+    small.thumbnail((TILE, TILE))
+    square = Image.new("RGB", (TILE, TILE + 2 * CAPTION), "white")
+    square.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2))
+    text, font = fitted(caption[::-1], "", CAPTION, TILE)
+    draw = ImageDraw.Draw(square)
+    draw.text((TILE / 2, TILE + CAPTION), text[::-1], fill="black", font=font, anchor="mm")
+    return square
+
+
+def contact_sheet(thumbnails: Sequence[Image.Image]) -> Image.Image:
+    """Thumbnails of one size, row by row, in about as many columns as rows."""
+    columns = math.ceil(math.sqrt(len(thumbnails)))
+    width, height = thumbnails[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(thumbnails) // columns) * height), "white")
+    for number, one in enumerate(thumbnails):
+        sheet.paste(one, (number % columns * width, number // columns * height))
+    return sheet
 
 
 def _enlarge(image: Tensor | Image.Image) -> tuple[Image.Image, float]:
@@ -98,19 +126,19 @@ def _pixel_rectangle(box: Tensor, size: tuple[int, int]) -> Rectangle:
 def _draw(
     picture: Image.Image,
     boxes: list[Rectangle],
-    texts: list[str],
+    texts: list[tuple[str, str]],
     colours: list[Colour],
 ) -> None:
-    """Draw all boxes, then all texts, so that no line crosses a text."""
+    """Draw all boxes, then all texts (name, score), so that no line crosses a text."""
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     for box, colour in zip(boxes, colours, strict=True):
         draw.rectangle(box, outline=colour, width=max(2, side // 300))
     text_size = max(12, side // 50)
-    font = ImageFont.load_default(size=text_size)
     placed: list[Rectangle] = []
     # the box with the best score is last; its text is placed first
-    for box, text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):
+    for box, (name, score), colour in reversed(list(zip(boxes, texts, colours, strict=True))):
+        text, font = fitted(name, score, text_size, picture.width - 6)
         plate_size = round(draw.textlength(text, font=font)) + 6, round(1.4 * text_size)
         plate = _place_text(box, plate_size, picture.size, placed)
         placed.append(plate)

@@ -10,8 +10,9 @@ from torchvision.models.detection._utils import overwrite_eps
 
 from frcnn import losses
 from frcnn.build import dataset, detector
-from frcnn.config.checks import check_target
+from frcnn.config.checks import check_schema, check_target
 from frcnn.config.compose import target_of
+from frcnn.config.schema import Trainer
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.model import Detector
@@ -32,6 +33,9 @@ READERS = ("coco", "coco2017", "roboflow", "shapes", "voc", "yolo")
 TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
 CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
+# Of the node "trainer" with what earlier versions did: detections depend on these in the last bits.
+# An image's batch pads it.
+OF_TRAINER = {"precision": "auto", "batch_size": 4, "channels_last": False}
 HYDRA_KEYS = ("_target_", "_partial_")
 MAX_VALUES = 100_000
 
@@ -41,7 +45,8 @@ class Trained:
     """A detector and the contents of its checkpoint that inference needs.
 
     ``config`` has the nodes named in ``CONFIG_NODES``. Label k is ``class_names[k - 1]``, with the
-    id ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with.
+    id ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with,
+    ``batch_size`` that of the run.
     """
 
     detector: Detector
@@ -50,6 +55,7 @@ class Trained:
     category_ids: list[int | str]
     device: torch.device
     dtype: torch.dtype
+    batch_size: int = 1
 
 
 def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = ()) -> Trained:
@@ -57,6 +63,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
 
     Args:
         device, precision: as in the configuration: "auto", "cpu", ...; "auto", "fp32", ...
+            Precision "run" is what the run's own configuration says.
         trust: packages whose code the checkpoint may name, in addition to this project's.
 
     Raises:
@@ -77,11 +84,14 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         _refuse_other_classes(model, saved, path)
         load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
+        saved_trainer = saved["config"].get("trainer", {})
+        trainer = {key: saved_trainer.get(key, usual) for key, usual in OF_TRAINER.items()}
+    _check_trainer(trainer, path)
     _refuse_not_finite(model, path)
     if zero_epsilon(name, initial_weights):
         overwrite_eps(model, 0.0)
     model.to(chosen_device).eval()
-    if saved["config"].get("trainer", {}).get("channels_last"):
+    if trainer["channels_last"]:
         # As in the run: another memory format rounds otherwise, and AP would differ a little.
         model.to(memory_format=torch.channels_last)
     return Trained(
@@ -90,7 +100,8 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         saved["class_names"],
         saved["category_ids"],
         chosen_device,
-        choose_precision(precision, chosen_device),
+        choose_precision(trainer["precision"] if precision == "run" else precision, chosen_device),
+        trainer["batch_size"],
     )
 
 
@@ -175,6 +186,13 @@ def _check_values(part: str, node: dict[str, Any], path: str) -> None:
     """Check values as those of a command line: a wrong one may fail only at the first image."""
     try:
         check_target(part, target_of(part, node), node, node)
+    except ConfigError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_trainer(node: dict[str, Any], path: str) -> None:
+    try:
+        check_schema(node, Trainer, node, "trainer.")
     except ConfigError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from frcnn.errors import UserError
 from frcnn.runfolder.files import write_text
@@ -39,9 +40,10 @@ class Sweep(Callback):
     named_by_time: ClassVar[bool] = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Remove the outcomes of an earlier start of this sweep."""
+        """Remove the outcomes of an earlier start of this sweep, and name all its folders apart."""
         Sweep.folder = Path(config.hydra.sweep.dir)
         Sweep.named_by_time = _named_by_time(config)
+        _name_swept(config)
         for file in Sweep.folder.rglob(OUTCOME_FILE):
             file.unlink()
 
@@ -131,6 +133,24 @@ def _outcome(completed: bool, before: Starts, now: Starts) -> str:
 def _starts(folder: Path) -> Starts:
     file = folder / "environment.json"
     return json.loads(file.read_text()) if file.exists() else []
+
+
+def _name_swept(config: DictConfig) -> None:
+    """Have each job's folder name the keys that the sweep has several values of.
+
+    ``exclude_keys`` leaves some keys out, as ``data.root``, so that runs are found again after the
+    data have moved. Jobs that differ in such a key only would share a folder.
+    """
+    params = config.hydra.sweeper.get("params") or {}  # of the sweep's file
+    texts = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in params.items())]
+    parsed = OverridesParser.create().parse_overrides(texts)
+    swept = {one.get_key_element() for one in parsed if one.is_sweep_override()}
+    names = "hydra.job.config.override_dirname.exclude_keys"
+    excluded = list(OmegaConf.select(config, names))
+    kept = [key for key in excluded if key not in swept]
+    if kept != excluded:
+        with open_dict(config), read_write(config):
+            config.hydra.overrides.hydra.append(f"{names}=[{','.join(kept)}]")
 
 
 def _named_by_time(config: DictConfig) -> bool:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.runfolder.files import cannot_write, sync_names
+from frcnn.tracking.service import TEARDOWN_SECONDS, end_service, within
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ AXES = {"train/*": "step", "sampling/*": "step", "val/*": "epoch"}
 # By default W&B's service writes its file every 15 s. kill -9 ends the service too, so rows from
 # before the last checkpoint would be lost.
 WRITE_EVERY = 0.1  # seconds
+# A call of W&B that takes longer ends the run's W&B part, and training goes on.
+CALL_SECONDS, FINISH_SECONDS = 30.0, 40.0
 
 Boxes = Mapping[str, Tensor]
 BoxedImage = tuple[Image.Image, Boxes, Boxes]
@@ -111,8 +114,8 @@ class Tracker:
         with suppress(OSError):  # a full disk has already raised an error in `log`
             self._file.close()
         # W&B's own context manager would print the traceback of errors that we report in one line.
-        if self._run is not None:
-            self._run.finish(exit_code=0 if kind is None else 1)
+        code = 0 if kind is None else 1
+        self._call(lambda run: run.finish(exit_code=code), FINISH_SECONDS)
 
     def _refuse_gaps(self) -> None:
         found = self._path.stat().st_size if self._path.exists() else 0
@@ -198,13 +201,32 @@ class Tracker:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Sets columns of the run in W&B's table of runs, such as ``best/AP``."""
-        if self._run is not None:
-            self._run.summary.update({name: _plain(value) for name, value in values.items()})
+        plain = {name: _plain(value) for name, value in values.items()}
+        self._call(lambda run: run.summary.update(plain))
 
     def _send(self, values: Mapping[str, Any]) -> None:
         if self._run is not None:
-            self._run.log(values, step=self._rows, commit=True)
+            step = self._rows
+            self._call(lambda run: run.log(values, step=step, commit=True))
             self._rows += 1
+
+    def _call(self, call: Callable[[Any], object], seconds: float | None = None) -> None:
+        """Call W&B's run. Where it takes too long, the run goes on without W&B."""
+        run = self._run
+        if run is None:
+            return
+        seconds = seconds or CALL_SECONDS
+        try:
+            within(seconds, lambda: call(run))
+        except TimeoutError:
+            self._run = None
+            end_service()
+            folder = Path(run.dir).parent
+            logger.warning(
+                "W&B did not answer for %g s: going on without it, upload with `wandb sync %s`",
+                seconds,
+                folder,
+            )
 
 
 class NullTracker:
@@ -274,7 +296,10 @@ def _start_online(common: Mapping[str, Any]) -> Any:
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         logger.warning("W&B is not online (%s): going on offline, upload with `wandb sync`", reason)
-        wandb.teardown()  # otherwise the service refuses the same id for the offline run
+        try:  # otherwise the service refuses the same id for the offline run
+            within(TEARDOWN_SECONDS, wandb.teardown)
+        except TimeoutError:
+            end_service()
         return None
 
 

@@ -20,7 +20,13 @@ from frcnn.data import (
     make_loader,
 )
 from frcnn.data.workers import name_dead_workers
-from frcnn.evaluation.coco import coco_metrics, format_table, installed_backend
+from frcnn.evaluation.coco import (
+    PER_CLASS,
+    coco_metrics,
+    format_table,
+    installed_backend,
+    percent,
+)
 from frcnn.evaluation.inference import (
     Detections,
     detect,
@@ -297,16 +303,16 @@ class Run:
         terms = {f"val/{name}": value for name, value in losses.items()}
         tracker.log({**axes, **overall, **terms})
         epoch = axes["epoch"]
-        rows = [[name, v["AP"], v["AP50"]] for name, v in metrics["per_class"].items()]
-        tracker.log_table("val/per_class", ["class", "AP", "AP50"], rows, epoch=epoch)
+        rows = [[name, *(v[key] for key in PER_CLASS)] for name, v in metrics["per_class"].items()]
+        tracker.log_table("val/per_class", ["class", *PER_CLASS], rows, epoch=epoch)
         if pictures:
             tracker.log_images("val/pictures", pictures, self.val_set.class_names, epoch=epoch)
         log.info("epoch %d: %s  val loss %.3f", epoch, _short(metrics), losses["loss"])
 
     def _keep_best(self, engine: Engine, metrics: dict[str, Any]) -> None:
         self.since_best += 1
-        if self.best["AP"] is None or (metrics["AP"] or 0) > self.best["AP"]:
-            self.best = {"AP": metrics["AP"] or 0.0, "step": engine.step}
+        if not self.best["step"] or (metrics["AP"] or 0) > (self.best["AP"] or 0):
+            self.best = {"AP": metrics["AP"], "step": engine.step}
             self.since_best = 0
             if self.processes.first:
                 checkpoint.save(self._checkpoint("best"), self._weights(engine))
@@ -482,4 +488,4 @@ def parameters_for(
 
 
 def _short(metrics: dict[str, Any]) -> str:
-    return " ".join(f"{k} {100 * (metrics[k] or 0):.1f}" for k in ("AP", "AP50", "AP75"))
+    return " ".join(f"{k} {percent(metrics[k])}" for k in ("AP", "AP50", "AP75"))

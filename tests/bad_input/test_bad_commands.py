@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 from tiny import SMALL, call, small_network
 from wandb_server import wandb_server
 
@@ -78,12 +79,18 @@ BAD = [
     ("evaluate", "", "checkpoint is required: add checkpoint=VALUE", 2),
     ("evaluate", "checkpoint=a.pt split=test", "split: expected one of train, val", 2),
     ("evaluate", "checkpoint=a.pt batch_size=0", "batch_size: expected an integer", 2),
-    ("evaluate", "checkpoint=5", "checkpoint: expected a string, got 5", 2),
+    ("evaluate", "checkpoint=5", "5: no such checkpoint", 1),
+    ("evaluate", "checkpoint=2024_01_01", "2024_01_01: no such checkpoint", 1),
+    ("evaluate", "checkpoint=null", "checkpoint: expected a string, got None", 2),
     ("evaluate", "checkpoint=none.pt", "none.pt: no such checkpoint", 1),
     ("evaluate", "checkpoint=own", "own: not a readable checkpoint", 1),
     ("predict", "checkpoint=a.pt", "input is required: add input=VALUE", 2),
     ("predict", "checkpoint=a.pt input=x.png min_score=2", "min_score: expected a number", 2),
     ("predict", "checkpoint=a.pt input=x.png min_score=nan", "min_score: expected a number", 2),
+    ("predict", "checkpoint=a.pt input=x.png min_score={a:2}", "min_score.a: expected a number", 2),
+    ("predict", "checkpoint=a.pt input=x.png recursive=2", "recursive: expected true or false", 2),
+    ("predict", "checkpoint={a:1} input=x.png", "checkpoint: expected a single value", 2),
+    ("predict", "checkpoint=a.pt input=a.png_boxes.png", "no image there", 1),
     ("predict", "checkpoint=a.pt input=none.png", "input=none.png: no image there", 1),
     ("predict", "checkpoint=a.pt input=", "input=: no image there", 1),
     ("predict", "checkpoint=a.pt input='[a'", "no image there", 1),
@@ -134,6 +141,10 @@ def test_pictures_of_equal_names_keep_their_folder(folder: Path) -> None:
     assert not any(".." in name for name in picture_names([Path("../a/x"), Path("b/x")]))
 
 
+# What predict writes beside the picture of each image.
+FOR_ALL_IMAGES = {"predictions.json", "results.json", "images.json", predict.SHEET}
+
+
 class Blind(torch.nn.Module):
     """Sees one box in every image."""
 
@@ -147,7 +158,7 @@ class Blind(torch.nn.Module):
 def detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """What predict loads, whatever the checkpoint."""
     device = torch.device("cpu")
-    found = Trained(Blind(), {}, ["cat"], [1], device, torch.float32)  # type: ignore[arg-type]
+    found = Trained(Blind(), {}, ["cat"], [7], device, torch.float32)  # type: ignore[arg-type]
     monkeypatch.setattr("frcnn.evaluation.load.load_trained", lambda *_: found)
 
 
@@ -197,8 +208,72 @@ def test_names_of_any_kind_stay_below_the_output(detector: None, folder: Path) -
         Image.new("RGB", (6, 4)).save(folder / "in" / name)
     assert len(find_images("in")) == len(names)
     assert call(predict.main, "checkpoint=a.pt", "input=in", "output=out") == 0
-    assert set(os.listdir("out")) == {f"{name}_boxes.png" for name in names} | {"predictions.json"}
+    assert set(os.listdir("out")) == {f"{name}_boxes.png" for name in names} | FOR_ALL_IMAGES
     assert set(os.listdir(folder)) == {"in", "out"}
+
+
+def make_images(*files: str) -> None:
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4)).save(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("input=in", "a.jpg"),
+        ("input=in recursive=true", "a.jpg b/c.jpg b/d/e.png"),
+        ("input=in/**/*.jpg", "a.jpg b/c.jpg"),
+        ("input=in/**", "a.jpg b/c.jpg b/d/e.png"),
+        ("input=in/*/*.jpg", "b/c.jpg"),
+    ],
+)
+def test_predict_enters_folders_on_request_and_reads_none_of_its_drawings(
+    detector: None, folder: Path, line: str, found: str
+) -> None:
+    make_images("in/a.jpg", "in/b/c.jpg", "in/b/d/e.png")
+    for _ in range(2):
+        assert call(predict.main, "checkpoint=a.pt", *line.split(), "output=in") == 0
+        rows = json.loads((folder / "in/predictions.json").read_text())
+        assert [row["file"] for row in rows] == [f"in/{name}" for name in found.split()]
+    assert (folder / "in" / predict.SHEET).exists() == (len(rows) > 1)
+
+
+def test_predict_writes_coco_results_that_pycocotools_reads(detector: None, folder: Path) -> None:
+    make_images("in/a.jpg", "in/b.jpg")
+    assert call(predict.main, "checkpoint=a.pt", "input=in", "output=out", "contact_sheet=0") == 0
+    index = COCO("out/images.json")
+    results = index.loadRes("out/results.json")
+    assert index.dataset["categories"] == [{"id": 7, "name": "cat"}]
+    assert [index.imgs[number]["file_name"] for number in (0, 1)] == ["in/a.jpg", "in/b.jpg"]
+    assert [(a["image_id"], a["category_id"], a["bbox"]) for a in results.anns.values()] == [
+        (0, 7, [0, 0, 1, 1]),
+        (1, 7, [0, 0, 1, 1]),
+    ]
+    assert not (folder / "out" / predict.SHEET).exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [("0.8", 1), ("0.95", 0), ("{cat:0.95}", 0), ("{cat:0.8}", 1), ("{}", 1)]
+)
+def test_the_lowest_score_may_be_one_per_class(detector: None, value: str, count: int) -> None:
+    make_images("a.jpg")
+    line = ["checkpoint=a.pt", "input=a.jpg", "output=out", f"min_score={value}"]
+    assert call(predict.main, *line) == 0
+    (row,) = json.loads(Path("out/predictions.json").read_text())
+    assert len(row["boxes"]) == count
+
+
+def test_a_lowest_score_of_an_unknown_class_is_one_line(
+    detector: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_images("a.jpg")
+    line = ["checkpoint=a.pt", "input=a.jpg", "min_score={red cell:0.3}"]
+    assert call(predict.main, *line) == 1
+    says = "error: min_score: the detector has no class 'red cell'; it has cat\n"
+    assert capsys.readouterr().err == says
+    scores = predict.lowest_scores({"b": 0.1}, ["a", "b"])
+    assert scores == [predict.DEFAULT_SCORE, 0.1]
 
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
