@@ -362,6 +362,27 @@ def test_other_classes_are_refused_and_evaluate_takes_other_data(
     assert (folder / "out/metrics.json").exists()
 
 
+def test_evaluate_finds_data_that_moved(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = checkpoint.load(trained / "checkpoints/best.pt")
+    voc(folder / "now", ["circle", "square", "triangle"])
+    saved["config"]["data"] = {"_target_": "frcnn.data.voc", "_partial_": True, "root": "before"}
+    checkpoint.save(folder / "moved.pt", saved)
+    line = ["checkpoint=moved.pt", "workers=0", "output=out"]
+    for wrong, says in (
+        ([], "before"),
+        (["data.root=now"], "did you mean data_root?"),
+        (["data=voc", "data.root=now", "data_root=now"], "with data=, say data.root"),
+    ):
+        assert call(evaluate.main, *line, *wrong) in (1, 2)
+        assert says in capsys.readouterr().err
+    assert call(evaluate.main, *line, "data_root=now") == 0
+    line[0] = f"checkpoint={trained}/checkpoints/best.pt"
+    assert call(evaluate.main, *line, "data_root=now") != 0
+    assert "has no data.root" in capsys.readouterr().err
+
+
 def test_evaluate_runs_nothing_that_a_checkpoint_names(
     trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -377,7 +377,9 @@ def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
     names = [str(name) for name in siblings if not str(name).startswith("_")]
     deeper = [f"{n}.{key}" for n in names if isinstance(siblings[n], dict) and key in siblings[n]]
     close = deeper or difflib.get_close_matches(key, names, 1)
-    meant = f"; did you mean {f'{parent}.' if parent else ''}{close[0]}?" if close else "."
+    close = [f"{parent}.{name}" for name in close] if parent else close
+    close = close or difflib.get_close_matches(path, names, 1)  # data.root for data_root
+    meant = f"; did you mean {close[0]}?" if close else "."
     return f"unknown key {path}{meant} Known here: {', '.join(names)}"
 
 

@@ -105,6 +105,7 @@ class Evaluate:
     """conf/evaluate.yaml."""
 
     checkpoint: str
+    data_root: str | None
     split: Literal["train", "val"]
     output: str | None
     batch_size: PositiveInt | None
@@ -139,6 +140,7 @@ class Figures:
     """conf/figures.yaml."""
 
     checkpoint: str
+    data_root: str | None
     split: Literal["train", "val"]
     images: PositiveInt
     output: str

@@ -105,14 +105,24 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
     )
 
 
-def checkpoint_data(trained: Trained, path: str, split: str) -> DetectionDataset:
+def checkpoint_data(
+    trained: Trained, path: str, split: str, root: str | None = None
+) -> DetectionDataset:
     """A split of the data set that the detector was trained with.
 
-    ``path`` is the checkpoint's, for messages. Raises UserError if the data cannot be read.
+    Args:
+        path: the checkpoint's, for messages.
+        root: the folder where the data lies now; None = where it was.
+
+    Raises:
+        UserError: the data cannot be read, or has no folder that could have moved.
     """
     with checkpoint.as_user_error(path):
-        _check_values("data", trained.config["data"], path)
-        return dataset(trained.config["data"], split)
+        node = trained.config["data"]
+        _check_values("data", node, path)
+        if root is not None and "root" not in node:
+            raise ConfigError(f"data_root={root}: the data of {path} has no data.root")
+        return dataset(node if root is None else node | {"root": root}, split)
 
 
 def chosen_data(trained: Trained, config: dict[str, Any], split: str) -> DetectionDataset:
@@ -120,15 +130,18 @@ def chosen_data(trained: Trained, config: dict[str, Any], split: str) -> Detecti
 
     Args:
         config: the command's configuration. "data" is a data node or None; "checkpoint" is the
-            path of the detector.
+            path of the detector; "data_root", which a command may lack, is that of its own data.
 
     Raises:
         UserError: the data cannot be read, or its classes are not those of the detector.
     """
+    moved = config.get("data_root")
     if config.get("data"):
+        if moved is not None:
+            raise ConfigError("data_root: with data=, say data.root")
         images = dataset(config["data"], split)
     else:
-        images = checkpoint_data(trained, config["checkpoint"], split)
+        images = checkpoint_data(trained, config["checkpoint"], split, moved)
     if list(images.class_names) != trained.class_names:
         raise UserError(
             f"the data has the classes {', '.join(images.class_names)}, "
