@@ -17,7 +17,6 @@ from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import Overrides
-from hydra.core.config_store import ConfigStore
 
 from frcnn.config.methods import CONF
 
@@ -81,8 +80,6 @@ def compose_once() -> Iterator[None]:
         return copy.deepcopy(configs[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        # Hydra copies what it only reads.
-        patch.setattr(ConfigStore, "__deepcopy__", lambda store, memo: store, raising=False)
         patch.setattr(CachingConfigRepository, "__init__", create_repo)
         patch.setattr(config_loader_impl, "create_defaults_list", create_list)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)

@@ -92,6 +92,7 @@ def test_make_starts_every_sweep_of_a_study(study: str) -> None:
             hydra.compose("train", [f"hydra.searchpath=[{folder}]", *first, *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_matched_run_is_its_preset_with_other_weights(name: str) -> None:
     usual = composed("experiment=bccd_study", preset(name))
@@ -123,6 +124,7 @@ def defined(name: str, usual: Mapping[str, Any]) -> set[str]:
     return set().union(*(t for (g, site), t in TERMS.items() if own[g][site] != usual[g][site]))
 
 
+@pytest.mark.slow
 def test_every_preset_of_another_scale_has_a_variant_with_it_undone(
     alone: dict[str, dict[str, float]],
 ) -> None:

@@ -255,6 +255,7 @@ def drawn(rng: np.random.Generator, gain: float) -> list[Run]:
     return found
 
 
+@pytest.mark.slow
 def test_an_unsteady_condition_neither_misleads_elsewhere_nor_hides_a_gain() -> None:
     # Of 40 maps of equal methods two would say something false at 5 %; one spread for all
     # conditions gives most of them. Of a gain of 4 AP, where the first has to be 2.4, all say it.

@@ -1,5 +1,6 @@
 """Every option composes, is checked and can be built; what is wrong is said in one line."""
 
+import copy
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 from annotated_types import Ge, Le
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tiny import composed, options
@@ -86,6 +88,14 @@ def test_an_option_makes_what_its_file_is_called(group: str) -> None:
             assert option.replace("_", "").startswith(name) or name in option.replace("_", "")
 
 
+def test_hydra_does_not_copy_all_options_at_each_look() -> None:
+    options = ConfigStore.instance().repo
+    assert copy.deepcopy(options) is options
+    node = ConfigStore.instance().load("sampler/rcnn/ohem.yaml").node
+    node.rank_by = "changed"  # the one that is loaded is a copy
+    assert ConfigStore.instance().load("sampler/rcnn/ohem.yaml").node.rank_by == "loss"
+
+
 def test_a_definition_names_its_site_in_whole_words(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("_target_: MYSITE.x\nbudget: ${site.SITE.budget}\nlow: ${assigner.SITE.low}\n")
@@ -131,7 +141,13 @@ def test_every_experiment_goes_with_every_sampler(experiment: str) -> None:
         assert_goes_with(experiment, sampler)
 
 
-@pytest.mark.parametrize("experiment", options("experiment"))
+ABLATED = [e for e in options("experiment") if e.startswith("retinanet/")]
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [*EXPERIMENTS, *(pytest.param(e, marks=pytest.mark.slow) for e in ABLATED)],
+)
 def test_an_experiment_opens_with_its_command(experiment: str) -> None:
     text = (Path(CONF) / f"experiment/{experiment}.yaml").read_text()
     command = re.match(r"# @package _global_\n# python -m frcnn\.train (.+?)(   .*)?\n", text)
@@ -145,6 +161,7 @@ def test_an_experiment_opens_with_its_command(experiment: str) -> None:
         assert config["trainer"]["batch_size"] * config["trainer"]["accumulate"] == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", options("model"))
 def test_auto_is_the_default_of_the_networks_with_coco_weights(model: str) -> None:
     there = model in list_models(detection)

@@ -44,9 +44,6 @@ from frcnn.training.run import run
 # One of each way in which a loss or a sampler looks at the batch.
 QUICK = (
     "sampler=pisa",
-    "sampler=guided_all",
-    "loss=ghm_c",
-    "box_loss=carl box_loss.rcnn.added=false",
     # A sampler that previews, and a loss that takes a statistic over the batch.
     "sampler=pisa loss.rcnn.class_weights=batch loss.rcnn.keep_scale=true",
     "sampler/rpn=hard_negative loss=ghm box_loss=carl",
@@ -57,7 +54,6 @@ QUICK = (
     "trainer.accumulate=2",
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",
-    "data.num_objects=[0,0]",
     # The same at the site of a RetinaNet.
     "sampler/dense=pisa",
     "loss.dense.per=image box_loss.dense.per=image trainer.accumulate=2 data.train_images=14",
@@ -71,6 +67,7 @@ ALL = [
     *(f"{weigher} sampler/dense=random" for weigher in presets("weigher")),
     "sampler/dense=ohem loss/dense=cross_entropy",
     "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",
+    "data.num_objects=[0,0]",
 ]
 # Every sampler that previews with every loss that takes a statistic over the batch.
 PAIRS = [
@@ -163,11 +160,13 @@ def test_the_error_of_the_process_that_fails_is_the_error() -> None:
         start(local_ranks(2), one_fails)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others() -> None:
     with pytest.raises(UserError, match="process 1 of 2 was ended by SIGKILL"):
         start(local_ranks(2), one_is_killed)
 
 
+@pytest.mark.slow
 def test_an_error_is_told_by_one_that_others_do_not_heed(monkeypatch: pytest.MonkeyPatch) -> None:
     # torchrun stops all when one has failed; the reason is still the failure.
     monkeypatch.setattr(launch, "all_ended_well", lambda *_: signal.raise_signal(signal.SIGTERM))
@@ -212,6 +211,7 @@ def test_a_lost_connection_is_one_line_and_other_errors_stay() -> None:
     assert explain_lost_process(RankInfo(0, 2, 0), bug) is bug
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_process_that_does_not_leave(tmp_path: Path) -> None:
     def once_there(name: str) -> None:
         while not (tmp_path / name).exists():

@@ -348,6 +348,7 @@ def test_the_head_sees_the_proposals_of_training_and_shows_all_but_the_objects()
     assert_close(one.picks["ohem"], OHEM(BUDGET["rcnn"])(training)[proposed])
 
 
+@pytest.mark.slow
 def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
     seen = seen_by(quick(rpn_score_thresh=1.0), *batch(2, 3))
     assert len(seen["rcnn"].labels) == 0

@@ -378,7 +378,7 @@ def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
     deeper = [f"{n}.{key}" for n in names if isinstance(siblings[n], dict) and key in siblings[n]]
     close = deeper or difflib.get_close_matches(key, names, 1)
     close = [f"{parent}.{name}" for name in close] if parent else close
-    close = close or difflib.get_close_matches(path, names, 1)  # data.root for data_root
+    close = difflib.get_close_matches(path, names, 1, 0.8) or close  # data.root for data_root
     meant = f"; did you mean {close[0]}?" if close else "."
     return f"unknown key {path}{meant} Known here: {', '.join(names)}"
 

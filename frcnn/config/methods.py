@@ -31,11 +31,20 @@ GROUPS = ("assigner", "sampler", "loss", "box_loss", "weigher")
 BY_SITE = ("site", *GROUPS, "loss_weight")
 
 
+class Options(dict[str, Any]):
+    """Hydra's stored options. Hydra copies them all at each look at a group, and writes to none:
+    the help, which looks at every group, took twenty seconds."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Options":
+        return self
+
+
 def store_methods(folders: Sequence[str | Path] = ()) -> None:
     """Store the methods and presets of ``conf/`` and of further folders as Hydra's options."""
     roots = [Path(CONF), *map(Path, folders)]
     sites = all_sites(roots)
     store = ConfigStore.instance()
+    store.repo = Options(store.repo)
     store.store("site_defaults", site_defaults(sites), package="_global_")
     for root in roots:
         for group, file in _files(root, "method"):

@@ -311,7 +311,7 @@ class Run:
 
     def _keep_best(self, engine: Engine, metrics: dict[str, Any]) -> None:
         self.since_best += 1
-        if not self.best["step"] or (metrics["AP"] or 0) > (self.best["AP"] or 0):
+        if not self.best["step"] or _rank(metrics["AP"]) > _rank(self.best["AP"]):
             self.best = {"AP": metrics["AP"], "step": engine.step}
             self.since_best = 0
             if self.processes.first:
@@ -458,6 +458,11 @@ class Run:
             str(self.dtype).removeprefix("torch."),
             self.folder,
         )
+
+
+def _rank(ap: float | None) -> float:
+    """Validation images without any object have no AP: that counts as less than 0."""
+    return -1.0 if ap is None else ap
 
 
 def datasets(node: dict[str, Any]) -> tuple[DetectionDataset, DetectionDataset]:
