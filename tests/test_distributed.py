@@ -43,7 +43,6 @@ from frcnn.training.run import run
 
 # One of each way in which a loss or a sampler looks at the batch.
 QUICK = (
-    "sampler=pisa",
     # A sampler that previews, and a loss that takes a statistic over the batch.
     "sampler=pisa loss.rcnn.class_weights=batch loss.rcnn.keep_scale=true",
     "sampler/rpn=hard_negative loss=ghm box_loss=carl",
@@ -55,7 +54,6 @@ QUICK = (
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",
     # The same at the site of a RetinaNet.
-    "sampler/dense=pisa",
     "loss.dense.per=image box_loss.dense.per=image trainer.accumulate=2 data.train_images=14",
     "weigher=moving_positives sampler/dense=random",
 )
@@ -65,6 +63,7 @@ ODD = "data.train_images=13"
 ALL = [
     *presets("sampler", "loss", "box_loss", "assigner", "weigher"),
     *(f"{weigher} sampler/dense=random" for weigher in presets("weigher")),
+    "sampler/dense=pisa",
     "sampler/dense=ohem loss/dense=cross_entropy",
     "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",
     "data.num_objects=[0,0]",
@@ -147,6 +146,7 @@ def test_two_processes_are_one_for_every_name(
     record_property("counted", {"presets for which two processes are one": len(cases)})
 
 
+@pytest.mark.slow
 def test_what_processes_say_to_each_other() -> None:
     slope, rows, names, said = start(local_ranks(2), sums, 3.0)
     assert slope == 3.0 * 2 * 2 * 1

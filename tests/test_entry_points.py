@@ -18,6 +18,7 @@ import torch
 import wandb
 from PIL import Image
 from tiny import (
+    BOTH,
     NETWORKS,
     SMALL,
     SMALL_DENSE,
@@ -68,7 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 UNSURE = ["model.score_thresh=0.0", "loss.dense.prior=0.3"]
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=BOTH)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     more = ["trainer.epochs=3", "trainer.num_pictures=0", "optimizer.lr=0.01"]

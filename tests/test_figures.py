@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from small import OPTIONS, batch, quick
-from tiny import NETWORKS, call, small_network, voc
+from tiny import BOTH, NETWORKS, call, small_network, voc
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -483,7 +483,7 @@ def test_the_later_checkpoint_judges_the_proposals_of_the_earlier_one() -> None:
 
 @pytest.fixture(
     scope="module",
-    params=["faster_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)],
+    params=BOTH,
 )
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
@@ -501,6 +501,7 @@ def drawn(checkpoint: Path, out: Path, *more: str) -> list[str]:
     return sorted(file.stem for file in out.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_the_command_draws_every_figure(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

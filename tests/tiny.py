@@ -62,6 +62,8 @@ SMALL_DENSE = [
     "site.dense.budget=32",
 ]
 NETWORKS = {"faster_rcnn": SMALL, "retinanet": SMALL_DENSE}
+# Parameters of a fixture: the second one is for `make test-all`.
+BOTH = ["faster_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)]
 
 
 class Stages(nn.Module):

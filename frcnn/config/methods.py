@@ -44,7 +44,8 @@ def store_methods(folders: Sequence[str | Path] = ()) -> None:
     roots = [Path(CONF), *map(Path, folders)]
     sites = all_sites(roots)
     store = ConfigStore.instance()
-    store.repo = Options(store.repo)
+    if not isinstance(store.repo, Options):
+        store.repo = Options(store.repo)
     store.store("site_defaults", site_defaults(sites), package="_global_")
     for root in roots:
         for group, file in _files(root, "method"):

@@ -262,6 +262,7 @@ def one_of_two(here: Any, store: Any, config: dict, choices: dict, folder: Path)
         run(config, choices, folder, group)
 
 
+@pytest.mark.slow
 def test_learned_weights_are_those_of_one_process(tmp_path: Path) -> None:
     options = ("weigher=learned", "sampler=ohem", "optimizer.lr=0.005", "trainer.epochs=1")
     saved = trained(tmp_path / "one", *options, "trainer.batch_size=4")
