@@ -12,7 +12,7 @@ COMMANDS = ("train", "evaluate", "predict", "check_data")
 # From the top down: a part imports those below it, never those above it.
 ORDER = (
     *COMMANDS, "training", "evaluation", "build", "model", "sites", "losses", "data", "config",
-    "tracking", "runfolder", "parallel", "errors",
+    "tracking", "runfolder", "parallel", "time_limit", "errors",
 )  # fmt: skip
 KNOW_HYDRA = {*COMMANDS, "config"}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from wandb_server import silent_server, wandb_server
 
+from frcnn.time_limit import within
 from frcnn.tracking import service, tracker
-from frcnn.tracking.service import within
 
 # A run of a tracker alone. What happens to W&B once it has begun is named by the first argument.
 RUN = """

@@ -2,10 +2,8 @@
 
 import hashlib
 import logging
-import queue
 import socket
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ import torch
 from torch.hub import HASH_REGEX, download_url_to_file
 
 from frcnn.errors import UserError
+from frcnn.time_limit import within
 
 log = logging.getLogger(__name__)
 
@@ -58,27 +57,13 @@ def _download(url: str, path: Path, prefix: str) -> None:
 def _wait_for_answer(url: str) -> None:
     """Raise OSError unless the server answers in time.
 
-    A thread asks: the look-up of a server's name has no time limit in Python, and each of its
-    addresses would have its own.
+    The look-up of a server's name has no time limit in Python, and each of its addresses would
+    have its own.
     """
-    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
-            answers.put(None)
-        except Exception as error:  # it is raised in the thread that waits
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
     try:
-        error = answers.get(timeout=ANSWER_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {ANSWER_SECONDS:g} seconds") from None
-    if isinstance(error, HTTPException):
+        within(ANSWER_SECONDS, lambda: urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close())
+    except HTTPException as error:
         raise ConnectionError(f"the answer cannot be read: {error!r}") from error
-    if error is not None:
-        raise error
 
 
 @contextmanager

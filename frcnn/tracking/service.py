@@ -1,39 +1,13 @@
-"""Calls of W&B with a time limit: a server or a service that does not answer must not hold a run.
+"""The end of W&B's service: one that does not answer must not hold a run.
 
 W&B's service is a process of its own, which W&B waits for without a limit, also at exit.
 """
 
-import threading
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+
+from frcnn.time_limit import within
 
 TEARDOWN_SECONDS = 5.0
-
-
-def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What ``call`` returns or raises; it goes on in a thread where it takes longer.
-
-    Raises:
-        TimeoutError: it did not end in time.
-    """
-    results: list[Any] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no end within {seconds:g} s")
-    return results[0]
 
 
 def end_service() -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.runfolder.files import cannot_write, sync_names
-from frcnn.tracking.service import TEARDOWN_SECONDS, end_service, within
+from frcnn.time_limit import within
+from frcnn.tracking.service import TEARDOWN_SECONDS, end_service
 
 logger = logging.getLogger(__name__)
 

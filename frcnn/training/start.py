@@ -61,9 +61,10 @@ def warn_of_warmup(schedule: Any, total: int) -> None:
 
 def warn_of_limits(data: DetectionDataset, model: Mapping[str, Any], max_detections: int) -> None:
     """Warn of images with more objects than the evaluation or the detector counts."""
-    most_of_class, most = objects_per_image(data, per_class=True), objects_per_image(data)
-    limits = [("evaluation.max_detections", max_detections, most_of_class, "objects of one class")]
-    limits += [(f"model.{k}", model[k], most, "objects") for k in DETECTOR_LIMITS if k in model]
+    objects = objects_per_image(data)
+    of_class, of_all = objects.max(1), objects.sum(1)
+    limits = [("evaluation.max_detections", max_detections, of_class, "objects of one class")]
+    limits += [(f"model.{k}", model[k], of_all, "objects") for k in DETECTOR_LIMITS if k in model]
     for key, limit, counts, what in limits:
         over = int((counts > limit).sum())
         if over:
@@ -81,15 +82,15 @@ def warn_of_limits(data: DetectionDataset, model: Mapping[str, Any], max_detecti
             )
 
 
-def objects_per_image(data: DetectionDataset, per_class: bool = False) -> np.ndarray:
-    """[images] the objects of each image, or those of its most frequent class; ignored ones not."""
+def objects_per_image(data: DetectionDataset) -> np.ndarray:
+    """int64 [images, C + 1] the objects of each image by label; ignored ones do not count."""
     truth = data.ground_truth()
     rows = {image["id"]: row for row, image in enumerate(truth["images"])}
     counts = np.zeros((len(rows), data.num_classes), dtype=np.int64)
     for annotation in truth["annotations"]:
         if not annotation.get("iscrowd"):
             counts[rows[annotation["image_id"]], annotation["category_id"]] += 1
-    return counts.max(1) if per_class else counts.sum(1)
+    return counts
 
 
 class Pace:
