@@ -1,6 +1,8 @@
 """Losses: unreduced values, their normalizer, and the scores that inference reads."""
 
+from frcnn.losses.alrp import ALRP, ALRPBox
 from frcnn.losses.balanced_l1 import BalancedL1
+from frcnn.losses.bucketed_rank_sort import BucketedRankSort
 from frcnn.losses.carl import CARL
 from frcnn.losses.class_weights import ClassWeights
 from frcnn.losses.cross_entropy import CrossEntropy
@@ -11,16 +13,20 @@ from frcnn.losses.ghm import GHMC, GHMR
 from frcnn.losses.giou import GIoU
 from frcnn.losses.l1 import L1
 from frcnn.losses.quality_focal import QualityFocal
+from frcnn.losses.rank_sort import RankedGIoU, RankSort
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
 from frcnn.losses.smooth_l1 import SmoothL1
 
 __all__ = [
+    "ALRP",
     "CARL",
     "GHMC",
     "GHMR",
     "L1",
+    "ALRPBox",
     "BalancedL1",
     "BoxLoss",
+    "BucketedRankSort",
     "ClassLoss",
     "ClassWeights",
     "CrossEntropy",
@@ -31,6 +37,8 @@ __all__ = [
     "FocalStar",
     "GIoU",
     "QualityFocal",
+    "RankSort",
+    "RankedGIoU",
     "Samples",
     "SmoothL1",
 ]

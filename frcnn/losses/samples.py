@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-Per = Literal["sample", "positive", "coordinate", "guided", "image"] | float
+Per = Literal["sample", "positive", "coordinate", "guided", "image", "class_term"] | float
 CLASS_PER = ("sample", "positive", "image", "guided")
-BOX_PER = ("sample", "positive", "coordinate", "image")
+BOX_PER = ("sample", "positive", "coordinate", "image", "class_term")
 # One divisor, or one per image [I].
 Normalizer = float | Tensor
 
@@ -191,14 +191,16 @@ def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> Normalizer
     Args:
         per: what the sum is divided by: kept samples ("sample"), positives ("positive"), their
             coordinates ("coordinate", four each), per image by its positives ("image", see
-            ``image_divisor``), or a constant. A count is at least 1. "guided": see
-            ``guided_divisor``.
+            ``image_divisor``), or a constant. A count is at least 1. "guided" and "class_term"
+            ask for the other term: see ``guided_divisor`` and ``class_term_divisor``.
         guided_scale: for "guided" alone.
     """
     if not isinstance(per, str):
         return float(per)
     if per == "guided":
         return guided_divisor(samples, guided_scale)
+    if per == "class_term":
+        return class_term_divisor(samples)
     if per == "image":
         return image_divisor(samples)
     coordinates = 4 if per == "coordinate" else 1
@@ -253,3 +255,16 @@ def guided_divisor(samples: Samples, scale: float) -> Tensor:
     ratio = samples.total(samples.class_sum) / wanted
     mean = step_count(samples, len(samples.labels))
     return torch.where(ratio.isfinite() & (ratio > 0), ratio, mean)
+
+
+def class_term_divisor(samples: Samples) -> Tensor:
+    """The divisor that makes the box term as large as the class term, in value (RS loss, sec. 4).
+
+    Where one of both is 0, the positives.
+
+    Returns:
+        0-d tensor > 0, without gradient.
+    """
+    ratio = samples.total(samples.box_sum) / samples.total(samples.class_term())
+    positives = step_count(samples, len(samples.positive))
+    return torch.where(ratio.isfinite() & (ratio > 0), ratio, positives)

@@ -14,7 +14,8 @@ class SmoothL1(Divided):
             paper 1.
         per: what the sum is divided by: kept samples ("sample", torchvision's Faster R-CNN),
             positives ("positive"), their coordinates ("coordinate", four each), per image by its
-            positives ("image", torchvision's RetinaNet), or a constant.
+            positives ("image", torchvision's RetinaNet), so that the term is as large as the class
+            term ("class_term"), or a constant.
 
     Raises:
         ValueError: an argument out of range.

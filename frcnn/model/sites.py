@@ -40,6 +40,7 @@ def parts_by_site(
     for name, kind in sites.items():
         own = found[name]
         check_fit(name, kind, own["assigner"], own["loss"], own["box_loss"])
+        check_terms(name, own["loss"], own["box_loss"])
     return found
 
 
@@ -85,6 +86,15 @@ def check_fit(name: str, kind: str, *parts: Assigner | ClassLoss | BoxLoss) -> N
         reason = getattr(part, "unfit", {}).get(kind)
         if reason is not None:
             raise ConfigError(f"{type(part).__name__} cannot serve at the {name}: {reason}")
+
+
+def check_terms(name: str, loss: ClassLoss, box_loss: BoxLoss) -> None:
+    """Raise ConfigError if each of the two terms is to be scaled to the other."""
+    if (getattr(loss, "per", None), getattr(box_loss, "per", None)) == ("guided", "class_term"):
+        raise ConfigError(
+            f"loss.{name}.per=guided scales the class term to the box term, and "
+            f"box_loss.{name}.per=class_term the box term to the class term: one of them alone"
+        )
 
 
 def initial_bias(name: str, loss: ClassLoss, columns: int) -> Tensor | None:

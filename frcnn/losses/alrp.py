@@ -1,0 +1,159 @@
+"""Average Localisation-Recall-Precision loss (Oksuz et al., NeurIPS 2020, arXiv 2009.13592).
+
+Shape letters: K samples, P positives of this process, Q positives and M negatives of all processes;
+see ``ranking``.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from frcnn.losses.activation import SigmoidLoss
+from frcnn.losses.ranking import (
+    Ranked,
+    above,
+    blocks,
+    check_delta,
+    placed,
+    ranked,
+    with_gradient,
+)
+from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, check_per
+
+THRESHOLD = 0.5  # tau: a box of this IoU has a localisation error of 1
+
+
+class ALRP(SigmoidLoss):
+    """The class part of aLRP: the share of negatives among what stands above each positive.
+
+    With ``h(x) = clamp(x / (2 delta) + 0.5, 0, 1)``, rank(i) is 1 plus the sum of h over all other
+    logits, and N(i) its part over the negatives. The loss of positive i is N(i) / rank(i) (eq. 9),
+    divided by the positives. As in ``RankSort`` errors take the place of the derivative: i goes up
+    by ``(N(i) + E(i)) / rank(i)``, E(i) the localisation errors ``(1 - IoU) / (1 - tau)`` of the
+    other positives above it times h, and the negatives above it go down by as much in all
+    (sec. 3.3). A positive without any negative above it does not move.
+
+    The value of a sample is half of the errors of its pairs; see ``RankSort``. ``box_loss=alrp``
+    is the other part.
+
+    Args:
+        delta: half the width of the step in logits, > 0.
+        per, guided_scale, prior: as for ``QualityFocal``.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    A positive at 0 and a negative at 1, above it by h = 1 with delta 1: 1 / 2 in all.
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> box = [[0, 0, 10, 10]]
+    >>> ALRP()(few_samples([1, 0], [[0, 0], [0, 1]], deltas=box, objects=box))
+    tensor([0.2500, 0.2500])
+    """
+
+    def __init__(
+        self,
+        delta: float = 1.0,
+        per: Per = "positive",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        check_delta(delta)
+        check_per(per, CLASS_PER)
+        self.delta = delta
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[K] halves of the errors of each sample's pairs."""
+        found = ranked(samples, self.delta)
+        positives, negatives, up, down = alrp_errors(found, self.delta)
+        values = placed(found, samples, positives, negatives).sum(1) / 2
+        return with_gradient(values, samples, placed(found, samples, -up, down))
+
+
+@torch.no_grad()
+def alrp_errors(found: Ranked, delta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[Q], [M] errors by positive and by negative, and [Q], [M] how much each logit moves."""
+    logits, worst = found.positives, localisation_error(found.quality)
+    errors, up = torch.zeros(2, len(logits)).to(logits)
+    by_negative, down = torch.zeros(2, len(found.negatives)).to(logits)
+    for block in blocks(len(logits), len(found.negatives) + len(logits)):
+        false = above(found.negatives, logits[block], delta)
+        true = others_above(found, block, delta)
+        num_false = false.sum(1)
+        rank = 1 + true.sum(1) + num_false
+        errors[block] = num_false / rank
+        moved = torch.where(
+            num_false > 0, (num_false + (true * worst).sum(1)) / rank, errors[block]
+        )
+        up[block] = moved
+        by_negative += (false / rank[:, None]).sum(0)
+        share = false / num_false.clamp(min=torch.finfo(false.dtype).tiny)[:, None]
+        down += (share * moved[:, None]).sum(0)
+    return errors, by_negative, up, down
+
+
+def others_above(found: Ranked, block: slice, delta: float) -> Tensor:
+    """[B, Q] h of all positives above those of a block; 0 for a positive and itself."""
+    true = above(found.positives, found.positives[block], delta)
+    rows = torch.arange(len(true), device=true.device)
+    true[rows, rows + block.start] *= 0  # NaN stays
+    return true
+
+
+def localisation_error(quality: Tensor) -> Tensor:
+    """IoU in [0, 1] -> the paper's E_loc, 0 for a perfect box and 1 at ``THRESHOLD``."""
+    return (1 - quality) / (1 - THRESHOLD)
+
+
+class ALRPBox(Divided):
+    """The box part of aLRP: GIoU losses, averaged over what stands above each positive.
+
+    The loss of positive i is ``sum_k h_ik E(k) / rank(i)`` over the positives k above it and itself
+    (eq. 8), with ``E = (1 - GIoU) / (2 (1 - tau))``; ranks as in ``ALRP`` and without gradient. So
+    the box of k has the weight ``sum_i h_ik / rank(i)``: boxes of high score count more.
+
+    Divided ``per="class_term"`` the term is as large as the class term in value, step by step. The
+    paper (sec. 3.4) balances both by their sums over an epoch.
+
+    Args:
+        delta: as for ``ALRP``.
+        per: as for ``SmoothL1``.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    One positive, rank 1, 1 - GIoU = 0.5, tau 0.5:
+
+    >>> from frcnn.losses.examples import few_samples
+    >>> ALRPBox()(few_samples([1], deltas=[[0, 0, 10, 10]], objects=[[0, 0, 10, 5]]))
+    tensor([0.5000])
+    """
+
+    def __init__(self, delta: float = 1.0, per: Per = "class_term") -> None:
+        check_delta(delta)
+        check_per(per, BOX_PER)
+        self.delta = delta
+        self.per = per
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """[P] weighted losses of the positives."""
+        found = ranked(samples, self.delta)
+        weights = box_weights(found, self.delta)[found.own_positives]
+        boxes = samples.decode(samples.deltas)
+        loss = generalized_box_iou_loss(boxes, samples.objects, reduction="none")
+        return weights * loss / (2 * (1 - THRESHOLD))
+
+
+@torch.no_grad()
+def box_weights(found: Ranked, delta: float) -> Tensor:
+    """[Q] the sum over all positives of h / rank, of each positive as one that stands above."""
+    weights = torch.zeros_like(found.positives)
+    for block in blocks(len(weights), len(found.negatives) + len(weights)):
+        true = others_above(found, block, delta)
+        rank = 1 + true.sum(1) + above(found.negatives, found.positives[block], delta).sum(1)
+        weights += (true / rank[:, None]).sum(0)
+        weights[block] += 1 / rank
+    return weights

@@ -1,0 +1,90 @@
+"""What losses over rankings share: the pairs of a batch, and gradients that are errors.
+
+Such a loss compares the logits of positives with those of negatives. "Negatives" are logits here:
+those of background samples, and those of a positive's other classes. Each process ranks the logits
+of all processes and gives the errors of its own samples.
+
+Shape letters: K samples, C object classes, P positives of this process, Q of all processes, M
+negatives of all processes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frcnn.losses.activation import binary
+from frcnn.losses.quality_focal import quality
+from frcnn.losses.samples import Samples
+
+LARGEST = 2**22  # elements of a table of positives and negatives that is made at once
+
+
+@dataclass
+class Ranked:
+    """The logits of a batch, without gradient.
+
+    Attributes:
+        positives: [Q] logit of the label's class.
+        quality: [Q] in [0, 1], how good the box is: see ``frcnn.losses.quality_focal.quality``.
+        negatives: [M] logits that can stand above a positive.
+        own_positives, own_negatives: those of this process.
+        near: [K, C] bool, the places of this process's negatives.
+    """
+
+    positives: Tensor
+    quality: Tensor
+    negatives: Tensor
+    own_positives: slice
+    own_negatives: slice
+    near: Tensor
+
+
+@torch.no_grad()
+def ranked(samples: Samples, delta: float) -> Ranked:
+    """The logits to rank; a negative ``delta`` or more below every positive has no error."""
+    logits, targets = binary(samples)
+    own = logits[samples.positive, samples.labels[samples.positive] - 1]
+    pairs, own_positives = samples.gather(
+        torch.stack([own, quality(samples)[samples.positive].to(own)], 1)
+    )
+    lowest = pairs[:, 0].amin() - delta if len(pairs) else torch.inf
+    near = (targets == 0) & ~(logits <= lowest)  # NaN is near, so that it shows
+    negatives, own_negatives = samples.gather(logits[near])
+    return Ranked(pairs[:, 0], pairs[:, 1], negatives, own_positives, own_negatives, near)
+
+
+def above(others: Tensor, logits: Tensor, delta: float) -> Tensor:
+    """[A], [B] -> [B, A] in [0, 1]: is A above B? A step that is linear within ``delta``.
+
+    RS loss, arXiv 2107.11669, eq. 5; a logit compared with itself gives 0.5.
+    """
+    return ((others[None] - logits[:, None]) / (2 * delta) + 0.5).clamp(0, 1)
+
+
+def blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of ``rows`` whose table with ``columns`` has at most ``LARGEST`` elements."""
+    step = max(1, LARGEST // max(1, columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def placed(found: Ranked, samples: Samples, positives: Tensor, negatives: Tensor) -> Tensor:
+    """[Q] and [M] numbers -> [K, C], those of this process at the places of their logits."""
+    table = positives.new_zeros(found.near.shape)
+    labels = samples.labels[samples.positive]
+    table[samples.positive, labels - 1] = positives[found.own_positives]
+    table[found.near] = negatives[found.own_negatives]
+    return table
+
+
+def with_gradient(values: Tensor, samples: Samples, gradient: Tensor) -> Tensor:
+    """[K] values whose sum has this [K, C] gradient with respect to the logits."""
+    moved = (samples.logits[:, 1:] * gradient).sum(1)
+    return values + (moved - moved.detach())
+
+
+def check_delta(delta: float) -> None:
+    """Raise ValueError unless the half-width of the step is above 0."""
+    if not delta > 0:
+        raise ValueError(f"delta must be above 0, got {delta}")
