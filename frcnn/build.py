@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from frcnn.config.compose import build
 from frcnn.config.methods import GROUPS
 from frcnn.data import DetectionDataset, drop_unusable_images
@@ -114,12 +111,3 @@ def fill_from_data(
     for site, kind in sites.items():
         numbers, node = of_objects if kind == "rpn" else of_classes, losses[site]
         node |= {key: value for key, value in numbers.items() if node.get(key) == "data"}
-
-
-def prepare(images: list[Tensor], device: torch.device) -> list[Tensor]:
-    """uint8 images -> float in 0..1 on the device.
-
-    Targets stay where they are: the detector takes along what it needs, and what is done with
-    boxes before that would make a GPU's host wait.
-    """
-    return [image.to(device, non_blocking=True).float().div_(255) for image in images]

@@ -172,7 +172,7 @@ def _detect(trained: "Trained", image: "Tensor", lowest: Sequence[float]) -> dic
     """
     import torch
 
-    from frcnn.build import prepare
+    from frcnn.data import prepare
     from frcnn.parallel.device import autocast
 
     images = prepare([image], trained.device)

@@ -14,9 +14,9 @@ from frcnn.config.compose import command, plain_values
 from frcnn.errors import ConfigError
 from frcnn.parallel.cluster import detect_launcher
 
-# Seeds, names, places, speed, and what is recorded: they make no other method, here as in a report
-# (experiments/report/runs.py).
-ASIDE = re.compile(
+# Keys that do not change which method a run is: seeds, names, places, speed, and what is recorded.
+# A report ignores the same (experiments/report/runs.py).
+NOT_METHOD = re.compile(
     r"seed|run_name|resume|done|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
     r"|trainer\.(device|channels_last|compile|workers|\w+_every|checkpoint_minutes|deterministic"
     r"|num_pictures)"
@@ -43,8 +43,8 @@ def method(overrides: Iterable[str]) -> str:
     """The overrides that a run's result may come from, ``loss=focal sampler=ohem``, in one order;
     "defaults" where there are none. Only seeds differ between runs that have the same."""
     keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
-    told = sorted(text for text, key in keys.items() if not ASIDE.fullmatch(key))
-    return shlex.join(told) or "defaults"
+    kept = sorted(text for text, key in keys.items() if not NOT_METHOD.fullmatch(key))
+    return shlex.join(kept) or "defaults"
 
 
 def check_launcher(config: dict[str, Any], sweep: bool, overrides: list[str]) -> None:

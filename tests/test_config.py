@@ -25,6 +25,7 @@ from frcnn.config.methods import BY_SITE, CONF, GROUPS, clashes, definition, rea
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses.samples import Per
+from frcnn.sites.kinds import KINDS
 
 ROOT = Path(CONF).parent
 SITES = ("rpn", "rcnn")
@@ -188,6 +189,20 @@ ABLATIONS = [sweep for sweep in options("sweep") if sweep.startswith("retinanet"
 
 
 @pytest.mark.slow
+def test_what_is_usual_at_a_kind_of_site_is_the_same_in_code_and_in_files() -> None:
+    read = OmegaConf.load(Path(CONF, "kinds.yaml"))
+    assigner = OmegaConf.load(Path(CONF, "method/assigner/max_iou.yaml"))
+    assert set(read) == set(KINDS)
+    for name, kind in KINDS.items():
+        of_file = {**assigner, **assigner.kinds.get(name, {})}
+        assert (read[name].budget, read[name].positive_fraction) == (
+            kind.budget,
+            kind.positive_fraction,
+        )
+        found = tuple(of_file[key] for key in ("high", "low", "keep_best"))
+        assert found == (kind.high, kind.low, kind.keep_best)
+
+
 @pytest.mark.parametrize("line", [row for s in ABLATIONS for row in values_of(s)], ids="_".join)
 def test_every_value_of_a_sweep_of_retinanet_is_one(line: list[str]) -> None:
     config, _ = composed(*line)

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
-from frcnn.build import prepare
 from frcnn.config.compose import build
-from frcnn.data import Batch
+from frcnn.data import Batch, prepare
 from frcnn.model import Detector
 from frcnn.parallel.device import DTYPES, autocast
 

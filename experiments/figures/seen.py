@@ -16,7 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign
 
-from frcnn.build import prepare
+from frcnn.data import prepare
 from frcnn.evaluation.load import Trained
 from frcnn.losses import ClassLoss
 from frcnn.losses.activation import SigmoidLoss

@@ -74,8 +74,8 @@ KNOWN = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 def label(text: str) -> str:
     """A folder's name for overrides: `seed=1,sampler/rcnn=ohem` -> `seed-1_sampler-rcnn-ohem`.
 
-    What is chosen stands before how it is set. A name ends at 255 bytes: of a long one the end is
-    cut, and a digest of all of it tells it from others.
+    Chosen options come before values. A long name is cut, as file names end at 255 bytes, and ends
+    in a hash of the full text.
     """
     parts = re.split(r",(?=[^,=]+=)", text)
     parts = sorted((part.lstrip("+") for part in parts), key=_is_value)

@@ -1,6 +1,13 @@
 """Data sets for detection: readers, augmentation, batches."""
 
-from frcnn.data.batching import AspectGroupedBatches, Batch, collate, empty_batch, make_loader
+from frcnn.data.batching import (
+    AspectGroupedBatches,
+    Batch,
+    collate,
+    empty_batch,
+    make_loader,
+    prepare,
+)
 from frcnn.data.check import (
     check_images,
     count_copies,
@@ -30,6 +37,7 @@ __all__ = [
     "drop_unusable_images",
     "empty_batch",
     "make_loader",
+    "prepare",
     "roboflow",
     "shapes",
     "unlisted_files",

@@ -96,6 +96,15 @@ def make_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> Data
     )
 
 
+def prepare(images: list[Tensor], device: torch.device) -> list[Tensor]:
+    """uint8 images -> float in 0..1 on the device.
+
+    Targets stay where they are: the detector takes along what it needs, and what is done with
+    boxes before that would make a GPU's host wait.
+    """
+    return [image.to(device, non_blocking=True).float().div_(255) for image in images]
+
+
 def empty_batch() -> Batch:
     """A batch for a process that has no image of the batch: a small image, ignored as a whole.
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from frcnn.build import prepare
-from frcnn.data import Batch, DetectionDataset, empty_batch, make_loader
+from frcnn.data import Batch, DetectionDataset, empty_batch, make_loader, prepare
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
 from frcnn.parallel.group import SingleProcess

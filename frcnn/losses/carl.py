@@ -22,9 +22,9 @@ class CARL(Divided, nn.Module):
         base: the box loss L, of which the values count; what divides them is CARL's own ``per``.
         k, bias: a score of 0 has v = b^k (b in [0, 1]); a larger k >= 0 makes the score matter
             more.
-        added: beside L, as in released code, which gives the boxes about twice the gradient.
-            False: in L's place, as the paper's text says, with c scaled so that the sum stays
-            that of L. The scale is a constant there: with its gradient, a sum that cannot change
+        added: True: the loss is L + c L, as in released code, about twice the gradient of L.
+            False: it is c L, as the paper's text says, with c scaled so that the sum stays that
+            of L. The scale is a constant there: with its gradient, a sum that cannot change
             would leave the scores none.
         per: as for ``SmoothL1``.
 

@@ -133,7 +133,8 @@ class GHMR(Divided, nn.Module):
         num_bins, momentum, nonempty_bins: see ``GradientDensity``; momentum 0.7 is released, 0.5
             the paper's by its author (libuyu/GHM_Detection#6).
         weight: factor, > 0; the paper has none, released code 10. Errors far above mu share
-            the last bin: where it holds nearly all, their gradient is 1 / M of L1's without it.
+            the last bin. If nearly all errors are there, weight 1 gives them 1 / M of L1's
+            gradient.
         per: as for ``SmoothL1``; the paper divides by "positive"s.
 
     Raises:

@@ -136,7 +136,9 @@ class ClassLoss(Protocol):
 
     A loss that its definition forbids at a kind of site says so in an attribute ``unfit``: kind ->
     reason. One with a state or with parameters is an ``nn.Module``; a state moves only where
-    ``samples.training`` is True.
+    ``samples.training`` is True, and parameters may have ``own_optimizer()``, as a weigher's. An
+    argument called ``class_counts`` or ``class_frequencies`` gets the training set's numbers where
+    its value in the YAML file is ``data``: objects of each class, shares of images that show it.
     """
 
     def __call__(self, samples: Samples) -> Tensor:

@@ -21,7 +21,7 @@ class Detector(nn.Module):
     global generator).
 
     Attributes:
-        predictor: prefix of the parameters whose number depends on the classes.
+        predictor: prefix, or prefixes, of the parameters whose number depends on the classes.
         sites: by name, in the order in which the network meets them. Their parameters are the
             detector's; their states are not in ``state_dict``, whose names are torchvision's.
         initial_weights: the name or the file of the detector's weights that it started from; None
@@ -30,7 +30,7 @@ class Detector(nn.Module):
 
     initial_weights: str | None = None
 
-    predictor: str
+    predictor: str | tuple[str, ...]
     sites: Sites
     backbone: nn.Module
     transform: "Transform"

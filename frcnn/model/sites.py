@@ -8,12 +8,12 @@ from torchvision.models.detection._utils import BoxCoder
 
 from frcnn.errors import ConfigError
 from frcnn.losses import L1, BoxLoss, ClassLoss, CrossEntropy, FocalSigmoid, SmoothL1
-from frcnn.sites.assigners import Assigner
 from frcnn.sites.kinds import KINDS
 from frcnn.sites.site import Site, Sites, usual_assigner
 from samplers import All, Random
 
 PREFIX = "sites."
+PARTS = ("assigner", "sampler", "loss", "box_loss", "weigher")
 
 
 def parts_by_site(
@@ -26,8 +26,8 @@ def parts_by_site(
         parts: group ("assigner", "sampler", "loss", ...) -> site name -> the part.
 
     Raises:
-        ConfigError: a part for a site that the network does not have, or an assigner or loss whose
-            definition forbids it at this kind of site.
+        ConfigError: a part for a site that the network does not have, or one whose definition
+            forbids it at this kind of site.
     """
     for group, by_site in parts.items():
         for name in by_site:
@@ -39,7 +39,7 @@ def parts_by_site(
     }
     for name, kind in sites.items():
         own = found[name]
-        check_fit(name, kind, own["assigner"], own["loss"], own["box_loss"])
+        check_fit(name, kind, *(own[group] for group in PARTS))
         check_terms(name, own["loss"], own["box_loss"])
     return found
 
@@ -80,7 +80,7 @@ def make_site(name: str, kind: str, box_coder: BoxCoder, parts: Mapping[str, Any
     )
 
 
-def check_fit(name: str, kind: str, *parts: Assigner | ClassLoss | BoxLoss) -> None:
+def check_fit(name: str, kind: str, *parts: object) -> None:
     """Raise ConfigError if the definition of a part forbids it at this kind of site."""
     for part in parts:
         reason = getattr(part, "unfit", {}).get(kind)
@@ -115,7 +115,7 @@ def add_sites(network: nn.Module, sites: Mapping[str, Site]) -> None:
         site.index = index
     network.sites = Sites(dict(sites))
     network.register_state_dict_post_hook(_drop_sites)
-    network.register_load_state_dict_post_hook(_do_not_miss_sites)
+    network.register_load_state_dict_pre_hook(_keep_sites)
 
 
 def refer_to_site(part: nn.Module, site: Site) -> None:
@@ -128,5 +128,7 @@ def _drop_sites(module: nn.Module, state: dict[str, Any], prefix: str, metadata:
         del state[key]
 
 
-def _do_not_miss_sites(module: nn.Module, keys: Any) -> None:
-    keys.missing_keys[:] = [key for key in keys.missing_keys if f".{PREFIX}" not in f".{key}"]
+def _keep_sites(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Let the sites keep what they have, also where ``strict`` asks for every key."""
+    for key, value in module.get_submodule("sites").state_dict().items():
+        state.setdefault(f"{prefix}{PREFIX}{key}", value)

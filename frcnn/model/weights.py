@@ -72,13 +72,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a readable weights file ({error})") from error
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], predictor: str, source: str) -> None:
+def load_into(
+    model: nn.Module, state: Mapping[str, Tensor], predictor: str | tuple[str, ...], source: str
+) -> None:
     """Load a detector's state dict; a predictor for other classes starts afresh.
 
     A state dict saved with frozen BatchNorm freezes the model's.
 
     Args:
-        predictor: prefix of the parameters that depend on the classes.
+        predictor: prefix, or prefixes, of the parameters that depend on the classes.
         source: names the state dict in messages.
 
     Raises:

@@ -49,7 +49,9 @@ class Site(nn.Module):
     Attributes:
         index: place of the site among those of its detector.
         observer: called with (name, candidates, weights) after each draw; None = no observer.
-        exchange: how the site hears of the other processes, and of the step's other batches.
+        exchange: sums and gathers values over the processes, and over the batches of a step. A
+            training loop of your own with several processes sets it
+            (``frcnn.parallel.group.ProcessGroup``).
         seed: of ``Samples.generator``, the same in all processes; None = torch's global generator.
     """
 
@@ -163,10 +165,14 @@ class Site(nn.Module):
     ) -> dict[str, Tensor]:
         """Named terms of the kept rows, attached to the graph even where there is no row.
 
-        This is the one place where losses are weighted, summed and normalized:
+        This is the one place where losses are weighted, summed and normalized (a weigher may name
+        another normalizer):
         ``sum(w * l) / normalizer`` over the kept rows for the class term, ``sum / normalizer`` over
         their positives for the box term. With several processes these are the terms' shares: their
         sum over the processes is the term.
+
+        Raises:
+            ValueError: a weigher's term has the name of another term.
         """
         samples = self._samples(assigned, rows, weights, logits, deltas)
         samples.training = self.training
@@ -179,7 +185,11 @@ class Site(nn.Module):
         if self.training:
             class_term, box_term = self.class_factor * class_term, self.box_factor * box_term
         terms = dict(zip(self.term_names, (class_term, box_term), strict=True))
-        terms |= {f"loss_{self.name}_{name}": value for name, value in weighed.terms.items()}
+        for name, value in weighed.terms.items():
+            key = f"loss_{self.name}_{name}"
+            if key in terms:
+                raise ValueError(f"a weigher's term {name!r} has the name of another one, {key}")
+            terms[key] = value
         return self._with_all_parameters(terms)
 
     def prediction(
@@ -224,6 +234,8 @@ class Site(nn.Module):
         # Each is computed once, also where the other one asks for it.
         samples.class_normalizer = cache(partial(class_loss.normalizer, samples))
         samples.box_normalizer = cache(partial(box_loss.normalizer, samples))
+        if (own := weighed.normalizer) is not None:
+            samples.class_normalizer = samples.box_normalizer = lambda: own
         return (
             normalized(class_values, samples.image, samples.class_normalizer()),
             normalized(box_values, samples.image[samples.positive], samples.box_normalizer()),

@@ -73,7 +73,7 @@ def launch_run(
     Raises:
         ConfigError: more GPUs are asked for than there are.
         Exception: the first error that a process raised; a UserError where one was killed.
-        SystemExit: the same, in a process of a launcher that leaves the message to another one.
+        SystemExit: under a launcher, in a process that does not print the error.
     """
     here, size = detect_launcher(), config["trainer"]["devices"]
     if here is not None:

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from frcnn.build import prepare
-from frcnn.data import AspectGroupedBatches, Batch, empty_batch
+from frcnn.data import AspectGroupedBatches, Batch, empty_batch, prepare
 from frcnn.errors import UserError
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
@@ -232,7 +231,7 @@ class Engine:
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise self._not_finite(batch, ", ".join(bad))
-        # The mean of the processes' gradients is to be that of the sum of their shares.
+        # DDP averages gradients; times the number of processes they are those of the sum.
         self.scaler.scale(terms.sum() * self.processes.size).backward()
         if self.processes.size > 1:
             values = dict(zip(losses, self.processes.total(terms.detach()).tolist(), strict=True))

@@ -74,7 +74,7 @@ def run(
 ) -> float | None:
     """Train, validate and keep the run's files in ``folder``; returns the best AP.
 
-    ``processes`` is who takes part, where that is more than this one.
+    ``processes`` is the process group; None = a single process.
     """
     return Run(config, choices, folder, processes).go()
 

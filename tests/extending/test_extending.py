@@ -1,6 +1,7 @@
 """What a user can add from a package and a folder of their own, without a change to the project."""
 
 import json
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from extension import ByScore, Learned, SoftLabels
+from extension.network import three_sites
 from omegaconf import OmegaConf
 from processes import CPU
 from small import quick, samples
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from frcnn import evaluate, train
 from frcnn.evaluation.load import load_trained
+from frcnn.losses import FocalSigmoid
 from frcnn.parallel.group import join_group
 from frcnn.runfolder import checkpoint
 from frcnn.sites.assigners import Outputs, Unassigned
@@ -161,10 +164,11 @@ def test_an_assigner_that_reads_predictions_follows_their_scores(
 
 
 def test_a_backbone_of_timm(tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="extra timm")
+    timm = pytest.importorskip("timm", reason="extra timm")
     options = ["model=fasterrcnn_timm", "model.backbone=test_resnet", "model.fpn_channels=16"]
     saved = trained(tmp_path, *options, "trainer.max_steps=2", "model.representation_size=16")
-    assert any("backbone" in name for name in saved["model"])
+    own = timm.create_model("test_resnet").state_dict()
+    assert sum(name.split("backbone.body.")[-1] in own for name in saved["model"]) > 10
     assert evaluated(tmp_path, tmp_path / "e", trust="[]") == 0
 
 
@@ -185,6 +189,17 @@ def test_a_detector_with_three_sites(tmp_path: Path) -> None:
     assert set(recorded.sampler) == set(recorded.site) == {"rpn", "rcnn", "rcnn2"}
 
 
+def test_a_further_head_starts_at_its_loss_s_prior_and_is_known_as_a_predictor() -> None:
+    detector = three_sites(4, name="fasterrcnn_resnet18_fpn", loss={"rcnn2": FocalSigmoid()})
+    first, second = (
+        head.box_predictor.cls_score.bias
+        for head in (detector.roi_heads.first, detector.roi_heads.second)
+    )
+    assert second[1:].tolist() == pytest.approx([-math.log(99)] * 3)
+    assert first.abs().max() < 1
+    assert sum(name.startswith(detector.predictor) for name in detector.state_dict()) == 8
+
+
 def test_three_sites_are_reported(tmp_path: Path) -> None:
     report = pytest.importorskip("experiments.report.__main__", reason="extra report")
     for seed in (0, 1):
@@ -192,7 +207,8 @@ def test_three_sites_are_reported(tmp_path: Path) -> None:
             options = [f"sampler={sampler}", f"seed={seed}", "trainer.max_steps=2"]
             trained(tmp_path / f"{sampler}{seed}", "model=three_sites", *options)
     assert call(report.main, str(tmp_path)) == 0
-    assert "ohem" in (tmp_path / "report/report.md").read_text()
+    written = (tmp_path / "report/report.md").read_text()
+    assert "ohem" in written and "classifier_rcnn2" in written
 
 
 def test_a_reader(tmp_path: Path) -> None:

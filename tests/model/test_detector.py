@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,9 +10,17 @@ from small import batch, detector, quick
 from torch import nn
 
 from frcnn.errors import ConfigError
-from frcnn.losses import GHMC, GHMR, CrossEntropy, Equalization, FocalSigmoid, SmoothL1
+from frcnn.losses import (
+    GHMC,
+    GHMR,
+    CrossEntropy,
+    DynamicSmoothL1,
+    Equalization,
+    FocalSigmoid,
+    SmoothL1,
+)
 from frcnn.model.backbones import FAMILIES, freeze_stages
-from samplers import Candidates
+from samplers import OHEM, Candidates
 
 
 @pytest.mark.parametrize("name", ["rpn_batch_size_per_image", "box_fg_iou_thresh"])
@@ -64,6 +73,25 @@ def test_a_samplers_bad_weight_is_named() -> None:
     model = detector(sampler={"rcnn": Broken()})
     with pytest.raises(ValueError, match="Broken at rcnn"):
         model(*batch(2))
+
+
+def test_a_sampler_that_its_definition_forbids_at_a_site_is_refused() -> None:
+    class AnchorsAlone(OHEM):
+        unfit: ClassVar = {"rcnn": "it is for anchors"}
+
+    detector(sampler={"rpn": AnchorsAlone(8)})
+    with pytest.raises(ConfigError, match="AnchorsAlone cannot serve at the rcnn: it is for"):
+        detector(sampler={"rcnn": AnchorsAlone(8)})
+
+
+def test_strict_loading_misses_every_weight_but_the_sites_own() -> None:
+    model = quick(box_loss={"rcnn": DynamicSmoothL1()})
+    state = model.state_dict()
+    assert not any("sites." in key for key in state)
+    model.load_state_dict(state)
+    model.backbone.sites = nn.Linear(1, 1)  # a user's module may have this name
+    with pytest.raises(RuntimeError, match=r"backbone\.sites\.weight"):
+        model.load_state_dict(state)
 
 
 @pytest.mark.parametrize(("trainable", "stages"), [(0, set()), (2, {"layer4", "layer3"})])

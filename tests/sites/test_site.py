@@ -221,6 +221,25 @@ def test_a_weigher_weighs_both_terms_and_adds_one() -> None:
     assert values == pytest.approx([2 * math.log(3), 0, 0.25])
 
 
+def test_a_weigher_s_normalizer_takes_the_place_of_the_losses_own() -> None:
+    logits, deltas = (torch.zeros(3, 3, *more, requires_grad=True) for more in ((), (4,)))
+    here = site()
+    alone = here.losses(ASSIGNED, ROWS, torch.ones(3), logits, deltas)
+    here.weigher = lambda samples, c, b: Weighed(c, b, normalizer=torch.tensor(6.0))
+    found = here.losses(ASSIGNED, ROWS, torch.ones(3), logits, deltas)
+    for name, term in alone.items():  # both were a sum over 3 samples
+        assert found[name].item() == pytest.approx(term.item() * 3 / 6)
+
+
+def test_a_weigher_s_term_does_not_replace_a_loss() -> None:
+    logits, deltas = torch.zeros(3, 3), torch.zeros(3, 3, 4)
+    here = site()
+    here.term_names = ("loss_rcnn_class", "loss_rcnn_box")
+    here.weigher = lambda samples, c, b: Weighed(c, b, {"box": torch.tensor(0.0)})
+    with pytest.raises(ValueError, match="'box' has the name of another one, loss_rcnn_box"):
+        here.losses(ASSIGNED, ROWS, torch.ones(3), logits, deltas)
+
+
 class Counting(CrossEntropy, nn.Module):
     """Counts the labels that it has learned from."""
 

@@ -31,17 +31,17 @@ SMALLEST_IOU = 1e-7
 class SimOTA:
     """Each object takes the candidates that are cheapest for it *now*, as many as fit it well.
 
-    Near an object are the candidates whose centre lies in any object, or within ``radius`` strides
-    of the centre of any. For each pair of them and an object
+    A candidate is considered if its centre lies in any object, or within ``radius`` strides of the
+    centre of any. For each pair of such a candidate and an object
 
         ``cost = BCE(scores, the object's class) + iou_weight * -log(IoU of the predicted box)``
 
     plus 1e5 unless the centre lies in this object and in its centre zone. An object takes its
     ``max(1, floor(sum of its 10 highest IoUs))`` cheapest candidates. A candidate that several took
-    goes to the object for which it is cheapest of all. All others are background.
+    goes to the object with the lowest cost. All others are background.
 
-    Scores are those of the class loss; released code multiplies them by an objectness, which the
-    networks here do not have.
+    Scores are those of the class loss. Released code takes the BCE of
+    ``sqrt(score * objectness)``, the mean of two scores; the networks here have one.
 
     Attributes:
         radius: of the centre zone, in strides of the candidate's level, > 0.

@@ -25,7 +25,7 @@ from samplers.arguments import check_not_negative, check_share
 
 @dataclass(frozen=True)
 class TaskAligned:
-    """Positive are the candidates whose score and box are both good *now*: ``t = s^alpha u^beta``.
+    """A candidate is positive if its score and its box are both good now: ``t = s^alpha u^beta``.
 
     s is the predicted score of the object's class, u the IoU of the predicted box with the object.
     The k candidates of highest t of an object are positive, if t > 0 and their centre lies inside

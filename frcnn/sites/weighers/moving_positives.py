@@ -8,10 +8,10 @@ from frcnn.sites.weighers.contract import Weighed
 
 
 class MovingPositives(nn.Module):
-    """Divides both losses by ``n <- momentum n + (1 - momentum) max(1, P)``.
+    """Divides both terms by ``n <- momentum n + (1 - momentum) max(1, P)``, not by ``per``.
 
-    P counts the positives of the step, in all processes. Use it with losses that are divided by 1
-    (``per=1``); the preset sets that. detectron2 counts per GPU, and its checkpoints do not have n.
+    P counts the positives of the step, in all processes. detectron2 counts per GPU, and its
+    checkpoints do not have n.
 
     Args:
         momentum: in [0, 1).
@@ -23,8 +23,8 @@ class MovingPositives(nn.Module):
     >>> from frcnn.losses.examples import few_samples
     >>> weigher = MovingPositives(momentum=0.5, start=4.0)
     >>> weighed = weigher(few_samples([1, 1, 0]), torch.ones(3), torch.ones(2))
-    >>> weighed.box_values  # 1 / (0.5 * 4 + 0.5 * 2)
-    tensor([0.3333, 0.3333])
+    >>> weighed.normalizer  # 0.5 * 4 + 0.5 * 2
+    tensor(3.)
     """
 
     def __init__(self, momentum: float = 0.9, start: float = 100.0) -> None:
@@ -38,10 +38,10 @@ class MovingPositives(nn.Module):
         self.register_buffer("average", torch.tensor(float(start)))
 
     def forward(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:
-        """[K] and [P] losses -> the same, divided."""
+        """[K] and [P] losses -> the same, and their normalizer."""
         positives = self.average.new_full((), len(samples.positive))
         positives = samples.step_total(positives).clamp(min=1)
         average = self.average.lerp(positives, 1 - self.momentum)
         if samples.training:
             self.average = average
-        return Weighed(class_values / average, box_values / average)
+        return Weighed(class_values, box_values, normalizer=average)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from frcnn.model import Detector, build_detector
-from frcnn.model.sites import add_sites, make_site, parts_by_site, refer_to_site
+from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
 
 SITES = {"rpn": "rpn", "rcnn": "rcnn", "rcnn2": "rcnn"}
 GROUPS = ("assigner", "sampler", "loss", "box_loss", "weigher", "loss_weight")
@@ -36,5 +36,10 @@ def three_sites(num_classes: int, **options: Any) -> Detector:
     site = make_site("rcnn2", "rcnn", second.box_coder, own)
     add_sites(model, {**model.sites, "rcnn2": site})
     refer_to_site(second, site)
+    bias = initial_bias("rcnn2", own["loss"], num_classes)
+    if bias is not None:
+        second.box_predictor.cls_score.bias.data.copy_(bias)
     model.roi_heads = TwoHeads(model.roi_heads, second)
+    # What depends on the number of classes, for checkpoints of other classes.
+    model.predictor = ("roi_heads.first.box_predictor.", "roi_heads.second.box_predictor.")
     return model
