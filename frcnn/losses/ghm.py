@@ -25,12 +25,16 @@ class GradientDensity(nn.Module):
         num_bins: M, >= 1.
         momentum: m, in [0, 1).
         nonempty_bins: GD = S_j times the bins that are not empty now (released code) instead of M.
+        exact_window: the paper's density itself (eq. 3 to 5), in a window of width 1 / M around
+            each norm, instead of unit regions: of this batch alone, without a moving average.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, num_bins: int, momentum: float, nonempty_bins: bool) -> None:
+    def __init__(
+        self, num_bins: int, momentum: float, nonempty_bins: bool, exact_window: bool = False
+    ) -> None:
         super().__init__()
         if num_bins < 1:
             raise ValueError(f"num_bins must be at least 1, got {num_bins}")
@@ -39,6 +43,7 @@ class GradientDensity(nn.Module):
         self.num_bins = num_bins
         self.momentum = momentum
         self.nonempty_bins = nonempty_bins
+        self.exact_window = exact_window
         self.shares: Tensor
         self.register_buffer("shares", torch.zeros(num_bins))  # all 0 until the first batch
         self.register_load_state_dict_post_hook(check_shares)
@@ -49,6 +54,8 @@ class GradientDensity(nn.Module):
         The moving shares move where ``samples.training`` is True.
         """
         norms, weights = norms.detach(), weights.detach().to(norms.dtype)
+        if self.exact_window:
+            return window_beta(norms, weights, 1 / self.num_bins, samples)
         bins = (norms * self.num_bins).long().clamp(0, self.num_bins - 1)
         counts = norms.new_zeros(self.num_bins).index_add(0, bins.flatten(), weights.flatten())
         counts = samples.total(counts)
@@ -59,6 +66,24 @@ class GradientDensity(nn.Module):
             self.shares = shares
         width = (now > 0).sum() if self.nonempty_bins else self.num_bins
         return (1 / (shares * width))[bins]
+
+
+def window_beta(norms: Tensor, weights: Tensor, width: float, samples: Samples) -> Tensor:
+    """``N / GD(g)`` of each norm g in [0, 1], of the norms' shape.
+
+    ``GD(g)`` is what the norms in ``[g - width / 2, g + width / 2)`` count, over the length of the
+    part of that window in [0, 1].
+    """
+    pairs, _ = samples.gather(torch.stack([norms.flatten(), weights.flatten()], 1))
+    order = pairs[:, 0].argsort()
+    ascending = pairs[order, 0].contiguous()
+    # Sums of millions of float32 numbers would lose whole examples.
+    sums = torch.cat([pairs.new_zeros(1).double(), pairs[order, 1].double().cumsum(0)])
+    low, high = norms - width / 2, norms + width / 2
+    ends = (torch.searchsorted(ascending, end.contiguous()) for end in (low, high))
+    start, stop = (sums[end] for end in ends)
+    length = high.clamp(max=1) - low.clamp(min=0)
+    return (sums[-1] * length / (stop - start)).to(norms.dtype)
 
 
 def check_shares(density: nn.Module, keys: object) -> None:
@@ -80,7 +105,7 @@ class GHMC(SigmoidLoss, nn.Module):
     sampler has chosen already (libuyu/GHM_Detection#15).
 
     Args:
-        num_bins, momentum, nonempty_bins: see ``GradientDensity``.
+        num_bins, momentum, nonempty_bins, exact_window: see ``GradientDensity``.
         per, guided_scale: as for ``CrossEntropy``.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
 
@@ -101,13 +126,14 @@ class GHMC(SigmoidLoss, nn.Module):
         num_bins: int = 30,
         momentum: float = 0.75,
         nonempty_bins: bool = False,
+        exact_window: bool = False,
         per: Per = "sample",
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
         super().__init__()
         check_per(per, CLASS_PER)
-        self.density = GradientDensity(num_bins, momentum, nonempty_bins)
+        self.density = GradientDensity(num_bins, momentum, nonempty_bins, exact_window)
         self.per = per
         self.guided_scale = guided_scale
         self.prior = prior
@@ -130,8 +156,8 @@ class GHMR(Divided, nn.Module):
 
     Args:
         mu: errors below it are squared, above it absolute; > 0.
-        num_bins, momentum, nonempty_bins: see ``GradientDensity``; momentum 0.7 is released, 0.5
-            the paper's by its author (libuyu/GHM_Detection#6).
+        num_bins, momentum, nonempty_bins, exact_window: see ``GradientDensity``; momentum 0.7 is
+            released, 0.5 the paper's by its author (libuyu/GHM_Detection#6).
         weight: factor, > 0; the paper has none, released code 10. Errors far above mu share
             the last bin. If nearly all errors are there, weight 1 gives them 1 / M of L1's
             gradient.
@@ -154,6 +180,7 @@ class GHMR(Divided, nn.Module):
         num_bins: int = 10,
         momentum: float = 0.7,
         nonempty_bins: bool = False,
+        exact_window: bool = False,
         weight: float = 1.0,
         per: Per = "positive",
     ) -> None:
@@ -164,7 +191,7 @@ class GHMR(Divided, nn.Module):
             raise ValueError(f"weight must be above 0, got {weight}")
         check_per(per, BOX_PER)
         self.mu = mu
-        self.density = GradientDensity(num_bins, momentum, nonempty_bins)
+        self.density = GradientDensity(num_bins, momentum, nonempty_bins, exact_window)
         self.weight = weight
         self.per = per
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small import samples
 
 from frcnn.losses import GHMC, GHMR, CrossEntropy, Samples
-from frcnn.losses.ghm import GradientDensity
+from frcnn.losses.ghm import GradientDensity, window_beta
 from frcnn.model.rpn import two_columns
 
 # sigmoid(-ln 3) = 1/4: gradient norm 1/4 for background, 3/4 for an object.
@@ -211,3 +211,33 @@ def test_a_norm_of_one_is_in_the_last_bin_in_every_precision() -> None:
 def test_arguments_out_of_range(make, arguments: dict) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))} must be"):
         make(**arguments)
+
+
+def test_the_exact_window_by_hand() -> None:
+    # Norms .05, .3, .52, .6, .95 that count 1, 2, 1, 1, 3, window .4. [.1, .5) holds .3 alone;
+    # [.32, .72) and [.4, .8) hold .52 and .6. At the ends of [0, 1] only the part inside counts:
+    # [0, .25) holds .05 in a length of .25, [.75, 1] holds .95 in .25.
+    norms = torch.tensor([[0.05, 0.3], [0.52, 0.6], [0.95, 0.95]]).double()
+    weights = torch.tensor([[1.0, 2.0], [1.0, 1.0], [1.5, 1.5]]).double()
+    found = window_beta(norms, weights, 0.4, samples(torch.zeros(1, 2), [0]))
+    expected = [8 * 0.25 / 1, 8 * 0.4 / 2, 8 * 0.4 / 2, 8 * 0.4 / 2, 8 * 0.25 / 3, 8 * 0.25 / 3]
+    assert found.flatten().tolist() == pytest.approx(expected)
+
+
+def test_the_exact_window_against_loops() -> None:
+    g = torch.Generator().manual_seed(2)
+    for _ in range(50):
+        norms, weights = torch.rand(2, 30, generator=g, dtype=torch.float64)
+        found = window_beta(norms, weights, 0.1, samples(torch.zeros(1, 2), [0])).tolist()
+        for own, beta in zip(norms.tolist(), found, strict=True):
+            low, high = own - 0.05, own + 0.05
+            pairs = zip(norms.tolist(), weights.tolist(), strict=True)
+            held = sum(count for norm, count in pairs if low <= norm < high)
+            length = min(high, 1) - max(low, 0)
+            assert beta == pytest.approx(weights.sum().item() * length / held)
+
+
+def test_with_an_exact_window_no_state_moves() -> None:
+    loss = GHMC(exact_window=True)
+    loss(samples(torch.randn(8, 3), [0, 1, 2, 0] * 2, training=True))
+    assert not loss.density.shares.any()

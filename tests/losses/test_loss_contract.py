@@ -44,13 +44,13 @@ VARIANTS = {
     "focal": ("gamma=0.5", "class_weights=data keep_scale=true"),
     "focal_sigmoid": ("gamma=0.5 alpha=null",),
     "focal_star": ("gamma=4 beta=0 alpha=0.25",),
-    "ghm_c": ("nonempty_bins=true",),
+    "ghm_c": ("nonempty_bins=true", "exact_window=true"),
     "equalization": ("class_frequencies=[0.5,0.001,0.5]",),
     "quality_focal": ("beta=0.5",),
     "rank_sort": ("delta=2",),
     "balanced_l1": ("beta=0.2",),
     "dynamic_smooth_l1": ("beta=0.1 top=1 interval=1",),
-    "ghm_r": ("nonempty_bins=true weight=10",),
+    "ghm_r": ("nonempty_bins=true weight=10", "exact_window=true"),
     "carl": ("added=false", "k=0.5 bias=0", "base=ghm_r", "base=giou added=false"),
 }
 CHOICES = [
@@ -229,13 +229,15 @@ def test_scores_are_shares_and_follow_the_logits(
     assert torch.equal(scores[:, 1:].argsort(dim=1, stable=True), order)
 
 
-# In its base's place CARL has a scale that is a constant by definition, whatever it depends on;
-# losses over rankings have errors in the place of gradients.
+# CARL's scale in its base's place, and a density that moves with each norm, are constants by
+# definition, whatever they depend on; losses over rankings have errors in the place of gradients.
+CONSTANTS = ("added=false", "exact_window=true")
 RANKINGS = ("rank_sort", "bucketed_rank_sort", "alrp")
 DERIVED = [
     choice
     for choice in CHOICES
-    if "added=false" not in choice[3] and not (choice[0] == "loss" and choice[2] in RANKINGS)
+    if not any(text in choice[3] for text in CONSTANTS)
+    and not (choice[0] == "loss" and choice[2] in RANKINGS)
 ]
 
 

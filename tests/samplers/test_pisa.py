@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samplers import PISA, Candidates, Prediction, Random, clusters
 from samplers.local_rank import hierarchical_local_rank
-from samplers.pisa import importance, keep_total
+from samplers.pisa import importance, keep_total, share_inside
 from samplers.quota import take_quota
 from samplers.random import shuffled
 
@@ -518,3 +518,26 @@ def test_without_a_budget_all_candidates_count_and_positives_are_weighed() -> No
         PISA(None, 0.25)
     with pytest.raises(ValueError, match="batch_size_per_image"):
         PISA(0, 0.5)
+
+
+# --- effective prime samples ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("inside", "weights"), [(1.0, [4 / 3, 2 / 3]), (-1.0, [2 / 3, 4 / 3])])
+def test_of_equal_iou_the_box_inside_its_object_comes_first(
+    inside: float, weights: list[float]
+) -> None:
+    # Object [0, 0, 10, 10]. [0, 0, 10, 5] lies in it, of [0, 0, 10, 20] one half; both IoU .5.
+    # u = 1 and 1/2, gamma 1: times 2 / 1.5.
+    boxes = [[0.0, 0, 10, 5], [0.0, 0, 10, 20]]
+    two = scene([1, 1], boxes, gt=[0, 0], gt_boxes=[[0.0, 0, 10, 10]])
+    found = PISA(4, 0.5, gamma_p=1, inside=inside)(two)
+    assert found.tolist() == pytest.approx(weights)
+
+
+def test_the_share_of_a_box_inside_its_object() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 20], [5, 0, 15, 10], [20, 0, 30, 10]])
+    objects = torch.tensor([[0.0, 0, 10, 10]]).repeat(4, 1)
+    found = share_inside(boxes.T, objects.T)
+    assert found.tolist() == pytest.approx([1, 0.5, 0.5, 0], abs=1e-6)
+    assert (found > 0).all()
