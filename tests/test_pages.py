@@ -82,8 +82,8 @@ def test_a_backbone(written: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_head(written: Path, tmp_path: Path) -> None:
-    line = ["model=two_heads", "sampler/rcnn2=ohem", "site.rcnn2.budget=8"]
-    assert "train/loss_classifier_rcnn2" in run(written, tmp_path, *SMALL, *line)
+    line = ["model=two_heads", "sampler/second=ohem", "site.second.budget=8"]
+    assert "train/loss_classifier_second" in run(written, tmp_path, *SMALL, *line)
 
 
 def test_a_reader(written: Path, tmp_path: Path) -> None:

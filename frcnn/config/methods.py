@@ -1,8 +1,8 @@
 """One definition per method and one preset per published combination -> Hydra options per site.
 
 ``conf/method/<group>/<name>.yaml`` defines a method once. It becomes the option
-``<group>/<site>/<name>`` of every site. In it, ``SITE`` stands for the site's name, and ``kinds:``
-holds values that differ by kind of site.
+``<group>/<site>/<name>`` of every site. In it, ``SITE`` stands for the site's name, ``kinds:``
+holds values that differ by kind of site, and ``sites:`` those of single sites.
 
 ``conf/preset/<group>/<name>.yaml`` names a method for each kind of site. It becomes the option
 ``<group>/<name>``; ``set:`` holds values of other groups for each kind.
@@ -95,8 +95,8 @@ def read(file: Path) -> dict[str, Any]:
 
 def definition(node: Mapping[str, Any], site: str, kind: str) -> dict[str, Any]:
     """A method's definition at one site, out of what its file holds."""
-    common = {key: value for key, value in node.items() if key != "kinds"}
-    own = node.get("kinds", {}).get(kind, {})
+    common = {key: value for key, value in node.items() if key not in ("kinds", "sites")}
+    own = node.get("kinds", {}).get(kind, {}) | node.get("sites", {}).get(site, {})
     return cast(dict[str, Any], _at_site(common | own, site))
 
 

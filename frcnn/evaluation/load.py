@@ -29,9 +29,10 @@ TRUSTED = {
     for package in (losses, assigners, weighers)
     for name in package.__all__
 }
+BUILDERS = ("detector", "faster_rcnn", "retinanet", "cascade_rcnn")
 READERS = ("coco", "coco2017", "roboflow", "shapes", "voc", "yolo")
 TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
-TRUSTED |= {f"frcnn.model.build_{name}" for name in ("detector", "faster_rcnn", "retinanet")}
+TRUSTED |= {f"frcnn.model.build_{name}" for name in BUILDERS}
 CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 # Of the node "trainer" with what earlier versions did: detections depend on these in the last bits.
 # An image's batch pads it.

@@ -4,6 +4,7 @@ Shape letters: N proposals of the batch (images stacked), K rows of them, C obje
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,6 +19,25 @@ from frcnn.sites.site import Site, stack_candidates
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
+
+
+@dataclass
+class Learned:
+    """The proposals that a site sampled, without the appended objects.
+
+    Attributes:
+        boxes: [K_i, 4] of each image.
+        deltas: [K, D, 4] that the head predicts for them, without gradient.
+    """
+
+    boxes: list[Tensor] = field(default_factory=list)
+    deltas: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 4))
+
+    def keep(self, boxes: list[Tensor], deltas: Tensor, is_proposal: Tensor) -> None:
+        """Of [K_i, 4] boxes and [K, D, 4] deltas keep those that [K] ``is_proposal`` says."""
+        parts = is_proposal.split([len(part) for part in boxes])
+        self.boxes = [part[own] for part, own in zip(boxes, parts, strict=True)]
+        self.deltas = deltas[is_proposal]
 
 
 class SamplingRoIHeads(RoIHeads):
@@ -39,32 +59,42 @@ class SamplingRoIHeads(RoIHeads):
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of every image (eval mode only) and losses (if there are targets)."""
-        losses = {} if targets is None else self._losses(features, proposals, image_shapes, targets)
+        losses = {}
+        if targets is not None:
+            losses, _ = self.learn(features, proposals, image_shapes, targets)
         if self.training:
             return [], losses
-        logits, deltas = self._head(features, proposals, image_shapes)
-        return self._detections(logits, deltas, proposals, image_shapes), losses
+        logits, deltas = self.outputs(features, proposals, image_shapes)
+        scores = self.site.class_loss.scores(logits)[:, 1:]
+        return self.detections(scores, deltas, proposals, image_shapes), losses
 
-    def _losses(
+    def learn(
         self,
         features: Features,
         proposals: list[Tensor],
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], "Learned"]:
+        """The terms of the site, and the proposals that it sampled."""
+        sizes = [len(boxes) for boxes in proposals]
         if self.append_objects or not self.training:  # val/loss has one definition
             objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
             proposals = self.add_gt_proposals(proposals, objects)
         candidates = stack_candidates(proposals, targets, [target["labels"] for target in targets])
 
+        learned = Learned()
+
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
             # Rows ascend, so the head returns the images' boxes in the order of the rows.
-            return self._head(features, candidates.split(rows), image_shapes)
+            boxes = candidates.split(rows)
+            logits, deltas = self.outputs(features, boxes, image_shapes)
+            learned.keep(boxes, deltas.detach(), _is_proposal(candidates, sizes)[rows])
+            return logits, deltas
 
         preview = partial(self._preview, candidates, features, image_shapes)
-        return self.site(candidates, preview, head, targets)
+        return self.site(candidates, preview, head, targets), learned
 
-    def _head(
+    def outputs(
         self, features: Features, boxes: list[Tensor], image_shapes: Sizes
     ) -> tuple[Tensor, Tensor]:
         """[K, C+1] logits and [K, C+1, 4] deltas, float32."""
@@ -84,16 +114,16 @@ class SamplingRoIHeads(RoIHeads):
         parts = []
         with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
             for chunk in rows[order].split(self.preview_rows):
-                parts.append(self._head(features, candidates.split(chunk), image_shapes))
+                parts.append(self.outputs(features, candidates.split(chunk), image_shapes))
         back = order.argsort()
         logits, deltas = (torch.cat(part)[back] for part in zip(*parts, strict=True))
         return logits, deltas
 
-    def _detections(
-        self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: Sizes
+    def detections(
+        self, scores: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: Sizes
     ) -> list[dict[str, Tensor]]:
+        """[N, C] scores and [N, D, 4] deltas of all proposals -> detections of every image."""
         sizes = [len(boxes) for boxes in proposals]
-        scores = self.site.class_loss.scores(logits)[:, 1:]
         # Without proposals the coder returns a flat tensor.
         boxes = self.box_coder.decode(deltas.flatten(1), proposals).reshape(deltas.shape)
         # All classes share class-agnostic boxes; otherwise column 0 is the background's.
@@ -110,3 +140,10 @@ class SamplingRoIHeads(RoIHeads):
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+
+
+def _is_proposal(candidates: Unassigned, sizes: Sequence[int]) -> Tensor:
+    """[N] whether a candidate is one of the image's first ``sizes``; the others are objects."""
+    device = candidates.stacked.device
+    places = [torch.arange(len(boxes), device=device) for boxes in candidates.boxes]
+    return torch.cat([place < size for place, size in zip(places, sizes, strict=True)])

@@ -109,11 +109,17 @@ def add_sites(network: nn.Module, sites: Mapping[str, Site]) -> None:
     """Register sites by name as ``network.sites``.
 
     Parameters, devices and modes include them. ``state_dict`` and ``load_state_dict`` do not: the
-    names there stay the network's own. ``network.sites.state_dict()`` has the sites' states.
+    names there stay the network's own. ``network.sites.state_dict()`` has the sites' states. Called
+    again it replaces the sites.
     """
     for index, site in enumerate(sites.values()):
         site.index = index
+    if not hasattr(network, "sites"):
+        _keep_out_of_the_state(network)
     network.sites = Sites(dict(sites))
+
+
+def _keep_out_of_the_state(network: nn.Module) -> None:
     network.register_state_dict_post_hook(_drop_sites)
     network.register_load_state_dict_pre_hook(_keep_sites)
 

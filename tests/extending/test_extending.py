@@ -173,24 +173,24 @@ def test_a_backbone_of_timm(tmp_path: Path) -> None:
 
 
 def test_a_detector_with_three_sites(tmp_path: Path) -> None:
-    options = ["model=three_sites", "sampler/rcnn2=ohem", "site.rcnn2.budget=8"]
+    options = ["model=three_sites", "sampler/second=ohem", "site.second.budget=8"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     saved = trained(whole, *options)
-    assert saved["config"]["sampler"]["rcnn2"]["batch_size_per_image"] == 8
+    assert saved["config"]["sampler"]["second"]["batch_size_per_image"] == 8
     assert saved["config"]["sampler"]["rcnn"]["batch_size_per_image"] == 16
     record = next(record for record in lines(whole) if "train/loss" in record)
-    assert {"train/loss_classifier", "train/loss_classifier_rcnn2"} <= record.keys()
-    assert any("sampling/rcnn2/positive_iou" in record for record in lines(whole))
+    assert {"train/loss_classifier", "train/loss_classifier_second"} <= record.keys()
+    assert any("sampling/second/positive_iou" in record for record in lines(whole))
     stopped(cut, *options)
     trained(cut, *options)
     assert the_same(cut, whole)
     assert evaluated(whole, tmp_path / "e") == 0
     recorded = OmegaConf.load(whole / ".hydra/config.yaml")
-    assert set(recorded.sampler) == set(recorded.site) == {"rpn", "rcnn", "rcnn2"}
+    assert set(recorded.sampler) == set(recorded.site) == {"rpn", "rcnn", "second"}
 
 
 def test_a_further_head_starts_at_its_loss_s_prior_and_is_known_as_a_predictor() -> None:
-    detector = three_sites(4, name="fasterrcnn_resnet18_fpn", loss={"rcnn2": FocalSigmoid()})
+    detector = three_sites(4, name="fasterrcnn_resnet18_fpn", loss={"second": FocalSigmoid()})
     first, second = (
         head.box_predictor.cls_score.bias
         for head in (detector.roi_heads.first, detector.roi_heads.second)
@@ -208,7 +208,7 @@ def test_three_sites_are_reported(tmp_path: Path) -> None:
             trained(tmp_path / f"{sampler}{seed}", "model=three_sites", *options)
     assert call(report.main, str(tmp_path)) == 0
     written = (tmp_path / "report/report.md").read_text()
-    assert "ohem" in written and "classifier_rcnn2" in written
+    assert "ohem" in written and "classifier_second" in written
 
 
 def test_a_reader(tmp_path: Path) -> None:

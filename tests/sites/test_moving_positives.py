@@ -13,13 +13,11 @@ def test_two_steps_by_hand() -> None:
     given = samples(torch.zeros(3, 3), [1, 2, 0], training=True)
     weighed = weigher(given, torch.ones(3), torch.ones(2))
     first = 0.9 * 100 + 0.1 * 2
-    assert weighed.class_values.tolist() == pytest.approx([1 / first] * 3)
-    assert weighed.box_values.tolist() == pytest.approx([1 / first] * 2)
+    assert weighed.class_values.tolist() == [1] * 3 and weighed.box_values.tolist() == [1] * 2
+    assert weighed.normalizer.item() == pytest.approx(first)
     none = samples(torch.zeros(1, 3), [0], training=True)  # counts as one positive
     second = 0.9 * first + 0.1 * 1
-    assert weigher(none, torch.ones(1), torch.ones(0)).class_values.item() == pytest.approx(
-        1 / second
-    )
+    assert weigher(none, torch.ones(1), torch.ones(0)).normalizer.item() == pytest.approx(second)
     assert weigher.state_dict()["average"].item() == pytest.approx(second)
 
 
@@ -35,8 +33,8 @@ def test_arguments_out_of_range(momentum: float, start: float) -> None:
         MovingPositives(momentum, start)
 
 
-def test_the_preset_leaves_the_sum_to_it() -> None:
+def test_the_preset_has_it_in_one_stage_alone() -> None:
     config, _ = composed("model=retinanet_resnet18_fpn", "weigher=moving_positives")
-    assert config["loss"]["dense"]["per"] == config["box_loss"]["dense"]["per"] == 1
+    assert config["weigher"]["dense"]["momentum"] == 0.9
     config, _ = composed("weigher=moving_positives")
-    assert config["loss"]["rpn"]["per"] == "sample" and not config["weigher"]["rpn"]
+    assert not config["weigher"]["rpn"]

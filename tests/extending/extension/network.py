@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from frcnn.model import Detector, build_detector
 from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
 
-SITES = {"rpn": "rpn", "rcnn": "rcnn", "rcnn2": "rcnn"}
+SITES = {"rpn": "rpn", "rcnn": "rcnn", "second": "rcnn"}
 GROUPS = ("assigner", "sampler", "loss", "box_loss", "weigher", "loss_weight")
 
 
@@ -27,16 +27,16 @@ class TwoHeads(nn.Module):
 
 
 def three_sites(num_classes: int, **options: Any) -> Detector:
-    """``build_detector`` with a third site, ``rcnn2``."""
+    """``build_detector`` with a third site, ``second``."""
     parts: dict[str, Mapping[str, Any]] = {g: options.pop(g, {}) for g in GROUPS}
-    usual = {g: {s: part for s, part in p.items() if s != "rcnn2"} for g, p in parts.items()}
+    usual = {g: {s: part for s, part in p.items() if s != "second"} for g, p in parts.items()}
     model = build_detector(num_classes, **usual, **options)
     second = copy.deepcopy(model.roi_heads)
-    own = parts_by_site(SITES, parts)["rcnn2"]
-    site = make_site("rcnn2", "rcnn", second.box_coder, own)
-    add_sites(model, {**model.sites, "rcnn2": site})
+    own = parts_by_site(SITES, parts)["second"]
+    site = make_site("second", "rcnn", second.box_coder, own)
+    add_sites(model, {**model.sites, "second": site})
     refer_to_site(second, site)
-    bias = initial_bias("rcnn2", own["loss"], num_classes)
+    bias = initial_bias("second", own["loss"], num_classes)
     if bias is not None:
         second.box_predictor.cls_score.bias.data.copy_(bias)
     model.roi_heads = TwoHeads(model.roi_heads, second)
