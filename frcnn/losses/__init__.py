@@ -13,6 +13,7 @@ from frcnn.losses.l1 import L1
 from frcnn.losses.quality_focal import QualityFocal
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
 from frcnn.losses.smooth_l1 import SmoothL1
+from frcnn.losses.varifocal import Varifocal
 
 __all__ = [
     "CARL",
@@ -33,4 +34,5 @@ __all__ = [
     "QualityFocal",
     "Samples",
     "SmoothL1",
+    "Varifocal",
 ]
