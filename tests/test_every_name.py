@@ -8,7 +8,7 @@ from tiny import composed, lines, presets
 
 from frcnn.training.run import run
 
-PRESETS = presets("sampler", "loss", "box_loss", "assigner")
+PRESETS = presets("sampler", "loss", "box_loss", "assigner", "weigher")
 
 
 @pytest.mark.slow
