@@ -65,6 +65,8 @@ ALL = [
     *presets("sampler", "loss", "box_loss", "assigner", "weigher"),
     *(f"{weigher} sampler/dense=random" for weigher in presets("weigher")),
     "weigher/rpn=swn trainer.accumulate=2",
+    "assigner=top_n loss=noisy_anchors weigher=noisy_anchors sampler/rpn=all "
+    "loss.rpn.labels=released weigher.rpn.weights=released",
     "sampler/dense=pisa",
     "sampler/dense=ohem loss/dense=cross_entropy",
     "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",

@@ -10,6 +10,7 @@ from frcnn.losses.focal import Focal, FocalSigmoid, FocalStar
 from frcnn.losses.ghm import GHMC, GHMR
 from frcnn.losses.giou import GIoU
 from frcnn.losses.l1 import L1
+from frcnn.losses.noisy_anchors import NoisyAnchors
 from frcnn.losses.quality_focal import QualityFocal
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
 from frcnn.losses.smooth_l1 import SmoothL1
@@ -31,6 +32,7 @@ __all__ = [
     "FocalSigmoid",
     "FocalStar",
     "GIoU",
+    "NoisyAnchors",
     "QualityFocal",
     "Samples",
     "SmoothL1",

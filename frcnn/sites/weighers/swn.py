@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frcnn.losses import Samples
+from frcnn.losses.activation import label_scores
 from frcnn.losses.samples import step_count
 from frcnn.losses.soft_targets import predicted_ious
 from frcnn.sites.weighers.contract import Weighed
 from frcnn.sites.weighers.equal_terms import check_above_zero, group_sums, groups
+from samplers.arguments import check_not_negative
 
 WIDTH = 64
 # Columns of the features: IoU, score, class loss, and the box loss of each coordinate.
@@ -63,8 +65,7 @@ class SWN(nn.Module):
     ) -> None:
         super().__init__()
         check_above_zero(lr=lr, regularizer=regularizer, limit=limit)
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+        check_not_negative("weight_decay", weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
         self.regularizer, self.by_label, self.limit = regularizer, by_label, limit
         # The detector's first weights stay those of a run without this network.
@@ -83,7 +84,7 @@ class SWN(nn.Module):
         known = features(
             samples.positive,
             predicted_ious(samples),
-            _label_scores(samples),
+            label_scores(samples),
             class_values,
             samples.deltas - samples.targets,
         )
@@ -135,12 +136,6 @@ def features(
     columns[:, 2] = class_losses
     columns[positive, :2], columns[positive, 3:] = own[:, :2], own[:, 2:]
     return columns
-
-
-def _label_scores(samples: Samples) -> Tensor:
-    """[P] score of the object's class."""
-    scores = samples.scores(samples.logits[samples.positive])
-    return scores.gather(1, samples.labels[samples.positive][:, None])[:, 0]
 
 
 def _two_layers(before: int, after: int) -> tuple[nn.Module, ...]:
