@@ -493,12 +493,17 @@ def test_learned_weights_are_those_of_the_network_in_training() -> None:
     detector = quick(weigher={"rpn": weigher}, sampler={"rpn": All()})
     inputs: list[Tensor] = []
     network = weigher.log_variances
-    weigher.log_variances = lambda known: inputs.append(known) or network(known)
+
+    def noted(known: Tensor, positive: Tensor) -> Tensor:
+        inputs.append(known.clone())
+        return network(known, positive)
+
+    weigher.log_variances = noted
     detector(images, targets)
     (one,) = (one for one in seen_by(detector, images, targets).values() if one.learned)
     known, seen_in_training = inputs[1].sort(0).values, inputs[0].sort(0).values
     assert_close(known, seen_in_training, rtol=1e-3, atol=1e-3)
-    weights = (-network(inputs[1].clone())).exp()
+    weights = (-network(inputs[1].clone(), torch.where(one.positive)[0])).exp()
     assert_close(one.learned["class_weight"], weights[:, 0])
     assert_close(one.learned["box_weight"], weights[one.positive, 1])
     assert_close(one.learned["class_loss"], inputs[1][:, 2])

@@ -215,7 +215,8 @@ def learned_weights(
     class_loss = prediction.class_loss
     assert class_loss is not None  # a site's predictions have it
     known = features(positive, ious, scores, class_loss, errors)
-    class_weight, box_weight = (-site.weigher.log_variances(known)).exp().unbind(1)
+    log_variances = site.weigher.log_variances(known, positive)
+    class_weight, box_weight = (-log_variances).exp().unbind(1)
     return {
         "class_weight": class_weight,
         "class_loss": class_loss,

@@ -18,6 +18,7 @@ from samplers.arguments import check_not_negative
 WIDTH = 64
 # Columns of the features: IoU, score, class loss, and the box loss of each coordinate.
 SIZES = (1, 1, 1, 4)
+CLASS_LOSS, OTHERS = 2, (0, 1, 3)  # places among them
 SPREAD = 1e-4  # standard deviation of the first weights
 
 
@@ -71,9 +72,10 @@ class SWN(nn.Module):
         # The detector's first weights stay those of a run without this network.
         with torch.random.fork_rng(devices=[]):
             self.branches = nn.ModuleList(
-                nn.Sequential(*_two_layers(size, WIDTH), nn.ReLU()) for size in SIZES
+                nn.Sequential(_linear(size, WIDTH), nn.ReLU(), _linear(WIDTH, WIDTH), nn.ReLU())
+                for size in SIZES
             )
-            self.head = nn.Sequential(*_two_layers(len(SIZES) * WIDTH, 2))
+            self.merge, self.out = _linear(len(SIZES) * WIDTH, WIDTH), _linear(WIDTH, 2)
 
     def own_optimizer(self) -> torch.optim.Optimizer:
         """Adam beside the detector's optimizer."""
@@ -88,7 +90,7 @@ class SWN(nn.Module):
             class_values,
             samples.deltas - samples.targets,
         )
-        s_class, s_box = self.log_variances(known).to(class_values).unbind(1)
+        s_class, s_box = self.log_variances(known, samples.positive).to(class_values).unbind(1)
         s_box = s_box[samples.positive]
         group = groups(samples, self.by_label)
         own_sums, own_counts = (
@@ -104,12 +106,26 @@ class SWN(nn.Module):
             {"swn": self.regularizer * term},
         )
 
-    def log_variances(self, features: Tensor) -> Tensor:
-        """[K, 7] features -> [K, 2] s of class and box loss; a background's second is not read."""
+    def log_variances(self, features: Tensor, positive: Tensor) -> Tensor:
+        """[K, 7] features, [P] rows of positives -> [K, 2] s of both losses.
+
+        Background differs in its class loss alone. So the other branches see the positives and
+        one row that stands for all background, of which one stage has a hundred thousand.
+        """
         with torch.autocast(features.device.type, enabled=False):
-            parts = features.to(next(self.parameters())).split(SIZES, 1)
-            hidden = [branch(part) for branch, part in zip(self.branches, parts, strict=True)]
-            return self.head(torch.cat(hidden, 1)).clamp(-self.limit, self.limit)
+            features = features.to(self.out.weight)
+            few = torch.cat([features[positive], features.new_zeros(1, features.shape[1])])
+            own, others = self._merged(features, CLASS_LOSS), self._merged(few, *OTHERS)
+            background = others[-1]
+            merged = own + background + self.merge.bias
+            merged = merged.index_add(0, positive, others[:-1] - background)
+            return self.out(merged.relu()).clamp(-self.limit, self.limit)
+
+    def _merged(self, features: Tensor, *branches: int) -> Tensor:
+        """[rows, 7] features -> [rows, WIDTH] what these branches add to the merging layer."""
+        parts, weights = features.split(SIZES, 1), self.merge.weight.split(WIDTH, 1)
+        added = [F.linear(self.branches[at](parts[at]), weights[at]) for at in branches]
+        return torch.stack(added).sum(0)
 
 
 @torch.no_grad()
@@ -138,9 +154,8 @@ def features(
     return columns
 
 
-def _two_layers(before: int, after: int) -> tuple[nn.Module, ...]:
-    first, second = nn.Linear(before, WIDTH), nn.Linear(WIDTH, after)
-    for layer in (first, second):
-        nn.init.normal_(layer.weight, std=SPREAD)
-        nn.init.zeros_(layer.bias)
-    return first, nn.ReLU(), second
+def _linear(before: int, after: int) -> nn.Linear:
+    layer = nn.Linear(before, after)
+    nn.init.normal_(layer.weight, std=SPREAD)
+    nn.init.zeros_(layer.bias)
+    return layer
