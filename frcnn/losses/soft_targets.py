@@ -13,9 +13,9 @@ from samplers.clusters import iou
 class SoftTargets(nn.Module):
     """``t = 1 - s (1 - q)``, where q is the ``quality`` and s rises from 0 to 1.
 
-    A detector that starts from scratch has bad boxes. With t = q its positives are then nearly
-    background, and it does not learn its classes. So in training batch number n (from 0), s is
-    ``n / start``, and from ``start`` on it is 1. t has no gradient.
+    With t = q a positive whose box is bad is nearly background, so bad boxes can keep a new
+    detector from learning its classes. In training batch number n (from 0), s is ``n / start``,
+    and from ``start`` on it is 1. t has no gradient.
 
     With ``trainer.accumulate`` an optimizer step has several batches.
 
