@@ -56,6 +56,7 @@ QUICK = (
     # The same at the site of a RetinaNet.
     "loss.dense.per=image box_loss.dense.per=image trainer.accumulate=2 data.train_images=14",
     "weigher=moving_positives sampler/dense=random",
+    "weigher/rcnn=swn weigher/rpn=equal_terms sampler=ohem",
 )
 # 3 x 4 + 1: a batch that leaves one process without an image, which BatchNorm notices.
 ODD = "data.train_images=13"
@@ -63,6 +64,9 @@ ODD = "data.train_images=13"
 ALL = [
     *presets("sampler", "loss", "box_loss", "assigner", "weigher"),
     *(f"{weigher} sampler/dense=random" for weigher in presets("weigher")),
+    "weigher/rpn=swn trainer.accumulate=2",
+    "assigner=top_n loss=noisy_anchors weigher=noisy_anchors sampler/rpn=all "
+    "loss.rpn.labels=released weigher.rpn.weights=released",
     "sampler/dense=pisa",
     "sampler/dense=ohem loss/dense=cross_entropy",
     "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",

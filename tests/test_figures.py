@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments import style
-from experiments.figures import forgetting, losses, quadrants, sampling
+from experiments.figures import forgetting, learned_weights, losses, quadrants, sampling
 from experiments.figures.__main__ import main
 from experiments.figures.losses import (
     cumulative,
@@ -35,8 +35,9 @@ from frcnn.losses import FocalSigmoid, SmoothL1
 from frcnn.model import Detector, build_detector
 from frcnn.runfolder.checkpoint import load
 from frcnn.sites.assigners import MaxIoU
+from frcnn.sites.weighers import SWN
 from frcnn.train import main as train
-from samplers import OHEM
+from samplers import OHEM, All
 
 BUDGET = {"rpn": 16, "rcnn": 8}
 FIGURES = [
@@ -45,6 +46,7 @@ FIGURES = [
     "classes",
     "cumulative_loss",
     "gradients",
+    "learned_weights",
     "loss_curves",
     "negative_ious",
     "negatives_by_iou",
@@ -481,13 +483,64 @@ def test_the_later_checkpoint_judges_the_proposals_of_the_earlier_one() -> None:
     assert not any(module._forward_hooks for module in second.modules())
 
 
+def test_learned_weights_are_those_of_the_network_in_training() -> None:
+    """One batch in training, and the same batch as the figure sees it."""
+    weigher = SWN(limit=9.0)
+    with torch.no_grad():
+        for parameter in weigher.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape))
+    images, targets = batch(2, 3)
+    detector = quick(weigher={"rpn": weigher}, sampler={"rpn": All()})
+    inputs: list[Tensor] = []
+    network = weigher.log_variances
+
+    def noted(known: Tensor, positive: Tensor) -> Tensor:
+        inputs.append(known.clone())
+        return network(known, positive)
+
+    weigher.log_variances = noted
+    detector(images, targets)
+    (one,) = (one for one in seen_by(detector, images, targets).values() if one.learned)
+    known, seen_in_training = inputs[1].sort(0).values, inputs[0].sort(0).values
+    assert_close(known, seen_in_training, rtol=1e-3, atol=1e-3)
+    weights = (-network(inputs[1].clone(), torch.where(one.positive)[0])).exp()
+    assert_close(one.learned["class_weight"], weights[:, 0])
+    assert_close(one.learned["box_weight"], weights[one.positive, 1])
+    assert_close(one.learned["class_loss"], inputs[1][:, 2])
+    assert_close(one.learned["iou"], inputs[1][one.positive, 0])
+
+
+def test_a_dot_for_each_learned_weight() -> None:
+    one = hand_made([0, 1, 2])
+    one.learned = {
+        "class_weight": torch.tensor([1.0, 2.0, 3.0]),
+        "class_loss": torch.tensor([0.0, 0.5, 0.25]),
+        "box_weight": torch.tensor([4.0, 5.0]),
+        "box_loss": torch.tensor([0.1, 0.2]),
+        "iou": torch.tensor([0.6, 0.7]),
+    }
+    dots = [
+        sorted(map(tuple, torch.tensor(part.get_offsets().tolist()).tolist()))
+        for axes in learned_weights.learned_weights({"rcnn": one}).axes
+        for part in axes.collections
+    ]
+    expected = [
+        [(1e-4, 1)],  # a loss of 0 lies at the edge
+        [(0.25, 3), (0.5, 2)],
+        [(0.6, 2), (0.7, 3)],
+        [(0.1, 4), (0.2, 5)],
+        [(0.6, 4), (0.7, 5)],
+    ]
+    assert [[pytest.approx(dot) for dot in part] for part in expected] == dots
+
+
 @pytest.fixture(
     scope="module",
     params=BOTH,
 )
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    more = ["trainer.epochs=1", "data.imbalance=20", "loss=focal_sigmoid"]
+    more = ["trainer.epochs=1", "data.imbalance=20", "loss=focal_sigmoid", "weigher=swn"]
     with small_network():
         assert call(train, *NETWORKS[request.param], *more, f"hydra.run.dir={run}") == 0
     return run / "checkpoints/last.pt"

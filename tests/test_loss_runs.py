@@ -39,6 +39,7 @@ def trained(folder: Path, *overrides: str) -> Trained:
         ("ghm_c", torch.sigmoid),
         ("equalization", torch.sigmoid),
         ("quality_focal", torch.sigmoid),
+        ("varifocal", torch.sigmoid),
     ],
 )
 def test_a_head_is_read_as_it_was_trained(tmp_path: Path, loss: str, activation) -> None:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
     """Write a PNG for each figure."""
     try:
-        from experiments.figures import losses, quadrants, sampling
+        from experiments.figures import learned_weights, losses, quadrants, sampling
         from experiments.style import png
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
@@ -40,6 +40,9 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
         "prime_samples": sampling.prime_samples(seen),
         "candidates": sampling.counts(seen, len(images)),
     }
+    learning = {site: one for site, one in seen.items() if one.learned}
+    if learning:
+        drawn["learned_weights"] = learned_weights.learned_weights(learning)
     try:
         train_set = chosen_data(trained, config, "train")
     except UserError as error:

@@ -6,7 +6,7 @@ problems per candidate, A anchors per image.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -24,7 +24,10 @@ from frcnn.model import Detector
 from frcnn.parallel.device import autocast
 from frcnn.sites.kinds import KINDS, Kind
 from frcnn.sites.site import Site
-from samplers import OHEM, PISA, Candidates, IoUBalanced, Random, Sampler
+from frcnn.sites.weighers import SWN
+from frcnn.sites.weighers.swn import features
+from samplers import OHEM, PISA, Candidates, IoUBalanced, Prediction, Random, Sampler
+from samplers.clusters import iou
 
 
 @dataclass
@@ -45,6 +48,9 @@ class Seen:
         loss: [N] class loss + box loss.
         errors: [P, 4] predicted minus true box deltas of the positives, in their order.
         picks: [N] weights by sampler, 0 = not sampled.
+        learned: where the site learns weights (``SWN``), those of each candidate and what they are
+            drawn against, by name: "class_weight" and "class_loss" [N], "box_weight", "box_loss"
+            and "iou" of the predicted box [P]; elsewhere empty.
     """
 
     labels: Tensor
@@ -55,6 +61,7 @@ class Seen:
     loss: Tensor
     errors: Tensor
     picks: dict[str, Tensor]
+    learned: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def positive(self) -> Tensor:
@@ -181,6 +188,7 @@ def one_batch(
     boxes, objects = candidates.boxes[positive], candidates.gt_boxes[candidates.gt[positive]]
     coder = site.box_coder
     found = coder.encode_single(prediction.boxes[labels > 0], boxes)
+    errors = found - coder.encode_single(objects, boxes)
     seen = Seen(
         labels=labels,
         ious=candidates.ious[rows],
@@ -188,10 +196,34 @@ def one_batch(
         level=level,
         right=right_answers(site.class_loss, prediction.scores, labels),
         loss=prediction.loss,
-        errors=found - coder.encode_single(objects, boxes),
+        errors=errors,
         picks=picks,
+        learned=learned_weights(site, prediction, labels, objects, errors),
     )
     return moved(seen)
+
+
+def learned_weights(
+    site: Site, prediction: Prediction, labels: Tensor, objects: Tensor, errors: Tensor
+) -> dict[str, Tensor]:
+    """``Seen.learned`` of [N] candidates, with the [P, 4] objects and errors of the positives."""
+    if not isinstance(site.weigher, SWN):
+        return {}
+    positive = torch.where(labels > 0)[0]
+    ious = iou(prediction.boxes[positive].T, objects.T)
+    scores = prediction.scores[positive].gather(1, labels[positive][:, None])[:, 0]
+    class_loss = prediction.class_loss
+    assert class_loss is not None  # a site's predictions have it
+    known = features(positive, ious, scores, class_loss, errors)
+    log_variances = site.weigher.log_variances(known, positive)
+    class_weight, box_weight = (-log_variances).exp().unbind(1)
+    return {
+        "class_weight": class_weight,
+        "class_loss": class_loss,
+        "box_weight": box_weight[positive],
+        "box_loss": (prediction.loss - class_loss)[positive],
+        "iou": ious,
+    }
 
 
 def right_answers(loss: ClassLoss, scores: Tensor, labels: Tensor) -> Tensor:
@@ -227,7 +259,10 @@ def moved(seen: Seen) -> Seen:
 
 def joined(parts: list[Seen]) -> Seen:
     """The candidates of all batches."""
-    names = [field.name for field in fields(Seen) if field.name != "picks"]
-    columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    picks = {name: torch.cat([part.picks[name] for part in parts]) for name in parts[0].picks}
-    return Seen(**columns, picks=picks)
+
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        return torch.cat(values)
+
+    return Seen(*(join([getattr(part, field.name) for part in parts]) for field in fields(Seen)))

@@ -12,10 +12,12 @@ from frcnn.losses.focal import Focal, FocalSigmoid, FocalStar
 from frcnn.losses.ghm import GHMC, GHMR
 from frcnn.losses.giou import GIoU
 from frcnn.losses.l1 import L1
+from frcnn.losses.noisy_anchors import NoisyAnchors
 from frcnn.losses.quality_focal import QualityFocal
 from frcnn.losses.rank_sort import RankedGIoU, RankSort
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
 from frcnn.losses.smooth_l1 import SmoothL1
+from frcnn.losses.varifocal import Varifocal
 
 __all__ = [
     "ALRP",
@@ -36,9 +38,11 @@ __all__ = [
     "FocalSigmoid",
     "FocalStar",
     "GIoU",
+    "NoisyAnchors",
     "QualityFocal",
     "RankSort",
     "RankedGIoU",
     "Samples",
     "SmoothL1",
+    "Varifocal",
 ]

@@ -1,6 +1,7 @@
 """The two ways to read class logits, and the starting bias of each.
 
-Shape letters: K samples, C foreground classes; column 0 of the logits is the background's.
+Shape letters: K samples, P positives, C foreground classes; column 0 of the logits is the
+background's.
 """
 
 import math
@@ -68,6 +69,12 @@ def binary(samples: Samples, first: int = 1) -> tuple[Tensor, Tensor]:
     classes = torch.arange(first, samples.logits.shape[1], device=logits.device)
     own = (samples.labels[:, None] == classes) & (classes > 0)
     return logits, own.to(logits.dtype)
+
+
+def label_scores(samples: Samples) -> Tensor:
+    """[P] scores of the positives' own classes, as inference reads them, with gradient."""
+    scores = samples.scores(samples.logits[samples.positive])
+    return scores.gather(1, samples.labels[samples.positive][:, None])[:, 0]
 
 
 def softmax_bias(prior: float | None, columns: int) -> Tensor | None:

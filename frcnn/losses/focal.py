@@ -173,13 +173,13 @@ def power(wrong: Tensor, gamma: float) -> Tensor:
     return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma
 
 
-def check_gamma(gamma: float, *, zero: bool) -> None:
+def check_gamma(gamma: float, *, zero: bool, name: str = "gamma") -> None:
     """Raise ValueError unless gamma is above 0, or 0 where that is allowed."""
     if not (gamma > 0 or (zero and gamma == 0)):
-        raise ValueError(f"gamma must be {'at least' if zero else 'above'} 0, got {gamma}")
+        raise ValueError(f"{name} must be {'at least' if zero else 'above'} 0, got {gamma}")
 
 
-def check_alpha(alpha: float | None) -> None:
+def check_alpha(alpha: float | None, name: str = "alpha") -> None:
     """Raise ValueError unless alpha is None or in [0, 1]."""
     if alpha is not None and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1] or null, got {alpha}")
+        raise ValueError(f"{name} must be in [0, 1] or null, got {alpha}")

@@ -3,17 +3,16 @@
 Shape letters: K samples, P positives, C foreground classes.
 """
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from frcnn.losses.activation import SigmoidLoss, binary
 from frcnn.losses.focal import power
 from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
-from samplers.clusters import iou
+from frcnn.losses.soft_targets import SoftTargets
 
 
-class QualityFocal(SigmoidLoss):
+class QualityFocal(SigmoidLoss, nn.Module):
     """``|t - p|^beta BCE(p, t)`` summed over C binary problems, p = sigmoid(x).
 
     For the class of a positive, t in [0, 1] says how good its box is: the assigner's soft target if
@@ -25,6 +24,8 @@ class QualityFocal(SigmoidLoss):
 
     Args:
         beta: exponent that reduces the loss of scores near t, >= 0; 0 = cross entropy.
+        start: training batches in which t goes from 1 to this quality; see ``SoftTargets``. The
+            paper has none.
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "positive"s.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
 
@@ -43,32 +44,24 @@ class QualityFocal(SigmoidLoss):
     def __init__(
         self,
         beta: float = 2.0,
+        start: int = 0,
         per: Per = "positive",
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
+        super().__init__()
         if not beta >= 0:
             raise ValueError(f"beta must be at least 0, got {beta}")
         check_per(per, CLASS_PER)
         self.beta = beta
+        self.soft_targets = SoftTargets(start)
         self.per = per
         self.guided_scale = guided_scale
         self.prior = prior
 
-    def __call__(self, samples: Samples) -> Tensor:
+    def forward(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
         logits, targets = binary(samples)
-        targets = targets * quality(samples).to(targets)[:, None]
+        targets = targets * self.soft_targets(samples).to(targets)[:, None]
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (power((targets - logits.sigmoid()).abs(), self.beta) * loss).sum(1)
-
-
-@torch.no_grad()
-def quality(samples: Samples) -> Tensor:
-    """[K] t of the label's class; of background it is not read."""
-    if samples.soft_targets is not None:
-        return samples.soft_targets
-    found = samples.logits.new_zeros(len(samples.labels))
-    boxes = samples.decode(samples.deltas)
-    found[samples.positive] = iou(boxes.T, samples.objects.T).to(found)
-    return found

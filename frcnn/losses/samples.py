@@ -77,7 +77,8 @@ class Samples:
             weights, which a pass without gradient knows; never a loss.
         gather: [M, ...] rows -> the rows of all processes, stacked, and the slice of the local
             ones; without gradient.
-        class_values, box_values: [K] and [P] weighted losses, detached; empty in a preview.
+        class_values, box_values: [K] and [P] weighted losses, detached; empty in a preview. A
+            weigher sees those with the sampler's weights alone.
         class_normalizer, box_normalizer: of the two losses; see ``class_term`` and ``box_term``.
     """
 

@@ -180,6 +180,7 @@ class Site(nn.Module):
         class_values, box_values = class_loss(samples), box_loss(samples)
         weighed = Weighed(class_values, box_values)
         if weigher is not None:
+            self._set_values(samples, weighed, class_loss, box_loss)
             weighed = weigher(samples, class_values, box_values)
         class_term, box_term = self._normalized(samples, weighed, class_loss, box_loss)
         if self.training:
@@ -229,17 +230,24 @@ class Site(nn.Module):
         self, samples: Samples, weighed: Weighed, class_loss: ClassLoss, box_loss: BoxLoss
     ) -> tuple[Tensor, Tensor]:
         """The two terms; the normalizer of each may ask for the other, not both of them."""
+        self._set_values(samples, weighed, class_loss, box_loss)
         class_values, box_values = samples.weights * weighed.class_values, weighed.box_values
-        samples.class_values, samples.box_values = class_values.detach(), box_values.detach()
+        return (
+            normalized(class_values, samples.image, samples.class_normalizer()),
+            normalized(box_values, samples.image[samples.positive], samples.box_normalizer()),
+        )
+
+    def _set_values(
+        self, samples: Samples, weighed: Weighed, class_loss: ClassLoss, box_loss: BoxLoss
+    ) -> None:
+        """Show the samples both losses and their normalizers; a weigher sees those without it."""
+        samples.class_values = (samples.weights * weighed.class_values).detach()
+        samples.box_values = weighed.box_values.detach()
         # Each is computed once, also where the other one asks for it.
         samples.class_normalizer = cache(partial(class_loss.normalizer, samples))
         samples.box_normalizer = cache(partial(box_loss.normalizer, samples))
         if (own := weighed.normalizer) is not None:
             samples.class_normalizer = samples.box_normalizer = lambda: own
-        return (
-            normalized(class_values, samples.image, samples.class_normalizer()),
-            normalized(box_values, samples.image[samples.positive], samples.box_normalizer()),
-        )
 
     def _with_all_parameters(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Attach parameters that a batch without positives leaves unused.

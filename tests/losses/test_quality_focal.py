@@ -7,7 +7,7 @@ import torch
 from small import samples
 
 from frcnn.losses import FocalSigmoid, QualityFocal
-from frcnn.losses.quality_focal import quality
+from frcnn.losses.soft_targets import quality
 
 
 def moved(share: float) -> torch.Tensor:

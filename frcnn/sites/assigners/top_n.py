@@ -29,7 +29,8 @@ class TopN:
     have no positive.
     Differs from released code: a candidate that overlaps no object is never positive.
 
-    This is the assignment alone. The paper's soft labels and weights are losses.
+    This is the assignment alone. The paper's soft labels are a class loss, its weights a weigher,
+    both called ``noisy_anchors``.
 
     Attributes:
         n: candidates per object, at least 1; 30 in released code.
