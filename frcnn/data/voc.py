@@ -209,7 +209,7 @@ def _dataset(
         name=annotations.names.__getitem__,
     )
     count_repeated_files(images, annotations.problems)
-    objects = clean_objects(raw, images.widths, images.heights, annotations.problems)
+    objects = clean_objects(raw, *images[2:], annotations.problems, images.files)
     refuse_tiny_boxes(objects.boxes, _split_file(root, split))
     load = ImageFiles(folder, *images[1:])
     classes = Classes(class_names, list(class_names))
