@@ -13,8 +13,9 @@ from tiny import SMALL
 ROOT = Path(__file__).parents[1]
 SEEDS = ("0", "1", "2")
 LINE = [
-    *SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.max_steps=40", "data.train_images=8",
-    "trainer.checkpoint_minutes=0", f"seed={','.join(SEEDS)}", "hydra/launcher=ray_cluster",
+    *SMALL, "model=fasterrcnn_resnet18_fpn_slim", "trainer.epochs=20", "trainer.max_steps=40",
+    "data.train_images=8", "trainer.checkpoint_minutes=0", f"seed={','.join(SEEDS)}",
+    "hydra/launcher=ray_cluster",
 ]  # fmt: skip
 
 
@@ -24,11 +25,14 @@ def starts(folder: Path) -> list[int]:
     return [start["step"] for start in json.loads(file.read_text())] if file.exists() else []
 
 
-def wait_for_checkpoints(folder: Path, number: int, sweep: subprocess.Popen[bytes]) -> None:
-    """Wait until so many runs have a checkpoint."""
-    while len(list(folder.glob("*/checkpoints/last.pt"))) < number:
+def wait_for_steps(folder: Path, runs: int, steps: int, sweep: subprocess.Popen[bytes]) -> None:
+    """Wait until so many runs have logged so many steps; each step is saved before it is logged."""
+    done = 0
+    while done < runs:
         assert sweep.poll() is None, (folder / "log").read_text()
         time.sleep(0.1)
+        lengths = [len(f.read_text().splitlines()) for f in folder.glob("*/metrics.jsonl")]
+        done = sum(length > steps for length in lengths)
 
 
 @pytest.mark.slow
@@ -48,7 +52,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere(tmp_path: Path) -> None:
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        wait_for_checkpoints(tmp_path, 2, sweep)
+        wait_for_steps(tmp_path, 2, 6, sweep)
         cluster.remove_node(nodes[0], allow_graceful=False)
         assert sweep.wait(timeout=500) == 0, (tmp_path / "log").read_text()
     finally:
