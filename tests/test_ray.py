@@ -54,7 +54,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere(tmp_path: Path) -> None:
     try:
         wait_for_steps(tmp_path, 2, 3, sweep)
         cluster.remove_node(nodes[0], allow_graceful=False)
-        assert sweep.wait(timeout=500) == 0, (tmp_path / "log").read_text()
+        assert sweep.wait(timeout=1500) == 0, (tmp_path / "log").read_text()
     finally:
         sweep.kill()
         cluster.shutdown()
