@@ -6,6 +6,7 @@ MAP := experiments/imbalance_map
 DATA ?= data/bccd
 BCCD := experiments/bccd_samplers
 ONE := experiments/one_stage
+TUNE := experiments/finetuning
 TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WITH)
 # One thread for each run, held to AVX2, so that machines give the same numbers.
 WHICH = OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DATA=$(DATA) LITE0=$(LITE0) \
@@ -68,6 +69,12 @@ study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER of BCCD; hours, 
 	$(PY) -m experiments.report runs/one_stage --out $(ONE) --baseline dense=focal
 	$(PY) -m experiments.report runs/one_stage_rpn --out $(ONE)/rpn --baseline rpn=random
 
+study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER of the four sets; half an hour, likewise
+	-DATA=$(DATA) LITE0=$(LITE0) $(PY) -m frcnn.train -m --config-dir $(TUNE)/conf $(WITH) sweep=finetuning
+	for run in runs/finetuning/*/; do \
+	    $(PY) -m frcnn.evaluate checkpoint=$${run}checkpoints/last.pt; done
+	$(PY) -m experiments.finetuning runs/finetuning --page $(TUNE)/README.md
+
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
@@ -85,4 +92,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-finetuning bench lint test test-all clean

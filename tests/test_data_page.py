@@ -15,24 +15,24 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from experiments.data import settings as setting_module
 from experiments.data.__main__ import main
-from experiments.data.anchors import View, cells_of, coverage, generator_of, views_of
 from experiments.data.figures import octave_edges
-from experiments.data.page import classes, sentences, shortened
-from experiments.data.pictures import cut, worst_rows
-from experiments.data.settings import Setting, settings
-from experiments.data.suggest import (
-    NOT_REACHED,
-    anchor_sizes,
-    cells_with,
-    ladders,
-)
 from frcnn.data import DetectionDataset, Problems
 from frcnn.data.image_size import image_size
 from frcnn.data.objects import Objects, objects_of
 from frcnn.data.records import Classes, Images, RawObjects, clean_objects
 from frcnn.errors import ConfigError, UserError
+from frcnn.survey import settings as setting_module
+from frcnn.survey.anchors import View, cells_of, coverage, generator_of, views_of
+from frcnn.survey.pictures import cut, worst_rows
+from frcnn.survey.settings import Setting, settings
+from frcnn.survey.suggest import (
+    NOT_REACHED,
+    anchor_sizes,
+    cells_with,
+    ladders,
+)
+from frcnn.survey.tables import classes, sentences, shortened
 
 NAMES = ["cat", "dog", "cow"]
 

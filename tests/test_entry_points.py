@@ -560,7 +560,8 @@ def test_check_data_fails_where_a_run_would_end(
     voc(folder / "data", ["dog"])
     Image.new("RGB", (64, 48)).save(folder / "data/JPEGImages/b.jpg")
     text = said(caplog, "data=voc", "data.root=data")
-    assert "an image size to try: data.min_size=64 data.max_size=96" in text
+    assert "image size that is worth a trial: data.min_size=64 data.max_size=96" in text
+    assert "At the present image size: data.anchor_sizes=[54,108,216,432,864]" in text
     assert "kept          1  images that the training split has too" in text
     assert "1 image files are in neither split (first: " in text and "b.jpg)" in text
     file = folder / "data/JPEGImages/a.jpg"

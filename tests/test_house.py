@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = ("train", "evaluate", "predict", "check_data")
 # From the top down: a part imports those below it, never those above it.
 ORDER = (
-    *COMMANDS, "training", "evaluation", "build", "model", "sites", "losses", "data", "config",
-    "tracking", "runfolder", "parallel", "time_limit", "errors",
+    *COMMANDS, "training", "survey", "evaluation", "build", "model", "sites", "losses", "data",
+    "config", "tracking", "runfolder", "parallel", "time_limit", "errors",
 )  # fmt: skip
 KNOW_HYDRA = {*COMMANDS, "config"}
 

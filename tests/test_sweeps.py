@@ -308,6 +308,7 @@ def test_a_search_sees_no_image_that_a_study_reports(bccd: Path) -> None:
     ("says", "extra"),
     [
         ("In 'hydra/launcher/cores': Could not load 'hydra/launcher/joblib'.", "joblib"),
+        ("In 'hydra/launcher/ray_cluster': Could not load 'hydra/launcher/ray'.", "ray"),
         ("Could not find 'hydra/launcher/submitit_slurm' Available options", "submitit"),
         ("In 'hydra/config': Could not find 'hydra/sweeper/optuna'", "optuna"),
     ],

@@ -16,10 +16,10 @@ def data_page(config: dict[str, Any], choices: dict[str, str], folder: Path) -> 
         from experiments.data.page import page
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
-    from experiments.data.settings import settings
     from frcnn.build import dataset
     from frcnn.data.objects import objects_of
     from frcnn.runfolder.files import write_text
+    from frcnn.survey.settings import settings
 
     data = dataset(config["data"], "train")
     objects = objects_of(data)

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.data.settings import Setting
 from experiments.style import BLUE, GREEN, PURPLE, VERMILLION, named, panels
 from frcnn.data import DetectionDataset
 from frcnn.data.objects import Objects
+from frcnn.survey.settings import Setting
+from frcnn.survey.tables import LIMITS
 
-LIMITS = (0.3, 0.5, 0.7)  # IoU
 COLOURS = (VERMILLION, PURPLE, GREEN, BLUE)  # below 0.3, 0.5, 0.7, and the rest
 PER_OCTAVE = 4  # bars of a logarithmic histogram
 FEWEST = 5  # objects of a bar whose shares are drawn

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from experiments.html import document, figure, listed, table
+from experiments.html import figure
 from experiments.report.sentences import sentences
 from experiments.report.study import Study
 from experiments.report.tables import tables
+from frcnn.survey.html import document, listed, table
 
 # Title and caption by the figure's name.
 CAPTIONS = {

@@ -386,7 +386,9 @@ def unknown_key(path: str, siblings: Mapping[str, Any]) -> str:
 def one_line(name: str, error: Exception) -> str:
     """Any error of Hydra's, OmegaConf's or ours as one line that names the key."""
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
-    plugin = re.search(r"Could not \w+ 'hydra/(?:launcher|sweeper)/(joblib|submitit|optuna)", text)
+    plugin = re.search(
+        r"Could not \w+ 'hydra/(?:launcher|sweeper)/(joblib|submitit|optuna|ray)", text
+    )
     if plugin:
         return f"{text.rstrip('.')}: pip install -e '.[{plugin[1]}]'"
     override = re.match(r"Could not override '(.+?)'\. To append", text)

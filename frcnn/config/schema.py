@@ -134,6 +134,7 @@ class CheckData:
     """conf/check_data.yaml."""
 
     images: bool
+    page: str | None
 
 
 class Figures:

@@ -200,7 +200,7 @@ def _objects(
         areas=file.areas[rows],
         name=lambda row: file.name(int(rows[row])),
     )
-    return clean_objects(raw, images.widths, images.heights, problems)
+    return clean_objects(raw, *images[2:], problems, images.files)
 
 
 def _count_repeated_ids(file: CocoFile, problems: Problems) -> None:

@@ -48,7 +48,8 @@ def pool(parts: Sequence[DetectionDataset]) -> DetectionDataset:
     classes = Classes(names, list(parts[0].category_ids))
     pooled = DetectionDataset(ImageFiles(folder, *images[1:]), images, objects, classes, Problems())
     for part in parts:
-        pooled.problems.merge(part.problems)
+        renamed = dict(zip(part.files.tolist(), _relative(part, folder).tolist(), strict=True))
+        pooled.problems.merge(part.problems, renamed)
     _, first = np.unique(files, return_index=True)
     _keep(pooled, np.isin(np.arange(len(files)), first))
     if len(set(pooled.image_ids)) < len(pooled):

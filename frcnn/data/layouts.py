@@ -3,6 +3,7 @@
 import logging
 import re
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,9 @@ WHOLE = (
 )
 # The folders that an image's file_name may be relative to; {} is the split's name.
 IMAGES = ("{}", "images/{}", "{}/images", "images", ".")
+# VOC's folders, and their names in sets that people make themselves.
+VOC_IMAGES = ("JPEGImages", "images")
+VOC_ANNOTATIONS = ("Annotations", "annotations")
 ROBOFLOW = "_annotations.coco.json"
 
 
@@ -104,15 +108,57 @@ def coco_images(root: Path, name: str, file: CocoFile) -> tuple[Path, list[str]]
     return root / folder, names
 
 
-def voc_root(root: Path) -> Path:
-    """The folder with JPEGImages and Annotations: root, or the one such folder below it.
+class VocFolder(NamedTuple):
+    """Where a VOC data set has its files.
 
-    It may be ``VOC2007`` or ``VOCdevkit/VOC2007``, or have another name.
+    Attributes:
+        root: the folder with ImageSets, if there is one.
+        images, annotations: folders below it, or ``root`` itself.
+    """
+
+    root: Path
+    images: Path
+    annotations: Path
+
+    @property
+    def is_split(self) -> bool:
+        """Whether lists name the images of each split; without them all images are "train"."""
+        return (self.root / "ImageSets").exists() or not self.xml_files()
+
+    def list_file(self, split: str) -> Path:
+        """The list of a split's images."""
+        return self.root / "ImageSets/Main" / f"{split}.txt"
+
+    def source(self, split: str) -> Path:
+        """What names the images of a split, for messages."""
+        return self.list_file(split) if self.is_split else self.annotations
+
+    def xml_files(self) -> list[str]:
+        """The names of the annotation files, sorted."""
+        return sorted(name for name in list_folder(self.annotations) if name.endswith(".xml"))
+
+
+def voc_folder(root: Path) -> VocFolder:
+    """The folders of a VOC data set: those of root, or of the one such folder below it.
+
+    That folder may be ``VOC2007`` or ``VOCdevkit/VOC2007``, or have another name. Images and
+    annotations may also lie side by side.
 
     Raises:
         UserError: there are several.
     """
-    if (root / "Annotations").is_dir():
+    root = _voc_root(root)
+    images, annotations = (
+        next((root / name for name in names if (root / name).is_dir()), root)
+        for names in (VOC_IMAGES, VOC_ANNOTATIONS)
+    )
+    if annotations == root and not any(name.endswith(".xml") for name in list_folder(root)):
+        return VocFolder(root, root / VOC_IMAGES[0], root / VOC_ANNOTATIONS[0])  # for messages
+    return VocFolder(root, images, annotations)
+
+
+def _voc_root(root: Path) -> Path:
+    if any((root / name).is_dir() for name in VOC_ANNOTATIONS):
         return root
     below = [*root.glob("*"), *root.glob("VOCdevkit/*")]
     found = sorted(f for f in below if (f / "Annotations").is_dir() and (f / "JPEGImages").is_dir())

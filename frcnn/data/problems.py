@@ -1,8 +1,22 @@
 """The problems of a data set, counted by kind, each with its place."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from frcnn.errors import printable
+
+
+class Mark(NamedTuple):
+    """An object that can be drawn: kind and place of its problem, its image's file, its box.
+
+    The file is relative to the data set's folder; the box is xyxy in pixels, as annotated.
+    """
+
+    kind: str
+    where: str
+    file: str
+    box: tuple[float, ...]
 
 
 @dataclass
@@ -17,6 +31,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
+        self.marks: list[Mark] = []
 
     def add(self, kind: str, where: str, dropped: bool) -> None:
         """Count one problem.
@@ -31,8 +46,18 @@ class Problems:
         entry.count += 1
         entry.places.append(printable(where))
 
-    def merge(self, other: "Problems") -> None:
-        """Add the problems of another part of the data; one that both found counts once."""
+    def mark(self, kind: str, where: str, file: str, box: Sequence[float]) -> None:
+        """Keep the box of an object whose problem was added, so that it can be drawn."""
+        self.marks.append(Mark(kind, printable(where), file, tuple(box)))
+
+    def merge(self, other: "Problems", files: Mapping[str, str]) -> None:
+        """Add the problems of another part of the data; one that both found counts once.
+
+        Args:
+            files: what that part's files are called from now on.
+        """
+        marks = [mark._replace(file=files[mark.file]) for mark in other.marks if mark.file in files]
+        self.marks = list(dict.fromkeys([*self.marks, *marks]))
         for kind, found in other._kinds.items():
             own = self._kinds.setdefault(kind, _Kind(found.dropped))
             own.places += [place for place in found.places if place not in own.places]
@@ -42,6 +67,10 @@ class Problems:
     def counts(self) -> dict[str, int]:
         """Number of problems by kind, in the order of their first occurrence."""
         return {kind: entry.count for kind, entry in self._kinds.items()}
+
+    def rows(self) -> list[tuple[str, str, int, list[str]]]:
+        """(kind, "dropped" or "kept", count, places) by kind."""
+        return [(kind, _action(e), e.count, e.places) for kind, e in self._kinds.items()]
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
@@ -53,9 +82,9 @@ class Problems:
     def table(self) -> str:
         """One line per kind ("dropped" or "kept", count, kind), then one line per place."""
         lines: list[str] = []
-        for kind, entry in self._kinds.items():
-            lines.append(f"{_action(entry):<8}{entry.count:>7}  {kind}")
-            lines += [f"{'':<17}{place}" for place in entry.places]
+        for kind, action, count, places in self.rows():
+            lines.append(f"{action:<8}{count:>7}  {kind}")
+            lines += [f"{'':<17}{place}" for place in places]
         return "\n".join(lines) or "no problems found"
 
 

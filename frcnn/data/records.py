@@ -4,7 +4,7 @@ Shape letters: I images, R objects as read, M objects kept, C classes. The array
 each worker would get its own copy of lists of dicts: reading them changes their reference counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,21 +67,31 @@ class RawObjects(NamedTuple):
 
 
 def clean_objects(
-    raw: RawObjects, widths: np.ndarray, heights: np.ndarray, problems: Problems
+    raw: RawObjects,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    problems: Problems,
+    files: np.ndarray | None = None,
 ) -> Objects:
     """Drop objects that cannot be used, clip boxes to the image, and sort objects by image.
 
     Args:
         widths, heights: int [I] in pixels.
         problems: counts each dropped object, and each kept one that looks like a mistake.
+        files: [I] names of the image files; with them `frcnn.check_data` draws such objects.
     """
     size = np.stack([widths, heights, widths, heights], axis=1)[raw.image]
     clipped = np.clip(raw.boxes, 0, size)
     keep = np.ones(len(raw.image), dtype=bool)
 
+    def add(kind: str, row: int, where: str, dropped: bool) -> None:
+        problems.add(kind, where, dropped)
+        if files is not None and np.isfinite(raw.boxes[row]).all():
+            problems.mark(kind, where, str(files[raw.image[row]]), raw.boxes[row].tolist())
+
     def drop(kind: str, wrong: np.ndarray) -> None:
         for row in np.flatnonzero(keep & wrong).tolist():
-            problems.add(kind, raw.name(row), dropped=True)
+            add(kind, row, raw.name(row), dropped=True)
         keep[wrong] = False
 
     drop("boxes that are not four finite numbers", ~np.isfinite(raw.boxes).all(axis=1))
@@ -91,11 +101,13 @@ def clean_objects(
 
     def count(kind: str, odd: np.ndarray) -> None:
         for row in np.flatnonzero(keep & odd).tolist():
-            problems.add(kind, raw.name(row), dropped=False)
+            add(kind, row, raw.name(row), dropped=False)
 
     count("boxes clipped to the image", (abs(clipped - raw.boxes) > ROUNDING).any(axis=1))
     count("boxes smaller than a pixel", _below_a_pixel(clipped))
-    _count_repeated(raw, np.flatnonzero(keep & _may_repeat(raw.image, clipped)).tolist(), problems)
+    rows = np.flatnonzero(keep & _may_repeat(raw.image, clipped)).tolist()
+    for kind, row, where in _repeated(raw, rows):
+        add(kind, row, where, dropped=False)
     return _by_image(raw._replace(boxes=clipped), np.flatnonzero(keep), len(widths))
 
 
@@ -161,8 +173,8 @@ def _may_repeat(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return counts[which.reshape(-1)] > 1
 
 
-def _count_repeated(raw: RawObjects, rows: list[int], problems: Problems) -> None:
-    """Count the objects, of these rows, that have the box of an earlier one in their image."""
+def _repeated(raw: RawObjects, rows: list[int]) -> Iterator[tuple[str, int, str]]:
+    """(kind, row, place) of the objects, of these rows, with the box of an earlier one."""
     first: dict[tuple[float, ...], int] = {}
     places = zip(raw.image[rows].tolist(), *raw.boxes[rows].T.tolist(), strict=True)
     for row, place in zip(rows, places, strict=True):
@@ -170,7 +182,7 @@ def _count_repeated(raw: RawObjects, rows: list[int], problems: Problems) -> Non
         if earlier != row:
             same = raw.labels[earlier] == raw.labels[row]
             kind = "boxes annotated twice" if same else "boxes annotated with two classes"
-            problems.add(kind, f"{raw.name(row)}, as {raw.name(earlier)}", dropped=False)
+            yield kind, row, f"{raw.name(row)}, as {raw.name(earlier)}"
 
 
 def _by_image(raw: RawObjects, rows: np.ndarray, num_images: int) -> Objects:

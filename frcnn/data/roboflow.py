@@ -46,7 +46,7 @@ def roboflow(
         raise NoSplitError(root, name or split)
     path = root / name / ANNOTATIONS
     file = train if split == "train" else read_json(path)
-    ids = _class_ids(train, classes)
+    ids = _class_ids(train, classes, root / train_split)
     by_name = {category: id for id, category in file.categories.items()}
     # Ids may differ between the splits; names are what they share. A class that this file lacks
     # must not get the id of another one.
@@ -58,7 +58,7 @@ def roboflow(
     return data
 
 
-def _class_ids(train: CocoFile, classes: Sequence[str] | None) -> dict[str, Id]:
+def _class_ids(train: CocoFile, classes: Sequence[str] | None, folder: Path) -> dict[str, Id]:
     """Id of each class in the training file, in label order."""
     by_name = {name: id for id, name in sorted(train.categories.items())}
     if classes is None:
@@ -68,5 +68,6 @@ def _class_ids(train: CocoFile, classes: Sequence[str] | None) -> dict[str, Id]:
         }
     for name in classes:
         if name not in by_name:
-            raise ConfigError(f"data.classes: {name!r} is none of {', '.join(by_name)}")
+            there = ", ".join(by_name)
+            raise ConfigError(f"data.classes: {name!r} is none of {there} ({folder / ANNOTATIONS})")
     return {name: by_name[name] for name in classes}

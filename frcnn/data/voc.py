@@ -28,7 +28,7 @@ from frcnn.data.image_files import (
     list_folder,
     none_found,
 )
-from frcnn.data.layouts import voc_root
+from frcnn.data.layouts import VocFolder, voc_folder
 from frcnn.data.problems import Problems
 from frcnn.data.records import (
     MAX_SIDE,
@@ -41,7 +41,7 @@ from frcnn.data.records import (
     refuse_tiny_boxes,
     refuse_without_objects,
 )
-from frcnn.errors import ConfigError, UserError, printable
+from frcnn.errors import ConfigError, NoSplitError, UserError, printable
 
 # Encodings that annotation tools of East Asia write and that Python's XML parser does not know.
 MULTI_BYTE = ("gbk", "gb2312", "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949")
@@ -61,7 +61,8 @@ def voc(
 ) -> DetectionDataset:
     """Read JPEGImages, Annotations and ImageSets/Main/<split>.txt below `root`.
 
-    `root` may also hold the one folder with these (VOC2007, VOCdevkit/VOC2007).
+    `root` may also hold the one folder with these (VOC2007, VOCdevkit/VOC2007). Without ImageSets
+    all annotated images are "train", and images and annotations may lie side by side.
 
     Args:
         split: "train", "val" or "test"; reads the split named `train_split`, `val_split` or
@@ -75,23 +76,26 @@ def voc(
     are ignored areas: neither object nor background.
 
     Raises:
+        NoSplitError: there is no ImageSets, and the split is not "train".
         UserError: a file is missing or malformed, an id is listed twice, no image exists, the
             training split has no object, or, if `classes` is None, the validation split has a
             class that the training split does not have. ConfigError: `classes` has a name twice.
     """
-    root = voc_root(expand_home(root))
+    folder = voc_folder(expand_home(root))
+    if split != "train" and not folder.is_split:
+        raise NoSplitError(folder.root, split)
     split_name = {"train": train_split, "val": val_split, "test": test_split or ""}[split]
-    class_names = _class_names(root, train_split) if classes is None else _distinct(classes)
-    annotations = _read(root, _image_ids(root, split_name), class_names)
+    class_names = _class_names(folder, train_split) if classes is None else _distinct(classes)
+    annotations = _read(folder, _image_ids(folder, split_name), class_names)
     if classes is None and annotations.unknown:
         where, unknown = annotations.unknown[0]
         raise UserError(
-            f"{root / 'Annotations' / where}: class {unknown!r} is not in split {train_split!r} "
+            f"{folder.annotations / where}: class {unknown!r} is not in split {train_split!r} "
             f"({', '.join(class_names)}); set data.classes to choose the classes yourself"
         )
-    data = _dataset(root, split_name, annotations, class_names)
+    data = _dataset(folder, split_name, annotations, class_names)
     if split == "train":
-        refuse_without_objects(data.ignore, _split_file(root, split_name), annotations.problems)
+        refuse_without_objects(data.ignore, folder.source(split_name), annotations.problems)
     return data
 
 
@@ -118,21 +122,21 @@ class _Annotations:
     problems: Problems = field(default_factory=Problems)
 
 
-def _read(root: Path, ids: list[str], class_names: list[str]) -> _Annotations:
+def _read(folder: VocFolder, ids: list[str], class_names: list[str]) -> _Annotations:
     annotations = _Annotations()
-    folder = root / "JPEGImages"
-    files = _Files(folder)
+    files = _Files(folder.images)
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     for id in ids:
-        tree = _annotation(root, id, annotations.problems)
+        tree = _annotation(folder, id, annotations.problems)
         file = files.of(id, _text(tree, "filename"), annotations.problems)
         if file is None:
-            annotations.problems.add("images missing in JPEGImages", id, dropped=True)
+            missing = f"images missing in {folder.images.name}"
+            annotations.problems.add(missing, id, dropped=True)
             annotations.missing.append(id)
             continue
-        size = _stated_size(tree) or header_size(folder / file)
+        size = _stated_size(tree) or header_size(folder.images / file)
         if size is None:
-            reason = decode_error(folder / file)
+            reason = decode_error(folder.images / file)
             annotations.problems.add("unreadable images", f"{file}: {reason}", dropped=True)
             continue
         _add_objects(annotations, tree, f"{id}.xml", label_of)
@@ -143,7 +147,7 @@ def _read(root: Path, ids: list[str], class_names: list[str]) -> _Annotations:
 
 
 class _Files:
-    """The files of JPEGImages."""
+    """The image files."""
 
     def __init__(self, folder: Path) -> None:
         self.names = list_folder(folder)
@@ -190,12 +194,11 @@ def _add_objects(
 
 
 def _dataset(
-    root: Path, split: str, annotations: _Annotations, class_names: list[str]
+    folder: VocFolder, split: str, annotations: _Annotations, class_names: list[str]
 ) -> DetectionDataset:
-    folder = root / "JPEGImages"
     if not annotations.ids:
         first = f"{annotations.missing[0]}{EXTENSIONS[0]}" if annotations.missing else None
-        raise UserError(none_found(folder, f"split {split!r}", first, annotations.problems))
+        raise UserError(none_found(folder.images, f"split {split!r}", first, annotations.problems))
     sizes = np.array(annotations.sizes, dtype=np.int32)
     images = Images(
         annotations.ids, np.array(annotations.files, dtype=np.str_), sizes[:, 0], sizes[:, 1]
@@ -209,26 +212,24 @@ def _dataset(
         name=annotations.names.__getitem__,
     )
     count_repeated_files(images, annotations.problems)
-    objects = clean_objects(raw, images.widths, images.heights, annotations.problems)
-    refuse_tiny_boxes(objects.boxes, _split_file(root, split))
-    load = ImageFiles(folder, *images[1:])
+    objects = clean_objects(raw, *images[2:], annotations.problems, images.files)
+    refuse_tiny_boxes(objects.boxes, folder.source(split))
+    load = ImageFiles(folder.images, *images[1:])
     classes = Classes(class_names, list(class_names))
     return DetectionDataset(load, images, objects, classes, annotations.problems)
 
 
-def _split_file(root: Path, split: str) -> Path:
-    return root / "ImageSets/Main" / f"{split}.txt"
-
-
-def _image_ids(root: Path, split: str) -> list[str]:
-    path = _split_file(root, split)
+def _image_ids(folder: VocFolder, split: str) -> list[str]:
+    if not folder.is_split:
+        return [PurePath(name).stem for name in folder.xml_files()]
+    path = folder.list_file(split)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check data.root") from error
     except ValueError as error:
         raise UserError(f"{path}: is not a list of image ids ({error})") from error
-    ids = [_id_of(line.strip(), root / "Annotations") for line in lines if line.strip()]
+    ids = [_id_of(line.strip(), folder.annotations) for line in lines if line.strip()]
     if not ids:
         raise UserError(f"{path}: lists no image")
     for id in ids:
@@ -253,16 +254,18 @@ def _distinct(classes: Sequence[str]) -> list[str]:
     return list(classes)
 
 
-def _class_names(root: Path, split: str) -> list[str]:
-    trees = (_annotation(root, id) for id in _image_ids(root, split))
+def _class_names(folder: VocFolder, split: str) -> list[str]:
+    trees = (_annotation(folder, id) for id in _image_ids(folder, split))
     names = {_class(element) for tree in trees for element in tree.iter("object")} - {""}
     if not names:
-        raise UserError(f"{root / 'Annotations'}: split {split!r} has no object with a name")
+        raise UserError(f"{folder.annotations}: split {split!r} has no object with a name")
     return sorted(names)
 
 
-def _annotation(root: Path, id: str, problems: Problems | None = None) -> ElementTree.Element:
-    path = root / "Annotations" / f"{id}.xml"
+def _annotation(
+    folder: VocFolder, id: str, problems: Problems | None = None
+) -> ElementTree.Element:
+    path = folder.annotations / f"{id}.xml"
     try:
         content, guessed = _decoded(path.read_bytes())
         tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_Tree()))

@@ -196,6 +196,6 @@ def _dataset(found: _Labels) -> DetectionDataset:
         areas=np.full(len(image), np.nan),
         name=found.names.__getitem__,
     )
-    objects = clean_objects(raw, images.widths, images.heights, found.problems)
+    objects = clean_objects(raw, *images[2:], found.problems, images.files)
     classes = unique_classes(found.data.names)
     return DetectionDataset(ImageFiles(root, *images[1:]), images, objects, classes, found.problems)

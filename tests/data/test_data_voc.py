@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from frcnn.build import annotated
 from frcnn.data import voc
-from frcnn.errors import UserError
+from frcnn.errors import NoSplitError, UserError
 
 WHOLE = (1, 1, 40, 30)
 
@@ -232,3 +235,35 @@ def test_real_images(bccd):
     x1, y1, x2, y2 = target["boxes"][0].int().tolist()
     assert image[1, y1:y2, x1:x2].float().mean() < image[1].float().mean() - 5
     assert np.all(train.boxes >= 0) and np.all(train.boxes[:, 2] <= 640)
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [("JPEGImages", "Annotations"), ("images", "annotations"), ("images", "."), (".", ".")],
+)
+def test_a_folder_without_lists_is_split_by_a_fraction(voc_folder, tmp_path, images, annotations):
+    for id in "abcd":
+        voc_folder.add("train", id, ("dog", WHOLE))
+    root = tmp_path / "set"
+    for source, place in (("JPEGImages", images), ("Annotations", annotations)):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for file in (voc_folder.root / source).iterdir():
+            file.rename(root / place / file.name)
+    data = voc("train", root)
+    assert data.image_ids == list("abcd") and data.boxes.tolist() == [[0, 0, 40, 30]] * 4
+    assert not data.problems and data[3][0].shape == (3, 30, 40)
+    with pytest.raises(NoSplitError, match="has no val split; data.val_fraction=0.2 cuts one"):
+        voc("val", root)
+    node = {"_target_": "frcnn.data.voc", "_partial_": True, "root": str(root)}
+    parts = [annotated(node | {"val_fraction": 0.25}, split) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [3, 1]
+    folds = [annotated(node | {"folds": 2, "fold": k}, "val") for k in (0, 1)]
+    assert sorted(Path(file).name for part in folds for file in part.files) == [
+        "a.jpg", "b.jpg", "c.jpg", "d.jpg"
+    ]  # fmt: skip
+
+
+def test_a_folder_without_annotations_says_what_it_looked_for(tmp_path, save_image):
+    save_image(tmp_path / "a.jpg", 40, 30)
+    with pytest.raises(UserError, match=r"ImageSets/Main/train\.txt: cannot be read"):
+        voc("train", tmp_path)

@@ -6,7 +6,12 @@ from typing import Any
 
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from experiments.data.anchors import (
+from frcnn.build import detector
+from frcnn.data import DetectionDataset
+from frcnn.data.image_size import image_size
+from frcnn.data.objects import Objects
+from frcnn.errors import ConfigError
+from frcnn.survey.anchors import (
     Coverage,
     View,
     cells_of,
@@ -14,12 +19,7 @@ from experiments.data.anchors import (
     generator_of,
     views_of,
 )
-from experiments.data.suggest import NOT_REACHED, anchor_sizes
-from frcnn.build import detector
-from frcnn.data import DetectionDataset
-from frcnn.data.image_size import image_size
-from frcnn.data.objects import Objects
-from frcnn.errors import ConfigError
+from frcnn.survey.suggest import NOT_REACHED, anchor_sizes
 
 WEIGHTS = ("weights", "weights_backbone")  # change no anchor
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from experiments.data.anchors import Cells, View, cells_of, coverage
 from frcnn.data.objects import Objects
+from frcnn.survey.anchors import Cells, View, cells_of, coverage
 
 # Of the anchor sizes. FPN (arXiv 1612.03144) has anchors of 8 strides, RetinaNet (1708.02002) of 4:
 # trials go from half of that to twice that.
