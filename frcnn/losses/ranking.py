@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from frcnn.losses.activation import binary
-from frcnn.losses.quality_focal import quality
 from frcnn.losses.samples import Samples
+from frcnn.losses.soft_targets import quality
 
 LARGEST = 2**22  # elements of a table of positives and negatives that is made at once
 
@@ -27,7 +27,7 @@ class Ranked:
 
     Attributes:
         positives: [Q] logit of the label's class.
-        quality: [Q] in [0, 1], how good the box is: see ``frcnn.losses.quality_focal.quality``.
+        quality: [Q] in [0, 1], how good the box is: see ``frcnn.losses.soft_targets.quality``.
         negatives: [M] logits that can stand above a positive.
         own_positives, own_negatives: those of this process.
         near: [K, C] bool, the places of this process's negatives.
