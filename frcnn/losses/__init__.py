@@ -6,12 +6,15 @@ from frcnn.losses.class_weights import ClassWeights
 from frcnn.losses.cross_entropy import CrossEntropy
 from frcnn.losses.dynamic_smooth_l1 import DynamicSmoothL1
 from frcnn.losses.equalization import Equalization
+from frcnn.losses.equalization_v2 import EqualizationV2
+from frcnn.losses.federated import Federated
 from frcnn.losses.focal import Focal, FocalSigmoid, FocalStar
 from frcnn.losses.ghm import GHMC, GHMR
 from frcnn.losses.giou import GIoU
 from frcnn.losses.l1 import L1
 from frcnn.losses.quality_focal import QualityFocal
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
+from frcnn.losses.seesaw import Seesaw
 from frcnn.losses.smooth_l1 import SmoothL1
 
 __all__ = [
@@ -26,11 +29,14 @@ __all__ = [
     "CrossEntropy",
     "DynamicSmoothL1",
     "Equalization",
+    "EqualizationV2",
+    "Federated",
     "Focal",
     "FocalSigmoid",
     "FocalStar",
     "GIoU",
     "QualityFocal",
     "Samples",
+    "Seesaw",
     "SmoothL1",
 ]
