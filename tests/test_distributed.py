@@ -54,6 +54,7 @@ QUICK = (
     "loss=equalization_v2 sampler=ohem",
     "loss=seesaw",
     "loss=federated loss.rcnn.num_classes=2 sampler=ohem",
+    "data.sampler=repeat_factor data.repeat_threshold=1",
     "trainer.accumulate=2",
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",

@@ -19,6 +19,8 @@ LINES = {
     "equalization_v2": ["loss=equalization_v2", "sampler=ohem"],
     "seesaw": ["loss=seesaw", "trainer.accumulate=2", "trainer.accumulate_stats=step"],
     "federated": ["loss=federated", "loss.rcnn.num_classes=4"],
+    "repeat_factor": ["data.sampler=repeat_factor", "data.repeat_threshold=1.0"],
+    "class_aware": ["data.sampler=class_aware", "trainer.workers=1"],
 }
 
 
@@ -54,6 +56,33 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     assert again.keys() == whole.keys() and all(again[key].equal(whole[key]) for key in whole)
     assert all(not cut[key].equal(whole[key]) for key in whole if "class_loss" in key)
     load_trained(str(tmp_path / "cut/checkpoints/last.pt"), "cpu", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("loss/rpn=seesaw", "Seesaw cannot serve at the rpn: it compares "),
+        ("loss/rpn=federated", "Federated cannot serve at the rpn: it draws "),
+        ("loss/rpn=equalization_v2", "EqualizationV2 cannot serve at the rpn: it compares "),
+        ("loss=seesaw loss.rcnn.p=-1", "loss.rcnn.p must be finite and at least 0, got -1"),
+        ("loss=equalization_v2 loss.rcnn.gamma=0", "loss.rcnn.gamma must be above 0, got 0"),
+        ("loss=federated loss.rcnn.num_classes=0", "loss.rcnn.num_classes must be at least 1"),
+        (
+            "data.sampler=balanced",
+            "data.sampler: expected one of repeat_factor, class_aware or null",
+        ),
+        ("data.repeat_threshold=0", "data.repeat_threshold: expected a number above 0"),
+        ("data.swapped_classes=2", "data.swapped_classes: expected a number between 0 and 1"),
+        ("data.num_classes=99", "num_classes=99: needs 1 to 72"),
+    ],
+)
+def test_what_makes_no_sense_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, says: str
+) -> None:
+    small = ["data.train_images=2", "data.val_images=1", f"hydra.run.dir={tmp_path}"]
+    assert call(train.main, *small, *override.split()) in (1, 2)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {says}")
 
 
 def test_counters_count_each_positive_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from frcnn.data.check import (
 )
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
+from frcnn.data.order import image_order
 from frcnn.data.problems import Problems
 from frcnn.data.roboflow import roboflow
 from frcnn.data.shapes import shapes
@@ -29,6 +30,7 @@ __all__ = [
     "count_shared_images",
     "drop_unusable_images",
     "empty_batch",
+    "image_order",
     "make_loader",
     "roboflow",
     "shapes",

@@ -17,6 +17,7 @@ from frcnn.data import (
     AspectGroupedBatches,
     DetectionDataset,
     count_shared_images,
+    image_order,
     make_loader,
 )
 from frcnn.data.workers import name_dead_workers
@@ -145,12 +146,14 @@ class Run:
         self._log_start()
         state = resumed.saved["tracker"] if resumed and resumed.own else None
         tracker = self._tracker(state)
+        data = self.config["data"]
         batches = AspectGroupedBatches(
             self.train_set.aspect_ratios(),
             self.config["trainer"]["batch_size"] * self.processes.size,
             self.config["seed"],
             self.processes.rank,
             self.processes.size,
+            image_order(data["sampler"], self.train_set, data["repeat_threshold"]),
         )
         engine = self._engine(tracker, batches)
         if resumed:
