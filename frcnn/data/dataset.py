@@ -132,10 +132,13 @@ class DetectionDataset(Dataset):
 
     def image_shares(self) -> np.ndarray:
         """float64 [C] in [0, 1]: share of images with the class; ignored objects do not count."""
+        return self.class_images() / len(self)
+
+    def class_images(self) -> np.ndarray:
+        """int64 [C]: number of images with the class; ignored objects do not count."""
         image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        has_class = np.zeros((len(self), len(self.class_names)), dtype=bool)
-        has_class[image[~self.ignore], self.labels[~self.ignore] - 1] = True
-        return has_class.mean(axis=0)
+        pairs = np.stack([image, self.labels - 1], axis=1)[~self.ignore]
+        return np.bincount(np.unique(pairs, axis=0)[:, 1], minlength=len(self.class_names))
 
     def aspect_ratios(self) -> np.ndarray:
         """float64 [I]: width / height."""

@@ -28,6 +28,7 @@ from frcnn.evaluation.coco import (
     installed_backend,
     percent,
 )
+from frcnn.evaluation.frequency import with_frequencies
 from frcnn.evaluation.inference import (
     Detections,
     detect,
@@ -329,7 +330,8 @@ class Run:
 
     def _metrics(self, detections: Detections) -> dict[str, Any]:
         truth, names = self.val_set.ground_truth(), self.val_set.class_names
-        return coco_metrics(truth, detections, names, **self.config["evaluation"])
+        metrics = coco_metrics(truth, detections, names, **self.config["evaluation"])
+        return with_frequencies(metrics, self.train_set.class_images().tolist())
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]
@@ -394,6 +396,7 @@ class Run:
             "choices": self.choices,
             "class_names": list(self.val_set.class_names),
             "category_ids": list(self.val_set.category_ids),
+            "class_images": self.train_set.class_images().tolist(),
             "step": engine.step,
         }
 
