@@ -75,6 +75,15 @@ study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER of the four se
 	    $(PY) -m frcnn.evaluate checkpoint=$${run}checkpoints/last.pt; done
 	$(PY) -m experiments.finetuning runs/finetuning --page $(TUNE)/README.md
 
+study-long-tail: $(READY) ## experiments/long_tail; hours, likewise
+	-$(PY) -m frcnn.train -m --config-dir experiments/long_tail/conf sweep=long_tail $(WITH)
+	$(PY) -m experiments.report runs/long_tail --out experiments/long_tail --baseline tail=random
+
+study-label-noise: $(READY) ## experiments/label_noise; hours, likewise
+	-$(PY) -m frcnn.train -m --config-dir experiments/label_noise/conf sweep=label_noise $(WITH)
+	$(PY) -m experiments.conditions runs/label_noise --out experiments/label_noise \
+	    --baseline method=random --by data.swapped_classes data.moved_boxes data.dropped_boxes
+
 bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
@@ -92,4 +101,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-finetuning bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-long-tail study-label-noise study-finetuning bench lint test test-all clean

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIGURES = ("AP", "AP50", "AP75")
+BY_FREQUENCY = ("APr", "APc", "APf")  # of rare, common and frequent classes
 # Names and folders of a run are no part of what was run.
 PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
 NONE = "–"
@@ -32,6 +33,7 @@ def row(folder: Path) -> dict[str, str]:
     return {
         "command": shlex.join(["python", "-m", "frcnn.train", *shown]),
         **{name: _fraction(summary[name]) for name in FIGURES},
+        **{name: _fraction(summary[name]) for name in BY_FREQUENCY if name in summary},
         **{f"AP {name}": _fraction(c["AP"]) for name, c in summary["per_class"].items()},
         "steps": str(summary["steps"]),
         "seed": str(summary["seed"]),

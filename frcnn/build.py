@@ -15,6 +15,8 @@ from frcnn.model import Detector
 VIEW = ("min_size", "max_size", "anchor_sizes")
 CUT = ("split_seed", "split_block")
 SPLITS = ("folds", "fold", "val_fraction", *CUT)
+ORDER = ("sampler", "repeat_threshold")  # of the training images
+NO_READER = (*VIEW, *SPLITS, *ORDER)
 
 
 def dataset(node: dict[str, Any], split: str) -> DetectionDataset:
@@ -31,7 +33,7 @@ def annotated(node: dict[str, Any], split: str) -> DetectionDataset:
         ConfigError: ``folds`` without a ``fold`` below it, the other way round, or with a
             ``val_fraction``.
     """
-    reader = build({key: value for key, value in node.items() if key not in (*VIEW, *SPLITS)})
+    reader = build({key: value for key, value in node.items() if key not in NO_READER})
     chosen = {key: node[key] for key in SPLITS if node.get(key) is not None}
     cut = {key: value for key, value in chosen.items() if key in CUT}
     _check_splits(chosen)

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> float | None:
     """Write metrics.json, and results.json and ground_truth.json in COCO's format; returns AP."""
     from frcnn.evaluation.coco import coco_metrics, format_table, write_results
+    from frcnn.evaluation.frequency import with_frequencies
     from frcnn.evaluation.inference import detect, validation_loader
     from frcnn.evaluation.load import chosen_data, load_trained
     from frcnn.runfolder.files import write_text
@@ -28,6 +29,8 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     truth = images.ground_truth()
     metrics = coco_metrics(truth, detections, images.class_names, **config["evaluation"])
+    if trained.class_images:
+        metrics = with_frequencies(metrics, trained.class_images)
     source = Path(config["checkpoint"]).resolve()
     run = source.parents[1] if source.parent.name == "checkpoints" else source.parent
     output = Path(config["output"] or run / "evaluation" / f"{source.stem}_{config['split']}")

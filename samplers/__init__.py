@@ -9,11 +9,13 @@ from samplers.all import All
 from samplers.candidates import Candidates, Prediction, Sampler
 from samplers.hard_negative import HardNegative
 from samplers.libra import InstanceBalanced, IoUBalanced, Libra
+from samplers.ofb import OFB
 from samplers.ohem import OHEM
 from samplers.pisa import PISA
 from samplers.random import Random
 
 __all__ = [
+    "OFB",
     "OHEM",
     "PISA",
     "All",

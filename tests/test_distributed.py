@@ -50,6 +50,11 @@ QUICK = (
     "assigner=task_aligned loss=quality_focal",
     "assigner=dynamic_iou box_loss=dynamic_smooth_l1 "
     "assigner.rcnn.interval=1 box_loss.rcnn.interval=1 assigner.rcnn.low=0.1 assigner.rcnn.top=3",
+    # Counters of classes, and classes that are drawn.
+    "loss=equalization_v2 sampler=ohem",
+    "loss=seesaw",
+    "loss=federated loss.rcnn.num_classes=2 sampler=ohem",
+    "data.sampler=repeat_factor data.repeat_threshold=1",
     "trainer.accumulate=2",
     # A batch of 3, two validations of 2 images and of 1: one process has none of the last.
     "data.train_images=15 data.val_images=5",

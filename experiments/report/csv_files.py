@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.images import Interval
-from experiments.report.runs import BY_CLASS, COST, LOSS, MEMORY, METRICS, NORM, STEP, Run, terms
+from experiments.report.runs import (
+    BY_CLASS,
+    BY_FREQUENCY,
+    COST,
+    LOSS,
+    MEMORY,
+    METRICS,
+    NORM,
+    STEP,
+    Run,
+    terms,
+)
 
 FIRST = ("run", "status", "error", "method", "seed", "steps", "seconds")
 # IoU in percent, by column.
@@ -78,9 +89,8 @@ def read_csv(file: Path) -> list[Run]:
 
 
 def _from_row(row: Mapping[str, str]) -> Run:
-    figures = {
-        k: v for k, v in row.items() if k in METRICS or k.startswith((*BY_CLASS, COST, LOSS))
-    }
+    named = (*METRICS, *BY_FREQUENCY)
+    figures = {k: v for k, v in row.items() if k in named or k.startswith((*BY_CLASS, COST, LOSS))}
     precision = {iou: row[name].split() for name, iou in PRECISION.items() if row.get(name)}
     has_figures = row["status"] == "COMPLETED"
     return Run(

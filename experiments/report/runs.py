@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+# Of rare, common and frequent classes, where a data set has classes of different groups.
+BY_FREQUENCY = ("APr", "APc", "APf")
 UNREADABLE = "UNREADABLE"
 # Each of these files makes a folder a run's.
 RUN_FILES = ("status.json", "metrics.jsonl")
@@ -38,6 +40,8 @@ CONDITIONS = re.compile(
     r"|model\.(fpn_channels|representation_size|backbone_width)"
     r"|trainer\.(epochs|max_steps|devices|batch_size|accumulate(_stats)?|precision|patience)"
 )
+# The order of the images is part of a method, though it stands with the data.
+ORDER = ("data.sampler", "data.repeat_threshold")
 # Runs of a method may differ in this as in the seed.
 FOLD = "data.fold"
 # These do not change what is learnt: names, folders, speed, what is recorded.
@@ -61,7 +65,7 @@ class Run:
         step_seconds: seconds per step, the median of the log lines, or None.
         memory: the peak in MB of 10^6 bytes, or None.
         grad_norm: of all gradients before clipping, the mean over the run, or None.
-        figures: ``METRICS``, ``AP <class>`` and the others of ``BY_CLASS``, and
+        figures: ``METRICS``, ``BY_FREQUENCY``, ``AP <class>`` and the others of ``BY_CLASS``, and
             ``dAP50 <kind of error>`` as fractions, NaN where there is no such object;
             ``loss <term>``.
         curve: AP as a fraction by epoch.
@@ -97,7 +101,7 @@ class Run:
 
 def is_condition(key: str) -> bool:
     """Whether all compared runs must share a setting."""
-    return bool(CONDITIONS.fullmatch(key)) and key not in ("data.root", FOLD)
+    return bool(CONDITIONS.fullmatch(key)) and key not in ("data.root", FOLD, *ORDER)
 
 
 def is_ignored(key: str) -> bool:
@@ -226,7 +230,7 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """COCO's metrics, of all classes together and of each."""
-    found = {name: summary[name] for name in METRICS if name in summary}
+    found = {name: summary[name] for name in (*METRICS, *BY_FREQUENCY) if name in summary}
     classes = summary.get("per_class", {})
     for prefix in BY_CLASS:
         key = prefix.strip()

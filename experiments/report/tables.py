@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import BY_CLASS, COST, LOSS, MADE, METRICS, Run
+from experiments.report.runs import BY_CLASS, BY_FREQUENCY, COST, LOSS, MADE, METRICS, Run
 from experiments.report.statistics import (
     ALPHA,
     LEARNT,
@@ -204,12 +204,14 @@ def p_value(p: float) -> str:
 
 
 def _overall(study: Study) -> Table:
-    rows = [_figures(study, method, METRICS) for method in study.methods]
+    known = {name for run in study.runs for name in run.figures}
+    names = [*METRICS, *(name for name in BY_FREQUENCY if name in known)]
+    rows = [_figures(study, method, names) for method in study.methods]
     notes = [
         "COCO's metrics in percent after the last step: mean ± standard deviation over the seeds. "
         f"{NONE}: a run has no such value, because there is no such object."
     ]
-    return Table("Figures", ["method", "seeds", *METRICS], rows, notes)
+    return Table("Figures", ["method", "seeds", *names], rows, notes)
 
 
 def _by_class(study: Study, prefix: str) -> Table:

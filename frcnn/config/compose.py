@@ -34,7 +34,7 @@ from frcnn.config.methods import (
     own_choices,
     store_methods,
 )
-from frcnn.config.schema import SCHEMAS, Splits, View
+from frcnn.config.schema import SCHEMAS, ImageOrder, Splits, View
 from frcnn.errors import ConfigError, UserError
 from frcnn.parallel.cluster import detect_launcher
 from frcnn.runfolder.files import locked
@@ -297,7 +297,7 @@ def checked(
     _check_keys("", plain, reference)
     check_schema(plain, SCHEMAS[name], reference)
     if "data" in plain and isinstance(plain["data"], dict):
-        for schema in (View, Splits):
+        for schema in (View, Splits, ImageOrder):
             check_schema(plain["data"], schema, reference["data"], "data.")
     _check_targets("", plain, reference)
     _try_methods(plain)

@@ -87,6 +87,13 @@ class Splits:
     split_block: PositiveInt
 
 
+class ImageOrder:
+    """``data:`` of conf/train.yaml."""
+
+    sampler: Literal["repeat_factor", "class_aware"] | None
+    repeat_threshold: Annotated[float, Gt(0), Le(1)]
+
+
 class Train:
     """conf/train.yaml."""
 

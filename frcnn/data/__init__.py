@@ -17,6 +17,7 @@ from frcnn.data.check import (
 )
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
+from frcnn.data.order import image_order
 from frcnn.data.problems import Problems
 from frcnn.data.roboflow import roboflow
 from frcnn.data.shapes import shapes
@@ -36,6 +37,7 @@ __all__ = [
     "count_shared_images",
     "drop_unusable_images",
     "empty_batch",
+    "image_order",
     "make_loader",
     "prepare",
     "roboflow",

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,14 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frcnn.data.dataset import Target
+from frcnn.data.order import Order
 from frcnn.data.workers import SignalSafeLoader, TracedDataset, start_worker
 
-Key = tuple[int, int]
+# (epoch, index), and for a repeated image how often it came before in the epoch.
+Key = tuple[int, ...]
 Batch = tuple[list[Tensor], list[Target]]
 
 
 class AspectGroupedBatches:
-    """Batch sampler that yields lists of keys (epoch, index), each image once per epoch.
+    """Batch sampler that yields lists of keys (epoch, index), as many per epoch as images.
 
     A batch has only wide or only tall images. A mixed batch would be padded to a square, with up
     to twice the pixels. The only state is the position: a run resumes by
@@ -30,15 +33,24 @@ class AspectGroupedBatches:
         seed: 0 or above.
         rank, size: rank of this process and number of processes. They share each batch as evenly
             as possible. If a batch has fewer images than processes, some get an empty list.
+        order: which images an epoch has; None = each once, shuffled. An image that comes again in
+            an epoch has a third number in its key, and so draws of its own.
     """
 
     def __init__(
-        self, aspect_ratios: np.ndarray, batch_size: int, seed: int, rank: int = 0, size: int = 1
+        self,
+        aspect_ratios: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+        order: Order | None = None,
     ) -> None:
         wide = np.asarray(aspect_ratios) >= 1
         self.groups = [np.flatnonzero(wide), np.flatnonzero(~wide)]
         self.batch_size = batch_size
         self.seed = seed
+        self.order = order
         self.rank, self.size = rank, size
         self.set_position(0, 0)
 
@@ -55,7 +67,8 @@ class AspectGroupedBatches:
         rng = np.random.default_rng((self.seed, epoch))
         batches = []
         for group in self.groups:
-            keys = [(epoch, index) for index in rng.permutation(group).tolist()]
+            images = self.order(group, self.seed, epoch) if self.order else rng.permutation(group)
+            keys = _keys(epoch, images.tolist())
             starts = range(0, len(keys), self.batch_size)
             batches += [keys[start : start + self.batch_size] for start in starts]
         return [batches[position] for position in rng.permutation(len(batches))]
@@ -67,6 +80,15 @@ class AspectGroupedBatches:
     def __len__(self) -> int:
         """Number of batches per epoch; the position does not change it."""
         return sum(math.ceil(len(group) / self.batch_size) for group in self.groups)
+
+
+def _keys(epoch: int, images: list[int]) -> list[Key]:
+    before: Counter[int] = Counter()
+    keys: list[Key] = []
+    for index in images:
+        keys.append((epoch, index, before[index]) if before[index] else (epoch, index))
+        before[index] += 1
+    return keys
 
 
 def collate(batch: list[tuple[Tensor, Target]]) -> Batch:

@@ -59,8 +59,10 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
+    def __getitem__(self, key: int | tuple[int, ...]) -> tuple[Tensor, Target]:
         """Image uint8 [3, H, W] and its target; `key` is (epoch, index), or index for epoch 0.
+
+        A third number tells the repeats of an image within an epoch apart.
 
         The target is a dict: boxes float32 [G, 4] xyxy pixels and labels int64 [G] in 1..C of the
         objects that are not ignored; ignore float32 [J, 4], areas that are neither object nor
@@ -71,9 +73,9 @@ class DetectionDataset(Dataset):
             UserError: the image cannot be read, or does not have the size that its annotation
                 states.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *repeat = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
-        image, target = self._image(index), self._target(index, epoch)
+        image, target = self._image(index), self._target(index, epoch, *repeat)
         if self.transform is None:
             return image, target
         with torch.random.fork_rng(devices=[]):
@@ -130,10 +132,13 @@ class DetectionDataset(Dataset):
 
     def image_shares(self) -> np.ndarray:
         """float64 [C] in [0, 1]: share of images with the class; ignored objects do not count."""
+        return self.class_images() / len(self)
+
+    def class_images(self) -> np.ndarray:
+        """int64 [C]: number of images with the class; ignored objects do not count."""
         image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        has_class = np.zeros((len(self), len(self.class_names)), dtype=bool)
-        has_class[image[~self.ignore], self.labels[~self.ignore] - 1] = True
-        return has_class.mean(axis=0)
+        pairs = np.stack([image, self.labels - 1], axis=1)[~self.ignore]
+        return np.bincount(np.unique(pairs, axis=0)[:, 1], minlength=len(self.class_names))
 
     def aspect_ratios(self) -> np.ndarray:
         """float64 [I]: width / height."""
@@ -150,7 +155,7 @@ class DetectionDataset(Dataset):
             )
         return image
 
-    def _target(self, index: int, epoch: int) -> Target:
+    def _target(self, index: int, epoch: int, *repeat: int) -> Target:
         rows = slice(*self.offsets[index : index + 2].tolist())
         boxes, ignore = self.boxes[rows], self.ignore[rows]
         return {
@@ -158,7 +163,7 @@ class DetectionDataset(Dataset):
             "labels": torch.from_numpy(self.labels[rows][~ignore]),
             "ignore": torch.from_numpy(boxes[ignore]),
             "image_id": index,
-            "seed": sample_seed(self.seed, epoch, index),
+            "seed": sample_seed(self.seed, epoch, index, *repeat),
         }
 
     def _image_rows(self) -> list[dict]:
@@ -169,6 +174,6 @@ class DetectionDataset(Dataset):
         ]
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
+def sample_seed(seed: int, epoch: int, index: int, *repeat: int) -> int:
     """A seed in [0, 2**31), the same on every machine and in every process."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0] >> 1)
+    return int(np.random.SeedSequence((seed, epoch, index, *repeat)).generate_state(1)[0] >> 1)

@@ -6,33 +6,60 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frcnn.data.label_noise import LabelNoise
 from frcnn.data.records import Objects
 
-CLASS_NAMES = ["circle", "square", "triangle"]
+FORMS = ["circle", "square", "triangle", "diamond", "funnel", "plus", "hourglass", "wedge", "cup"]
+MARKS = ["", "dot", "bar", "post", "cross", "slash", "top", "left"]
+CLUTTER_FORMS = 3  # circle, square, triangle
+MARK_SHADE = 0.3  # brightness of a mark over that of its shape
+STRIDE = 29  # shares no factor with the 69 classes that are reordered
 GAP = 2  # least distance between two shapes in pixels
 NUM_TRIES = 40  # places tried before a shape is left out
+
+
+def _looks() -> list[tuple[int, int]]:
+    """(form, mark) of every class that can be drawn, in the order of the labels.
+
+    The first three are the plain circle, square and triangle. The others are taken in steps, so
+    that the first classes have as many forms and marks as the last: how hard a class is to see
+    does not depend on its place.
+    """
+    plain = [(form, 0) for form in range(CLUTTER_FORMS)]
+    every = [(form, mark) for mark in range(len(MARKS)) for form in range(len(FORMS))]
+    rest = every[CLUTTER_FORMS:]
+    return plain + [rest[place * STRIDE % len(rest)] for place in range(len(rest))]
+
+
+LOOKS = _looks()
+CLASS_NAMES = [" ".join([FORMS[form], MARKS[mark]]).strip() for form, mark in LOOKS]
 
 
 class ShapeImages:
     """index -> uint8 image [3, height, width] with its objects and clutter drawn on it.
 
     Args:
-        objects: the objects of all images.
+        objects: the true objects of all images, as drawn.
+        noise: what is wrong with the data set's annotations of them.
         seeds: (seed, split number); the image is a function of these and the index.
         clutter_size: shortest and longest side of a clutter shape in pixels.
         clutter: number of clutter shapes per image; those without a free place are left out.
+        num_classes: C; their hues are spread over the whole circle.
     """
 
     def __init__(
         self,
         objects: Objects,
+        noise: LabelNoise,
         width: int,
         height: int,
         seeds: tuple[int, int],
         clutter_size: tuple[int, int],
         clutter: int,
+        num_classes: int,
     ) -> None:
         self.objects, self.width, self.height = objects, width, height
+        self.noise, self.num_classes = noise, num_classes
         self.seeds, self.clutter_size, self.clutter = seeds, clutter_size, clutter
         self.rows, self.columns = _interpolation(height, 7), _interpolation(width, 9)
 
@@ -43,7 +70,11 @@ class ShapeImages:
         boxes = self.objects.boxes[rows].astype(int)
         for box, label in zip(boxes, self.objects.labels[rows], strict=True):
             mask = shape_mask(int(label), *(box[2:] - box[:2]))
-            _paint(image, box, mask, _colour(rng, int(label)))
+            colour = _colour(rng, (label - 1) / self.num_classes)
+            _paint(image, box, mask, colour)
+            if LOOKS[label - 1][1]:
+                mark = mark_mask(LOOKS[label - 1][1], *(box[2:] - box[:2]))
+                _paint(image, box, mask & mark, MARK_SHADE * colour)
         self._add_clutter(rng, image, boxes)
         image += 14 * rng.standard_normal(image.shape, dtype=np.float32)
         return torch.from_numpy(np.clip(image, 0, 255).astype(np.uint8))
@@ -56,11 +87,12 @@ class ShapeImages:
 
     def _add_clutter(self, rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> None:
         taken = list(boxes)
-        for label in rng.integers(1, len(CLASS_NAMES) + 1, self.clutter).tolist():
+        for label in rng.integers(1, CLUTTER_FORMS + 1, self.clutter).tolist():
             box = free_box(rng, self.width, self.height, self.clutter_size, taken)
             if box is not None:
                 taken.append(box)
-                _paint(image, box, _outline_mask(label, *(box[2:] - box[:2])), _colour(rng, label))
+                mask = _outline_mask(label, *(box[2:] - box[:2]))
+                _paint(image, box, mask, _colour(rng, (label - 1) / self.num_classes))
 
 
 def shape_mask(label: int, width: int, height: int) -> np.ndarray:
@@ -69,12 +101,47 @@ def shape_mask(label: int, width: int, height: int) -> np.ndarray:
     It touches all four sides of the box, if no side is more than twice as long as the other.
     """
     y, x = _pixel_centres(height)[:, None], _pixel_centres(width)
-    if label == 1:
-        return x**2 + y**2 <= 1
-    if label == 2:
-        return np.ones((height, width), dtype=bool)
-    # At least as wide as the middle pixels, so that the apex is visible in the top row.
-    return abs(x) <= np.maximum((1 + y) / 2, 1 / width) + 1e-9
+    # A tip is at least as wide as the middle pixels, so that it is visible in the outer row.
+    tip_x, tip_y = 1 / width + 1e-9, 1 / height + 1e-9
+    match FORMS[LOOKS[label - 1][0]]:
+        case "circle":
+            return x**2 + y**2 <= 1
+        case "square":
+            return np.ones((height, width), dtype=bool)
+        case "triangle":
+            return abs(x) <= np.maximum((1 + y) / 2, 1 / width) + 1e-9
+        case "diamond":
+            return (abs(x) <= np.maximum(1 - abs(y), tip_x)) | (abs(y) <= tip_y)
+        case "funnel":
+            return abs(x) <= np.maximum((1 - y) / 2, tip_x)
+        case "plus":
+            return (abs(x) <= 0.35) | (abs(y) <= 0.35)
+        case "hourglass":
+            return abs(x) <= np.maximum(abs(y) + tip_x, 0.4)
+        case "wedge":  # half a square, below its diagonal
+            return x <= y + tip_x
+        case _:  # cup: a square without its upper middle
+            return (abs(x) >= 0.35) | (y >= 0)
+
+
+def mark_mask(mark: int, width: int, height: int) -> np.ndarray:
+    """bool [height, width]: the darker part of a class with this mark, 1..7."""
+    y, x = _pixel_centres(height)[:, None], _pixel_centres(width)
+    match MARKS[mark]:
+        case "dot":
+            return x**2 + y**2 <= 0.3
+        case "bar":
+            return (abs(y) <= 0.3) & (abs(x) <= 1)
+        case "post":
+            return (abs(x) <= 0.3) & (abs(y) <= 1)
+        case "cross":
+            return (abs(x) <= 0.2) | (abs(y) <= 0.2)
+        case "slash":
+            return abs(x + y) <= 0.4
+        case "top":
+            return (y <= -0.2) & (abs(x) <= 1)
+        case _:  # left
+            return (x <= -0.2) & (abs(y) <= 1)
 
 
 def _pixel_centres(count: int) -> np.ndarray:
@@ -123,9 +190,9 @@ def _paint(image: np.ndarray, box: np.ndarray, mask: np.ndarray, colour: np.ndar
     np.copyto(image[:, y1:y2, x1:x2], colour[:, None, None], where=mask)
 
 
-def _colour(rng: np.random.Generator, label: int) -> np.ndarray:
-    """float32 [3] in 0..255; the hues of neighbouring classes overlap."""
-    hue = (label - 1) / len(CLASS_NAMES) + rng.normal(0, 0.12)
+def _colour(rng: np.random.Generator, hue: float) -> np.ndarray:
+    """float32 [3] in 0..255 around a hue in [0, 1); the hues of neighbouring classes overlap."""
+    hue = hue + rng.normal(0, 0.12)
     rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.5, 1), rng.uniform(0.65, 1))
     return np.array(rgb, dtype=np.float32) * 255
 

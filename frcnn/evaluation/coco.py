@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from frcnn.errors import ConfigError, UserError
+from frcnn.evaluation.frequency import GROUPS
 from frcnn.runfolder.files import write_text
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,8 @@ def numbered(ids: Sequence[int | str]) -> list[int]:
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The result of ``coco_metrics`` as two plain-text tables, in percent; ``-`` for None.
 
+    Figures by frequency (``frcnn.evaluation.frequency``) stand in the first one, if there are any.
+
     The second one has the classes in their order, as many as a screen shows.
     """
     classes = metrics["per_class"]
@@ -179,7 +182,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         (_shortened(name), [percent(figures[key]) for key in PER_CLASS])
         for name, figures in list(classes.items())[:CLASS_ROWS]
     ]
-    overall = [("", OVERALL), ("all", [percent(metrics[key]) for key in OVERALL])]
+    names = [*OVERALL, *(name for name in GROUPS if name in metrics)]
+    overall = [("", names), ("all", [percent(metrics[key]) for key in names])]
     lines = _aligned([*overall, ("", []), ("", PER_CLASS), *rows])
     if len(classes) > CLASS_ROWS:
         lines.append(f"({len(classes) - CLASS_ROWS} more classes)")

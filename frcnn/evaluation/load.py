@@ -1,7 +1,7 @@
 """Load a trained detector from a checkpoint."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Trained:
 
     ``config`` has the nodes named in ``CONFIG_NODES``. Label k is ``class_names[k - 1]``, with the
     id ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with,
-    ``batch_size`` that of the run.
+    ``batch_size`` that of the run, ``class_images`` the training images of each class, empty in
+    checkpoints of earlier versions.
     """
 
     detector: Detector
@@ -57,6 +58,7 @@ class Trained:
     device: torch.device
     dtype: torch.dtype
     batch_size: int = 1
+    class_images: list[int] = field(default_factory=list)
 
 
 def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = ()) -> Trained:
@@ -85,6 +87,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         _refuse_other_classes(model, saved, path)
         load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
+        class_images = _class_images(saved)
         saved_trainer = saved["config"].get("trainer", {})
         trainer = {key: saved_trainer.get(key, usual) for key, usual in OF_TRAINER.items()}
     _check_trainer(trainer, path)
@@ -103,7 +106,17 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         chosen_device,
         choose_precision(trainer["precision"] if precision == "run" else precision, chosen_device),
         trainer["batch_size"],
+        class_images,
     )
+
+
+def _class_images(saved: Mapping[str, Any]) -> list[int]:
+    counts = saved.get("class_images", [])
+    if counts and len(counts) != len(saved["class_names"]):
+        raise ValueError("'class_images' are not one count per class")
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("'class_images' are no counts")
+    return counts
 
 
 def checkpoint_data(

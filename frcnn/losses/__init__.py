@@ -8,6 +8,8 @@ from frcnn.losses.class_weights import ClassWeights
 from frcnn.losses.cross_entropy import CrossEntropy
 from frcnn.losses.dynamic_smooth_l1 import DynamicSmoothL1
 from frcnn.losses.equalization import Equalization
+from frcnn.losses.equalization_v2 import EqualizationV2
+from frcnn.losses.federated import Federated
 from frcnn.losses.focal import Focal, FocalSigmoid, FocalStar
 from frcnn.losses.ghm import GHMC, GHMR
 from frcnn.losses.giou import GIoU
@@ -16,6 +18,7 @@ from frcnn.losses.noisy_anchors import NoisyAnchors
 from frcnn.losses.quality_focal import QualityFocal
 from frcnn.losses.rank_sort import RankedGIoU, RankSort
 from frcnn.losses.samples import BoxLoss, ClassLoss, Samples
+from frcnn.losses.seesaw import Seesaw
 from frcnn.losses.smooth_l1 import SmoothL1
 from frcnn.losses.varifocal import Varifocal
 
@@ -34,6 +37,8 @@ __all__ = [
     "CrossEntropy",
     "DynamicSmoothL1",
     "Equalization",
+    "EqualizationV2",
+    "Federated",
     "Focal",
     "FocalSigmoid",
     "FocalStar",
@@ -43,6 +48,7 @@ __all__ = [
     "RankSort",
     "RankedGIoU",
     "Samples",
+    "Seesaw",
     "SmoothL1",
     "Varifocal",
 ]

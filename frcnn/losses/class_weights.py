@@ -11,7 +11,7 @@ from torch import Tensor
 
 from frcnn.losses.samples import Samples, total_count
 
-Scheme = Literal["batch", "data", "effective"] | float | Sequence[float] | None
+Scheme = Literal["batch", "batch_objects", "data", "effective"] | float | Sequence[float] | None
 Counts = Literal["data"] | Sequence[int] | None
 
 
@@ -22,7 +22,8 @@ class ClassWeights:
         scheme: None = 1 everywhere. A number in [0, 1] = alpha for every object class and
             1 - alpha for background (RetinaNet, arXiv 1708.02002, eq. 3); C+1 numbers, background
             first. "batch" = ``1 / ln(1.10 + f)`` with f the share of a label among the samples
-            (the form of ENet, arXiv 1606.02147); "data" = the same of a class among the data
+            (the form of ENet, arXiv 1606.02147); "batch_objects" = the same with two labels, object
+            and background; "data" = the same of a class among the data
             set's objects; "effective" = ``(1 - beta) / (1 - beta^n)`` of its n objects, divided by
             the mean over the classes (arXiv 1901.05555). A data set has no count of background:
             there it gets the mean of the object classes.
@@ -94,6 +95,10 @@ class ClassWeights:
         if self.scheme == "batch":
             counts = torch.bincount(samples.labels, minlength=columns)
             return by_frequency(samples.total(counts.to(like.dtype)))
+        if self.scheme == "batch_objects":
+            objects = samples.labels > 0
+            counts = samples.total(torch.stack([(~objects).sum(), objects.sum()]).to(like.dtype))
+            return by_frequency(counts)[torch.arange(columns, device=like.device).clamp(max=1)]
         if self.scheme is None:
             return like.new_ones(columns)
         alpha = like.new_full((columns,), float(self.scheme))  # type: ignore[arg-type]

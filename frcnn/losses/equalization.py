@@ -5,7 +5,7 @@ Shape letters: K samples, C foreground classes.
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
 from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from samplers.arguments import check_choice
 
 log = logging.getLogger(__name__)
+
+SparedAt = Literal["objects", "background", "all"]
 
 
 class Equalization(SigmoidLoss):
@@ -24,11 +27,16 @@ class Equalization(SigmoidLoss):
     background, T_j is 1 for a rare class. So a rare class is pushed down by background, and not
     by the objects of the others. Differs from released code: the samples' weights are honoured.
 
+    ``spared_at`` reads the imbalance of objects and background as a long tail, whose most frequent
+    class is background: E is then 1 for background alone, or for every sample. The paper has
+    neither. With "all", nothing pushes a rare class down.
+
     Args:
         class_frequencies: [C] shares of the training images that show each class, in [0, 1].
         rare_below: lambda; a class with a lower frequency is rare. The paper's 1.76e-3 (released:
             1.77e-3) is of LVIS v0.5, 1.1e-3 the authors' of LVIS v1: on small or balanced data no
-            class is below them, and the loss is the plain sigmoid one.
+            class is below them, and the loss is the plain sigmoid one. Above 1 every class is rare.
+        spared_at: samples of E = 1, "objects" (the paper), "background" or "all".
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "sample"s.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
 
@@ -49,13 +57,16 @@ class Equalization(SigmoidLoss):
         self,
         class_frequencies: Sequence[float] | Literal["data"] | None,
         rare_below: float = 0.00176,
+        spared_at: SparedAt = "objects",
         per: Per = "sample",
         guided_scale: float = 1.0,
         prior: float | None = 0.001,
     ) -> None:
         if class_frequencies is None or isinstance(class_frequencies, str):
             raise ValueError("needs class_frequencies: the share of images that show each class")
+        check_choice("spared_at", spared_at, get_args(SparedAt))
         check_per(per, CLASS_PER)
+        self.spared_at = spared_at
         self.rare = torch.tensor([share < rare_below for share in class_frequencies])
         self.per = per
         self.guided_scale = guided_scale
@@ -65,8 +76,10 @@ class Equalization(SigmoidLoss):
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
         logits, targets = binary(samples)
-        foreign = (samples.labels > 0)[:, None] & (targets == 0)
-        spared = foreign & self.rare.to(logits.device)
+        spared = (targets == 0) & self.rare.to(logits.device)
+        if self.spared_at != "all":
+            objects = samples.labels > 0
+            spared &= (objects if self.spared_at == "objects" else ~objects)[:, None]
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return loss.masked_fill(spared, 0).sum(1)
 

@@ -17,6 +17,7 @@ from frcnn.data import (
     AspectGroupedBatches,
     DetectionDataset,
     count_shared_images,
+    image_order,
     make_loader,
 )
 from frcnn.data.workers import name_dead_workers
@@ -27,6 +28,7 @@ from frcnn.evaluation.coco import (
     installed_backend,
     percent,
 )
+from frcnn.evaluation.frequency import with_frequencies
 from frcnn.evaluation.inference import (
     Detections,
     detect,
@@ -145,12 +147,14 @@ class Run:
         self._log_start()
         state = resumed.saved["tracker"] if resumed and resumed.own else None
         tracker = self._tracker(state)
+        data = self.config["data"]
         batches = AspectGroupedBatches(
             self.train_set.aspect_ratios(),
             self.config["trainer"]["batch_size"] * self.processes.size,
             self.config["seed"],
             self.processes.rank,
             self.processes.size,
+            image_order(data["sampler"], self.train_set, data["repeat_threshold"]),
         )
         engine = self._engine(tracker, batches)
         if resumed:
@@ -326,7 +330,8 @@ class Run:
 
     def _metrics(self, detections: Detections) -> dict[str, Any]:
         truth, names = self.val_set.ground_truth(), self.val_set.class_names
-        return coco_metrics(truth, detections, names, **self.config["evaluation"])
+        metrics = coco_metrics(truth, detections, names, **self.config["evaluation"])
+        return with_frequencies(metrics, self.train_set.class_images().tolist())
 
     def _pictures(self, detections: Detections) -> list[Any]:
         chosen = detections[: self.config["trainer"]["num_pictures"]]
@@ -391,6 +396,7 @@ class Run:
             "choices": self.choices,
             "class_names": list(self.val_set.class_names),
             "category_ids": list(self.val_set.category_ids),
+            "class_images": self.train_set.class_images().tolist(),
             "step": engine.step,
         }
 

@@ -1,3 +1,4 @@
+import hashlib
 import pickle
 
 import numpy as np
@@ -7,18 +8,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frcnn.data import shapes
-from frcnn.data.shape_images import GAP, shape_mask
+from frcnn.data.shape_images import CLASS_NAMES, GAP, LOOKS, mark_mask, shape_mask
 from frcnn.errors import UserError
 
 SMALL = {"train_images": 12, "val_images": 12}
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([1, 2, 3]), st.integers(8, 90), st.floats(0.75, 1.33))
+@given(st.integers(1, len(CLASS_NAMES)), st.integers(8, 90), st.floats(0.75, 1.33))
 def test_every_mask_touches_all_four_sides(label, width, ratio):
     mask = shape_mask(label, width, round(width * ratio))
     assert mask.shape == (round(width * ratio), width)
     assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+
+
+def test_all_classes_look_different():
+    assert len(set(CLASS_NAMES)) == len(set(LOOKS)) == 72
+    assert CLASS_NAMES[:3] == ["circle", "square", "triangle"]
+    for side in (14, 20, 40):
+        drawn = []
+        for label, (_, mark) in enumerate(LOOKS, start=1):
+            shape = shape_mask(label, side, side)
+            dark = shape & mark_mask(mark, side, side) if mark else np.zeros_like(shape)
+            drawn.append(shape.astype(int) + dark)
+        different = [(one != two).mean() for i, one in enumerate(drawn) for two in drawn[:i]]
+        assert min(different) > 0.06  # of the box's pixels
+    # The first classes, frequent in a long tail, are no easier than the last.
+    marked = [mark > 0 for _, mark in LOOKS]
+    assert 0.8 < np.mean(marked[3:36]) < 0.95 and 0.8 < np.mean(marked[36:]) < 0.95
 
 
 def test_masks_have_the_area_of_their_shape():
@@ -29,7 +46,7 @@ def test_masks_have_the_area_of_their_shape():
 def test_boxes_are_the_extent_of_what_is_seen(monkeypatch):
     # So bright that noise cannot bring it below white; the background is never white throughout.
     glare = np.full(3, 1e4, dtype=np.float32)
-    monkeypatch.setattr("frcnn.data.shape_images._colour", lambda rng, label: glare)
+    monkeypatch.setattr("frcnn.data.shape_images._colour", lambda rng, hue: glare)
     for image, target in shapes("train", **SMALL):
         white = (image == 255).all(dim=0)
         for x1, y1, x2, y2 in target["boxes"].int().tolist():
@@ -91,6 +108,29 @@ def test_class_probabilities_need_not_sum_to_one():
     assert frequencies[0] / 600 == pytest.approx(0.75, abs=0.06)
 
 
+def test_a_long_tail_is_a_power_law_in_training_alone():
+    options = {"num_classes": 60, "tail_exponent": 1.5, "num_objects": (1, 2)}
+    data = shapes("train", train_images=4000, **options)
+    assert data.num_classes == 61 and data.class_names == CLASS_NAMES[:60]
+    found = data.class_frequencies() / len(data.labels)
+    law = 1 / np.arange(1, 61) ** 1.5
+    assert found == pytest.approx(law / law.sum(), abs=0.02)
+    assert found[0] / found[3] == pytest.approx(8, rel=0.15)
+    val = shapes("val", val_images=4000, **options).class_frequencies()
+    assert val.min() > 0.6 * val.mean()
+
+
+def test_without_the_new_options_nothing_changes():
+    """Numbers of the version before them: boxes, labels, pixels and seeds of three images."""
+    digest = hashlib.sha256()
+    data = shapes("train", train_images=3, imbalance=9.0, clutter=2, seed=5)
+    digest.update(data.boxes.tobytes() + data.labels.tobytes())
+    for index in range(3):
+        image, target = data[(1, index)]
+        digest.update(image.numpy().tobytes() + str(target["seed"]).encode())
+    assert digest.hexdigest()[:16] == "5c17041ae6614688"
+
+
 def test_clutter_changes_pixels_but_no_object():
     plain, cluttered = shapes("train", **SMALL), shapes("train", clutter=5, **SMALL)
     assert np.array_equal(plain.boxes, cluttered.boxes)
@@ -140,6 +180,10 @@ def test_it_can_be_sent_to_a_worker():
         ({"class_probabilities": [1, -1, 1]}, "circle, square, triangle"),
         ({"class_probabilities": [0, 0, 0]}, "circle, square, triangle"),
         ({"train_images": 0}, "train_images"),
+        ({"num_classes": 73}, "num_classes=73: needs 1 to 72"),
+        ({"tail_exponent": 1.0, "imbalance": 2.0}, "tail_exponent=1.0"),
+        ({"tail_exponent": 1.0, "class_probabilities": [1, 1, 1]}, "tail_exponent=1.0"),
+        ({"num_classes": 1, "swapped_classes": 0.5}, "swapped_classes"),
     ],
 )
 def test_options_that_cannot_be_drawn(options, message):

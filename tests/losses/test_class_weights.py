@@ -31,6 +31,18 @@ def test_frequencies_of_the_batch_count_background() -> None:
     assert weights("batch", [0, 0, 0, 2])[3] == pytest.approx(1 / math.log(1.35))
 
 
+def test_objects_against_background_of_the_batch() -> None:
+    # Two of five are objects, of classes 1 and 2: shares 3/5 and 2/5.
+    found = weights("batch_objects", [0, 1, 0, 2, 0])
+    assert found == pytest.approx([1 / math.log(1.7 if k % 2 == 0 else 1.5) for k in range(5)])
+    # With one class (the RPN) it is "batch".
+    assert weights("batch_objects", [0, 1, 0, 0]) == weights("batch", [0, 1, 0, 0])
+    batch = samples(torch.zeros(2, 3), [0, 1])
+    batch.total = lambda counts: counts + torch.tensor([2.0, 0.0])
+    shared = ClassWeights("batch_objects", None, 0.5, False)(batch).tolist()
+    assert shared == pytest.approx([1 / math.log(1.1 + 3 / 4), 1 / math.log(1.1 + 1 / 4)])
+
+
 def test_effective_number() -> None:
     # beta 1/2: (1/2) / (1 - 1/2) = 1 for one object, (1/2) / (3/4) = 2/3 for two; their mean 5/6.
     assert weights("effective", [1, 2, 0], [1, 2]) == pytest.approx([1.2, 0.8, 1.0])
@@ -46,7 +58,9 @@ def test_fixed_weights() -> None:
     assert weights([1.0, 5.0, 0.5], [2, 0, 1, 1]) == [0.5, 1, 5, 5]
 
 
-@pytest.mark.parametrize("scheme", [0.25, [1.0, 5.0, 0.5], "batch", "data", "effective"])
+@pytest.mark.parametrize(
+    "scheme", [0.25, [1.0, 5.0, 0.5], "batch", "batch_objects", "data", "effective"]
+)
 def test_keeping_the_scale_is_a_mean_of_one_and_the_same_ratios(scheme) -> None:
     labels = [0, 0, 0, 1, 2, 2]
     free = torch.tensor(weights(scheme, labels, [30, 2]))

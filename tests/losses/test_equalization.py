@@ -54,6 +54,24 @@ def test_a_rare_class_is_spared_the_objects_of_others_alone() -> None:
     torch.testing.assert_close(logits.grad, torch.tensor(slopes) / 4)
 
 
+@pytest.mark.parametrize(
+    ("spared_at", "spares"),
+    [
+        ("objects", lambda label: label not in (0, 3)),
+        ("background", lambda label: label == 0),
+        ("all", lambda label: label != 3),
+    ],
+)
+def test_background_may_be_a_frequent_class(spared_at, spares) -> None:
+    # Class 3 is rare; all p are 1/2, so each term that counts is log 2.
+    labels = [0, 1, 2, 3]
+    value = Equalization(SHARES, spared_at=spared_at)(samples(torch.zeros(4, 4), labels))
+    expected = [(2 if spares(label) else 3) * math.log(2) for label in labels]
+    assert value.tolist() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="^spared_at must be one of objects, background, all"):
+        Equalization(SHARES, spared_at="tail")
+
+
 def test_without_a_rare_class_it_is_sigmoid_cross_entropy() -> None:
     logits, labels = torch.randn(6, 4), [0, 1, 2, 3, 3, 0]
     value = Equalization(SHARES, rare_below=0.0)(samples(logits, labels))

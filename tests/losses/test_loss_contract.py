@@ -29,7 +29,8 @@ ALL = [
     for site in COLUMNS
     for file in sorted(Path(CONF, "method", group).glob("*.yaml"))
 ]
-REFUSED = [("loss", "rpn", "equalization")]
+LONG_TAIL = ("equalization", "equalization_v2", "federated", "seesaw")
+REFUSED = [("loss", "rpn", name) for name in LONG_TAIL]
 OPTIONS = [option for option in ALL if option not in REFUSED]
 # What may be chosen beside an option's defaults and is another path through its code.
 VARIANTS = {
@@ -37,6 +38,7 @@ VARIANTS = {
         "class_weights=0.25",
         "class_weights=[0.5,1,2,4]",
         "class_weights=batch",
+        "class_weights=batch_objects",
         "class_weights=batch keep_scale=true",
         "class_weights=data",
         "class_weights=effective",
@@ -45,7 +47,13 @@ VARIANTS = {
     "focal_sigmoid": ("gamma=0.5 alpha=null",),
     "focal_star": ("gamma=4 beta=0 alpha=0.25",),
     "ghm_c": ("nonempty_bins=true", "exact_window=true"),
-    "equalization": ("class_frequencies=[0.5,0.001,0.5]",),
+    "equalization": (
+        "class_frequencies=[0.5,0.001,0.5]",
+        "class_frequencies=[0.5,0.001,0.5] spared_at=background",
+        "rare_below=2 spared_at=all",
+    ),
+    "federated": ("num_classes=2", "num_classes=1 power=0"),
+    "seesaw": ("q=0", "p=0 q=0"),
     "quality_focal": ("beta=0.5", "start=3"),
     "rank_sort": ("delta=2",),
     "varifocal": ("gamma=0.5 start=0",),
@@ -112,7 +120,9 @@ def made(group: str, site: str, name: str, values: str = "", **more: Any) -> Any
 
 def site_with(name: str, **losses: Any) -> Site:
     losses = {"class_loss": CrossEntropy(), "box_loss": SmoothL1()} | losses
-    return Site(name, MaxIoU(0.5, 0.5), All(), box_coder=CODER, **losses)
+    site = Site(name, MaxIoU(0.5, 0.5), All(), box_coder=CODER, **losses)
+    site.seed = 0  # of losses that draw
+    return site
 
 
 def site_of(group: str, site: str, loss: Any) -> Site:
@@ -237,13 +247,14 @@ RANKINGS = ("rank_sort", "bucketed_rank_sort", "alrp")
 def has_constants(group: str, name: str, values: str) -> bool:
     """Whether a part of the loss has no gradient by definition, whatever it depends on.
 
-    Such are CARL's scale in its base's place, a density that moves with each norm, and the label
-    of noisy anchors (with alpha=1 it depends on boxes alone). Losses over rankings have errors in
-    the place of gradients.
+    Such are CARL's scale in its base's place, a density that moves with each norm, seesaw's
+    compensation, and the label of noisy anchors (with alpha=1 it depends on boxes alone). Losses
+    over rankings have errors in the place of gradients.
     """
     return (
         "added=false" in values
         or "exact_window=true" in values
+        or (name == "seesaw" and "q=0" not in values)
         or (name == "noisy_anchors" and "alpha=1" not in values)
         or (group == "loss" and name in RANKINGS)
     )
@@ -289,7 +300,9 @@ def test_a_loss_at_a_site_it_cannot_serve_is_refused_with_the_reason(
     group: str, site: str, name: str
 ) -> None:
     loss = build(nodes()[group, site, name])
-    with pytest.raises(ConfigError, match="Equalization cannot serve at the rpn: .*one class"):
+    with pytest.raises(
+        ConfigError, match=f"{type(loss).__name__} cannot serve at the rpn: .*one class"
+    ):
         check_fit(site, site, CrossEntropy(), loss)
     check_fit("rcnn", "rcnn", loss)
 
