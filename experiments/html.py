@@ -60,7 +60,8 @@ thead th { cursor: pointer; }
   .headline { font-size: 1rem; } .forest code { font-size: 9px; }
   td:first-child { min-width: 8rem; } }
 @media print { body { margin: 0; max-width: none; font-size: 11px; }
-  table { font-size: 9px; } th, td { padding: .15rem .3rem; } .wide { overflow: visible; }
+  code { font-size: inherit; } table { font-size: 9px; }
+  th, td { padding: .15rem .3rem; } .wide { overflow: visible; }
   td:first-child { min-width: 6rem; } }
 """
 # A click on a column's name sorts by it, a second one the other way; paper has everything open.

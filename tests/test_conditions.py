@@ -245,14 +245,14 @@ def drawn(rng: np.random.Generator, gain: float) -> list[Run]:
 
 @pytest.mark.slow
 def test_an_unsteady_condition_neither_misleads_elsewhere_nor_hides_a_gain() -> None:
-    # Of 40 maps of equal methods two would say something false at 5 %. Most say a gain of 5 AP.
+    # Of 20 maps of equal methods one would say something false at 5 %. Most say a gain of 5 AP.
     rng, false, found, depend = np.random.default_rng(0), 0, 0, 0
-    for _ in range(40):
+    for _ in range(20):
         same = make(drawn(rng, 0), KEYS[:1])
         false += any(verdict.differs for verdict in same.verdicts.values())
         depend += (same.depends or 0) <= ALPHA
         found += make(drawn(rng, 5), KEYS[:1]).verdicts[("6",), "sampler=7"].differs
-    assert false <= 5 and found >= 30 and depend <= 6
+    assert false <= 3 and found >= 14 and depend <= 4
 
 
 def test_a_condition_that_lacks_a_method_is_named_and_the_baseline_keeps_its_name(

@@ -176,7 +176,9 @@ def _legend(drawn: Forest) -> str:
         if answer in answers
     ]
     region = f" Green: within ±{drawn.equivalent:g} AP." if drawn.equivalent is not None else ""
-    seen = f" Dotted: ±{drawn.seen:.1f} AP." if drawn.seen is not None else ""
+    seen = ""
+    if drawn.seen is not None:
+        seen = f" Dotted: ±{drawn.seen:.1f} AP, which would have been seen four times in five."
     return f"{', '.join(marks)}.{region}{seen}"
 
 
