@@ -1,6 +1,7 @@
 """One look for all figures. The colours, Okabe and Ito's (2008), suit colour-blind readers too."""
 
 import io
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 STYLE: dict[str, Any] = {"fontsize": 9}
 DPI = 150
+WIDTH = 36  # characters of a line over one panel
 
 
 def panels(number: int, columns: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -28,6 +30,11 @@ def plain(axes: Axes) -> None:
     """Remove the frame at the top and at the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(which="both", labelsize=8)
+
+
+def wrapped(label: str) -> str:
+    """A label, broken into lines between its terms."""
+    return textwrap.fill(label, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def named(axes: Axes, title: str, x: str, y: str = "") -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from tiny import SMALL, call, small_network
 import experiments.report.__main__
 from experiments.report import images, markdown
 from experiments.report.__main__ import main
-from experiments.report.csv_files import read_csv, read_intervals, write_csv
-from experiments.report.detections import intervals, looked_at
+from experiments.report.csv_files import read_csv, write_csv
+from experiments.report.detections import ap_of_draws, draws_of, looked_at
 from experiments.report.figures import errors, figures, precision
 from experiments.report.runs import Run, read
-from experiments.report.sentences import sentences
+from experiments.report.sentences import facts, headline, sentences
 from experiments.report.study import Study, study
-from experiments.report.tables import tables
+from experiments.report.tables import compare, tables
 from frcnn import train
 
 KINDS = ["classification", "localisation", "both", "duplicate", "background", "missed"]
@@ -60,8 +61,8 @@ def test_all_of_it_is_made_again_from_the_csvs(
     report(monkeypatch, seen, "--out", tmp_path, pictures=True)
     made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     pictures = {"differences.png", "curves.png", "precision.png", "errors.png"}
-    assert made.keys() == {"runs.csv", "images.csv", "report.md", "report.html"} | pictures
-    for name in set(made) - {"runs.csv", "images.csv"}:
+    assert made.keys() == {"runs.csv", "runs.npz", "report.md", "report.html"} | pictures
+    for name in set(made) - {"runs.csv", "runs.npz"}:
         (tmp_path / name).unlink()
     monkeypatch.setitem(sys.modules, "experiments.report.detections", None)  # no torch, no data
     report(monkeypatch, tmp_path / "runs.csv", pictures=True)
@@ -98,8 +99,8 @@ def test_what_an_earlier_csv_says_is_not_lost_on_a_new_method(
     report(monkeypatch, tmp_path / "here", *also, "--out", tmp_path / "after")
     methods = study(read_csv(tmp_path / "after/runs.csv")).methods
     assert {*methods} == {"sampler=random", "sampler=ohem", "loss=libra"}
-    kept = (tmp_path / "before/images.csv").read_text()
-    assert (tmp_path / "after/images.csv").read_text() == kept
+    kept = images.read_draws(tmp_path / "before/runs.csv")
+    assert images.read_draws(tmp_path / "after/runs.csv").keys() == kept.keys()
 
 
 def test_runs_of_a_csv_and_of_a_folder_have_the_same_terms_and_settings(
@@ -159,52 +160,28 @@ def test_errors_and_precision_are_in_tables_and_figures(seen: Path) -> None:
     assert {"precision", "errors"} < figures(found).keys()
 
 
-def test_the_interval_is_of_the_first_seed_that_both_have(seen: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(seen, tmp_path / "runs")
-    (folder / "ohem_0/detections.npz").unlink()
-    found = of(folder)
-    assert found.problems == [
-        "Run `ohem_0` has no detections.npz, which earlier versions did not write: precision by "
-        "recall, errors and what depends on the images are not known."
-    ]
-    own = intervals(found, folder)["sampler=ohem"]
-    assert (own.seed, own.images) == (1, 12) and 0 < own.low < own.difference < own.high
-    aps = [found.methods[m][1].figures["AP"] for m in ("sampler=ohem", "sampler=random")]
-    assert own.difference == pytest.approx(aps[0] - aps[1])
+def test_the_images_error_is_added_where_all_runs_have_detections(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = of(seen)
+    draws = draws_of(found.runs, seen)
+    known = replace(found, draws=draws)
+    own, base = (np.mean([draws[f"{m}_{s}"] for s in (0, 1)], axis=0) for m in ("ohem", "random"))
+    assert known.over_images("sampler=ohem") == pytest.approx(100 * (own - base))
+    scales = [compare(study)["sampler=ohem"].difference.scale for study in (found, known)]
+    assert scales[1] == pytest.approx(np.hypot(scales[0], 100 * (own - base).std()))
+    assert any(text.startswith("The intervals hold for other test") for text in sentences(known))
+    del draws["ohem_1"]
+    assert replace(found, draws=draws).over_images("sampler=ohem") is None
+    assert any("on these test images alone" in text for text in sentences(found))
+    assert "12 test images" in facts(found)
 
 
-def test_both_runs_of_a_pair_have_the_same_draws(seen: Path, tmp_path: Path) -> None:
+def test_equal_detections_have_equal_draws(seen: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(seen, tmp_path / "runs")
     for name in ("detections.npz", "summary.json"):
         shutil.copy(folder / "random_0" / name, folder / "ohem_0" / name)
-    own = intervals(of(folder), folder)["sampler=ohem"]
-    assert (own.low, own.difference, own.high) == (0, 0, 0)
-
-
-def test_one_seed_has_the_images_interval_in_its_sentence(
-    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("random_0", "ohem_0"):
-        shutil.copytree(seen / name, tmp_path / name)
-    report(monkeypatch, tmp_path)
-    own = read_intervals(tmp_path / "report/images.csv", "sampler=random")["sampler=ohem"]
-    page = (tmp_path / "report/report.md").read_text()
-    shown = f"{100 * own.low:+.2f} to {100 * own.high:+.2f}"
-    assert (
-        f"On other images than the 12 of the validation set these two runs would differ by "
-        f"{shown} (95 % interval). This is about the images alone" in page
-    )
-    assert f"| {shown} (seed 0) |" in page
-
-
-def test_images_csv_of_another_baseline_says_nothing(
-    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report(monkeypatch, seen, "--out", tmp_path)
-    csv_file = tmp_path / "runs.csv"
-    report(monkeypatch, csv_file, "--baseline", "sampler=ohem", "--out", tmp_path / "other")
-    assert "over images" not in (tmp_path / "other/report.md").read_text()
-    assert "over images" in (tmp_path / "report.md").read_text()
+    assert np.array_equal(ap_of_draws(folder / "ohem_0"), ap_of_draws(folder / "random_0"))
 
 
 def test_a_csv_without_what_is_new_still_reads(seen: Path, tmp_path: Path) -> None:
@@ -219,10 +196,10 @@ def test_a_csv_without_what_is_new_still_reads(seen: Path, tmp_path: Path) -> No
         writer.writeheader()
         writer.writerows(old)
     found = study(read_csv(tmp_path / "old.csv"))
-    assert found.problems == [] and sentences(found) == sentences(of(seen))
+    assert found.problems == [] and headline(found) == headline(of(seen))
     assert [t.title for t in tables(found)] == [
-        "Difference to sampler=random", "Figures",
-        *(f"{figure} by class" for figure in ("AP", "AP50", "AP75", "AP90", "AR")), "Cost",
+        "Difference to sampler=random", "Cost", "Figures",
+        *(f"{figure} by class" for figure in ("AP", "AP50", "AP75", "AP90", "AR")),
     ]  # fmt: skip
     assert figures(found).keys() == {"differences", "curves"}
 
@@ -240,8 +217,8 @@ def test_data_that_are_not_there_are_one_sentence_and_the_rest_stands(
     (problem,) = found.problems
     assert problem.startswith("Runs `random_0`, `random_1`, `ohem_0`, `ohem_1` have detections ")
     assert "that cannot be judged (UserError: gone" in problem
-    assert intervals(found, folder) == {}
-    assert sentences(found) == sentences(of(seen)) and problem in markdown.page(found)
+    assert draws_of(found.runs, folder) == {}
+    assert headline(found) == headline(of(seen)) and problem in markdown.page(found)
     assert figures(found).keys() == {"differences", "curves"}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_evaluation import NAMES, ground_truth, hand_worked, random_set
 
 from experiments.report import images
-from experiments.report.images import interval, resampled
+from experiments.report.images import resampled
 from experiments.report.matches import (
     RECALLS,
     Matches,
@@ -117,24 +117,6 @@ def simple(hits: Sequence[bool]) -> list[Matches]:
     """An image for each object, whose one detection, all with one score, hits or misses."""
     true = np.tile(np.array(hits), (10, 1))
     return [Matches(np.arange(len(hits)), true, ~true, np.ones(len(hits), dtype=int))]
-
-
-def test_equal_runs_have_no_interval_and_other_ones_leave_zero_out() -> None:
-    good, bad = simple([True] * 40), simple([False] * 20 + [True] * 20)
-    own, base = resampled(good), resampled(bad)
-    same = interval(0, good, good, own - own)
-    assert (same.difference, same.low, same.high) == (0.0, 0.0, 0.0)
-    found = interval(3, good, bad, own - base)
-    assert (found.seed, found.images) == (3, 40)
-    assert found.difference == pytest.approx(1 - average_precision(bad))
-    assert 0 < found.low < found.difference < found.high < 1
-
-
-def test_an_interval_has_95_percent_of_the_draws() -> None:
-    found = simple([True])
-    over = np.append(np.arange(1001) / 1000, np.nan)  # a draw without objects
-    own = interval(0, found, found, over)
-    assert (own.low, own.high) == pytest.approx((0.025, 0.975))
 
 
 def test_the_draws_are_those_of_the_binomial(monkeypatch: pytest.MonkeyPatch) -> None:

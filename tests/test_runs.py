@@ -275,6 +275,13 @@ def test_a_run_made_of_other_parts_does_not_resume(
         trained(tmp_path, f"resume={path}", *change)
 
 
+def test_a_run_does_not_go_on_in_another_precision(whole: Path, tmp_path: Path) -> None:
+    path = whole / "checkpoints/last.pt"
+    more = (f"resume={path}", "trainer.epochs=3", "trainer.precision=bf16")
+    with pytest.raises(ConfigError, match=r"computed in fp32 and would go on in bf16: give"):
+        trained(tmp_path, *more)
+
+
 def as_version_1(saved: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint as the first version wrote it."""
     config = {k: v for k, v in saved["config"].items() if k not in ("site", "weigher")}

@@ -1,28 +1,35 @@
 """What the studies say is what their committed runs say."""
 
-from collections.abc import Mapping
+import csv
+import math
+from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from statistics import fmean, median, variance
 
 import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
+from scipy.stats import norm
+
 from experiments.conditions.__main__ import page
-from experiments.conditions.map import make, means
+from experiments.conditions.map import Map, make
 from experiments.conditions.tables import table
 from experiments.report import markdown as report
-from experiments.report import statistics
-from experiments.report.csv_files import read_csv, read_intervals
-from experiments.report.html import CAPTIONS
+from experiments.report.csv_files import read_csv
+from experiments.report.differences import Rules, compared
 from experiments.report.markdown import markdown
-from experiments.report.statistics import ALPHA, Verdict, in_blocks, verdicts
-from experiments.report.study import study
-from experiments.report.tables import by_themselves, compare, not_learnt, tables
+from experiments.report.sentences import least_seen, sentences
+from experiments.report.study import Plan, Study, study
+from experiments.report.tables import compare, not_learnt, tables, values
+from experiments.report.verdicts import BETTER, FAILED, UNDECIDED, WORSE, Verdict, verdicts
 
 ROOT = Path(__file__).parents[1]
-CONTROL = "matched=random_as_ohem"
+BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_map"
+CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
 
 
@@ -32,64 +39,112 @@ def shown(page: Path, source: Path) -> str:
     return after.partition("<!-- end -->")[0]
 
 
-def test_the_map_is_made_from_its_runs() -> None:
-    folder = ROOT / "experiments/imbalance_map"
-    source = folder / "conditions.csv"
-    found = make(read_csv(source), AXES, "method=random")
-    assert (folder / "conditions.png").exists()
-    assert (folder / "conditions.md").read_text() == page(found, "conditions.png")
-    assert shown(folder / "README.md", source) == markdown(table(found)) + "\n"
+@pytest.fixture(scope="module")
+def map_() -> Map:
+    return make(read_csv(MAP / "conditions.csv"), AXES, "method=random")
 
 
-def test_what_the_map_says_of_its_spread_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its README: under either spread, and without the rule for unsteady methods."""
-    found = make(read_csv(ROOT / "experiments/imbalance_map/conditions.csv"), AXES, "method=random")
-
-    def told(verdicts: Mapping[str, Verdict]) -> set[str]:
-        return {method.removeprefix("method=") for method, v in verdicts.items() if v.differs}
-
-    common = {"ohem", "pisa", "hard_negative", "class_weights", "focal"}
-    assert told(found.overall) == common and told(found.alone) == {"pisa", "focal"}
-    monkeypatch.setattr(statistics, "steady", dict)
-    with_all = verdicts(in_blocks(means(found.studies), "method=random"))
-    assert told(with_all) == {"ohem", "pisa", "focal", "guided_all"}
+@pytest.fixture(scope="module")
+def bccd() -> Study:
+    return replace(study(read_csv(BCCD / "runs.csv")), family="matched")
 
 
-def test_the_bccd_study_is_made_from_its_runs() -> None:
-    folder = ROOT / "experiments/bccd_samplers"
-    source = folder / "runs.csv"
-    found = study(read_csv(source))
-    images = read_intervals(folder / "images.csv", found.baseline)
-    found = replace(found, images=images, family="matched")
-    drawn = [name for name in CAPTIONS if (folder / f"{name}.png").exists()]
-    assert (folder / "report.md").read_text() == report.page(found, drawn)
-    assert shown(folder / "README.md", source) == markdown(tables(found)[0]) + "\n"
+@pytest.fixture(scope="module")
+def answers(bccd: Study) -> dict[str, Verdict]:
+    return compare(bccd)
 
 
-def test_what_the_bccd_study_answers_holds() -> None:
+def test_the_map_is_made_from_its_runs(map_: Map) -> None:
+    assert (MAP / "conditions.png").exists()
+    assert (MAP / "conditions.md").read_text() == page(map_, "conditions.png")
+    assert shown(MAP / "README.md", MAP / "conditions.csv") == markdown(table(map_)) + "\n"
+
+
+def test_what_the_map_answers_holds(map_: Map) -> None:
+    """As its README and the project's."""
+    found = {m.removeprefix("method="): v.answer for m, v in map_.overall.items()}
+    undecided = ("class_weights", "hard_negative", "iou_balanced", "guided_all")
+    assert found == {
+        **{"ohem": BETTER, "pisa": BETTER, "focal": WORSE},
+        **dict.fromkeys(undecided, UNDECIDED),
+    }
+    assert not any(v.differs for v in (*map_.verdicts.values(), *map_.changes.values()))
+    assert (map_.depends or 0) > 0.05
+    lower = [v.difference.mean < 0 for (_, m), v in map_.verdicts.items() if "guided" in m]
+    assert len(lower) == 7 and all(lower)
+    common = verdicts(compared(map_.means, map_.baseline, Rules(common=True)))
+    assert common["method=class_weights"].answer == UNDECIDED  # guided_all makes it large
+
+
+def test_the_bccd_study_is_made_from_its_runs(bccd: Study) -> None:
+    drawn = ["differences", "curves", "precision", "errors"]
+    assert all((BCCD / f"{name}.png").exists() for name in drawn)
+    assert (BCCD / "report.md").read_text() == report.page(bccd, drawn)
+    first = markdown(tables(bccd)[0]) + "\n"
+    assert shown(BCCD / "README.md", BCCD / "runs.csv") == first
+
+
+def test_what_the_bccd_study_answers_holds(bccd: Study, answers: dict[str, Verdict]) -> None:
     """As its README and the project's: of all presets and variants, whole."""
-    found = study(read_csv(ROOT / "experiments/bccd_samplers/runs.csv"))
-    found = replace(found, family="matched")
-    verdicts = compare(found)
-    means = {m: v.difference.spread.mean for m, v in verdicts.items()}
-    assert {m for m, v in verdicts.items() if v.differs and means[m] > 0} == {CONTROL}
-    presets = {m: v for m, v in verdicts.items() if not found.in_family(m)}
-    assert {m for m, v in presets.items() if v.differs} == {"sampler=ohem_quota"}
-    assert len(presets) == 20 and len(verdicts) == 31
-    ohem, matched = (f"{more}sampler=ohem" for more in ("", "matched=ohem "))
-    assert not_learnt(found) == {"box_loss=ghm_r", "box_loss=ghm_r matched=ghm_r"}
-    assert not by_themselves(found)[CONTROL].differs
-    control, base = found.values(CONTROL, "AP"), found.values(found.baseline or "", "AP")
-    own = {seed: ap for seed, ap in found.values(ohem, "AP").items() if seed in control}
-    gains = [sum(values[s] - base[s] for s in control) for values in (own, control)]
-    assert gains[0] == pytest.approx(gains[1], rel=0.1)
-    assert means[matched] < means[ohem]
+    presets = {m: v for m, v in answers.items() if not bccd.in_family(m)}
+    assert Counter(v.answer for v in presets.values()) == {UNDECIDED: 18, WORSE: 1, FAILED: 1}
+    assert presets["sampler=ohem_quota"].answer == WORSE
+    assert not_learnt(bccd) == {"box_loss=ghm_r", "box_loss=ghm_r matched=ghm_r"}
+    assert len(answers) == 31 and [answers[m].answer for m in (OHEM, CONTROL)] == [UNDECIDED] * 2
+    means = [answers[m].difference.mean for m in (OHEM, CONTROL)]
+    assert means == pytest.approx([1.4, 1.7], abs=0.05)
+    assert sorted(v.difference.mean for v in answers.values())[-2:] == means
+    assert least_seen(answers) == pytest.approx(2.2, abs=0.05)
     five = {"random", "ohem", "libra", "pisa", "focal"}
-    for method, runs in found.methods.items():
-        many = method.rpartition("=")[2] in five and not found.in_family(method)
+    for method, runs in bccd.methods.items():
+        many = method.rpartition("=")[2] in five and not bccd.in_family(method)
         assert len(runs) == (5 if many else 3), method
-    assert presets[ohem].p > ALPHA and verdicts[CONTROL].p <= ALPHA
-    assert compare(replace(found, family=None))[CONTROL].p > ALPHA
-    quota = [method for method in found.methods if "ohem_quota" in method]
-    steadier = {m: runs for m, runs in found.methods.items() if m not in quota}
-    assert compare(replace(found, methods=steadier))[ohem].differs
+    assert "a difference of 0.5 AP takes 45 seeds" in sentences(bccd)[-1]
+    common = compare(replace(bccd, plan=Plan(common=True)))
+    apart = {m for m, v in common.items() if v.answer != answers[m].answer}
+    assert apart == {"loss=ghm_c matched=ghm_c"}
+
+
+def test_p_of_ohem_and_of_the_control_hangs_on_choices(bccd: Study) -> None:
+    for method, least, most in ((CONTROL, 0.01, 0.31), (OHEM, 0.05, 0.32)):
+        found = []
+        for alone, common, blocked in product((False, True), (False, True), (False, True)):
+            runs = {
+                m: own
+                for m, own in values(bccd).items()
+                if not alone or m == bccd.baseline or bccd.in_family(m) == bccd.in_family(method)
+            }
+            own = verdicts(compared(runs, bccd.baseline or "", Rules(blocked, common)))[method]
+            found += [own.p, own.holm]
+        assert (round(min(found), 2), round(max(found), 2)) == (least, most)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "scale", "choice", "half"), [(3, 1.5, 0.5, 0.85), (5, 1.2, 0.2, 0.75)]
+)
+def test_scale_and_choice(
+    bccd: Study, seeds: int, scale: float, choice: float, half: float
+) -> None:
+    runs = values(bccd)
+    names = (bccd.baseline or "", CONTROL, MATCHED, OHEM)
+    cells = [[v for seed, v in runs[m].items() if seed < seeds] for m in names]
+    small, control, matched, ohem = map(fmean, cells)
+    assert (control - small + ohem - matched) / 2 == pytest.approx(scale, abs=0.05)
+    assert (matched - small + ohem - control) / 2 == pytest.approx(choice, abs=0.05)
+    learnt = [own for m, own in runs.items() if m not in not_learnt(bccd)]
+    squares = sum((len(own) - 1) * variance(own.values()) for own in learnt)
+    std = math.sqrt(squares / sum(len(own) - 1 for own in learnt))
+    assert std == pytest.approx(0.74, abs=0.01)
+    error = std * math.sqrt(sum(1 / len(own) for own in cells)) / 2
+    assert norm.isf(0.025) * error == pytest.approx(half, abs=0.03)
+
+
+def test_other_images_move_one_pair_by_nine_tenths() -> None:
+    with (BCCD / "images.csv").open(newline="") as rows:
+        found = [(float(r["high"]) - float(r["low"])) for r in csv.DictReader(rows)]
+    assert 100 * median(found) / 2 / norm.isf(0.025) == pytest.approx(0.9, abs=0.05)
+
+
+def test_the_machines_of_the_bccd_study() -> None:
+    machines = Counter(run.made["machine"] for run in read_csv(BCCD / "runs.csv"))
+    assert machines == {"first": 77, "second": 29}

@@ -21,7 +21,8 @@ from test_report_matches import drawn, untied
 pytest.importorskip("scipy")
 
 from experiments.report.csv_files import read_csv, write_csv
-from experiments.report.images import resampled
+from experiments.report.detections import seed_of
+from experiments.report.images import DRAWS, read_draws, resampled, write_draws
 from experiments.report.matches import match
 from experiments.report.runs import Run
 from experiments.which_sampler import collect
@@ -167,7 +168,7 @@ def test_a_case_is_its_arm_set_and_setting(tmp_path: Path, monkeypatch: pytest.M
 def test_a_draw_is_the_ap_of_its_images_repeated() -> None:
     truth, found = untied(1)
     matches = match(coco_evaluator(truth, found, NAMES))
-    images, seed = len(found), collect.seed_of(["a.jpg", "b.jpg"])
+    images, seed = len(found), seed_of(["a.jpg", "b.jpg"])
     draws = resampled(matches, 5, seed)
     generator = np.random.default_rng(seed)
     for ap in draws:
@@ -180,12 +181,12 @@ def test_a_draw_is_the_ap_of_its_images_repeated() -> None:
 
 def test_draws_are_kept_to_a_ten_thousandth(tmp_path: Path) -> None:
     draws = {"b": np.array([0.12344, 1.0]), "a": np.array([np.nan, 0.0])}
-    collect.write_draws(tmp_path / "tuning.csv", draws)
-    kept = collect.read_draws(tmp_path / "tuning.csv")
+    write_draws(tmp_path / "tuning.csv", draws)
+    kept = read_draws(tmp_path / "tuning.csv")
     assert list(kept) == ["a", "b"]
     assert kept["b"].tolist() == pytest.approx([0.1234, 1.0])
     assert np.isnan(kept["a"][0]) and kept["a"][1] == 0
-    assert collect.read_draws(tmp_path / "other.csv") == {}
+    assert read_draws(tmp_path / "other.csv") == {}
 
 
 def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None:
@@ -197,20 +198,20 @@ def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None
     diverged = fabricate(runs / "diverged", status="FAILED")
     say(diverged, ["+arm=pisa"], "UserError: not finite at step 3: loss=nan")
     assert [run.name for run in collect.collect(runs, out)] == ["diverged", "one"]
-    kept, draws = out.read_text(), collect.read_draws(out)
+    kept, draws = out.read_text(), read_draws(out)
     found = {run.name: run for run in read_csv(out)}
     assert found["one"].settings == {
         "sampler": "ohem", "arm": "ohem", "data.fold": "0", "seed": "1",
     }  # fmt: skip
     assert found["diverged"].settings == {"arm": "pisa"} and not found["diverged"].figures
-    assert list(draws) == ["one"] and len(draws["one"]) == collect.DRAWS
+    assert list(draws) == ["one"] and len(draws["one"]) == DRAWS
     assert abs(draws["one"].mean() - found["one"].figures["AP"]) < 0.05
     assert collect.collect(runs, out) == [] and out.read_text() == kept
     other = tmp_path / "elsewhere"
     with_detections(fabricate(other / "two", "seed=2"), 2.0, 1)
     assert [run.name for run in collect.collect(other, out)] == ["two"]
     assert [run.name for run in read_csv(out)] == ["diverged", "one", "two"]
-    assert list(collect.read_draws(out)) == ["one", "two"]
+    assert list(read_draws(out)) == ["one", "two"]
 
 
 def say(run: Path, line: list[str], error: str | None = None) -> None:

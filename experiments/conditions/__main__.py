@@ -4,40 +4,68 @@
 [--page FILE]``
 
 DIR is the folder of a sweep over methods, seeds and settings of the data; the KEYs are those
-settings, such as ``data.clutter``. Writes conditions.md and conditions.png to DIR/report, or beside
-the CSV. From a folder it also writes conditions.csv (one row per run), which is enough to make both
-again. ``--page`` puts the table into a page, between a comment that names the CSV and
-``<!-- end -->``.
+settings, such as ``data.clutter``. Writes conditions.html (self-contained), conditions.md and
+conditions.png to DIR/report, or beside the CSV. From a folder it also writes conditions.csv (one
+row per run), which is enough to make all again. ``--page`` puts the table into a page, between a
+comment that names the CSV and ``<!-- end -->``.
 """
 
 try:
+    from experiments import html
     from experiments.conditions.figure import figure
     from experiments.conditions.map import Map, make
-    from experiments.conditions.sentences import sentences
+    from experiments.conditions.sentences import facts, sentences
     from experiments.conditions.tables import changes, scale, table
     from experiments.report.command import arguments, places
     from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
     from experiments.report.runs import LOSS, read
-    from experiments.report.tables import figures_named, made
+    from experiments.report.tables import Table, figures_named, made
     from experiments.style import png
     from experiments.table import put
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
 
+TITLE = "Where a method pays"
+
+
 def page(found: Map, picture: str) -> str:
-    """Sentences, problems, the figure's file and the table as Markdown."""
-    own = table(found)
-    parts = ["# Conditions", "\n".join(f"- {text}" for text in sentences(found))]
+    """The answer, the figure's file, then sentences, problems and tables, as Markdown."""
+    first, *said = sentences(found)
+    parts = ["# Conditions", facts(found), f"**{first}**", f"![{TITLE}]({picture})"]
+    parts.append("\n".join(f"- {text}" for text in said))
     if found.problems:
         parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
-    parts.append(f"![{own.title}]({picture})")
-    more = [changes(found)] if found.changes else []
-    more += [scale(found)] if figures_named(found.runs, LOSS) else []
-    for shown in (own, *more):
+    for shown in shown_tables(found):
         parts += [f"## {shown.title}", markdown(shown), *shown.notes]
     return "\n\n".join([*parts, f"{len(found.runs)} runs{made(found.runs)}."]) + "\n"
+
+
+def html_page(found: Map, picture: bytes) -> str:
+    """The same as one self-contained HTML file."""
+    first, *said = sentences(found)
+    parts = [f'<p class="facts">{html.code(facts(found))}</p>']
+    parts += [f'<p class="headline">{html.code(first)}</p>', _picture(picture)]
+    parts += html.listed("What follows", said)
+    if found.problems:
+        title = f"What is wrong with the runs ({len(found.problems)})"
+        parts.append(html.folded(title, html.listed("", found.problems, "problems")[0]))
+    own, *more = shown_tables(found)
+    parts.append(html.table(own.title, own.columns, own.rows, own.notes))
+    parts += [html.folded(t.title, html.table("", t.columns, t.rows, t.notes)) for t in more]
+    return html.document("Conditions", parts)
+
+
+def _picture(png: bytes) -> str:
+    """The figure, which a narrow screen scrolls."""
+    return f'<div class="wide whole">{html.figure("", TITLE, png)}</div>'
+
+
+def shown_tables(found: Map) -> list[Table]:
+    """All tables of a map."""
+    more = [changes(found)] if found.changes else []
+    return [table(found), *more, *([scale(found)] if figures_named(found.runs, LOSS) else [])]
 
 
 def main() -> None:
@@ -54,11 +82,13 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         write_csv(runs, out / "conditions.csv")
-    (out / "conditions.png").write_bytes(png(figure(found)))
+    picture = png(figure(found))
+    (out / "conditions.png").write_bytes(picture)
+    (out / "conditions.html").write_text(html_page(found, picture))
     (out / "conditions.md").write_text(page(found, "conditions.png"))
     if options.page:
         put(markdown(table(found)) + "\n", (out / "conditions.csv").as_posix(), options.page)
-    print("\n".join([*found.problems, *sentences(found), str(out / "conditions.md")]))
+    print("\n".join([*found.problems, *sentences(found), str(out / "conditions.html")]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiments.conditions.map import Map
-from experiments.report.statistics import Verdict
+from experiments.report.verdicts import Verdict
 from experiments.style import BLUE, STYLE, VERMILLION
 
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [VERMILLION, "white", BLUE])
@@ -22,7 +22,7 @@ def figure(found: Map) -> Figure:
     widths = [1, *(len(axis) for axis in found.axes)]
     drawn = Figure(figsize=(1.8 + 0.85 * sum(widths), 1.3 + 0.33 * rows), layout="constrained")
     panels = drawn.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
-    largest = max(abs(v.difference.spread.mean) for v in found.verdicts.values()) or 1.0
+    largest = max(abs(v.difference.mean) for v in found.verdicts.values()) or 1.0
     _panel(panels[0], found.methods, [[found.overall.get(m)] for m in found.methods], largest)
     panels[0].set_xticks([0], ["all"], **STYLE)
     panels[0].set_xlabel("conditions", **STYLE)
@@ -40,7 +40,7 @@ def figure(found: Map) -> Figure:
 def _panel(
     axes: Axes, methods: Sequence[str], rows: Sequence[Sequence[Verdict | None]], largest: float
 ) -> None:
-    means = [[math.nan if v is None else v.difference.spread.mean for v in row] for row in rows]
+    means = [[math.nan if v is None else v.difference.mean for v in row] for row in rows]
     axes.imshow(means, cmap=WORSE_TO_BETTER, vmin=-largest, vmax=largest, aspect="auto")
     for row, verdicts_of_row in enumerate(rows):
         for column, verdict in enumerate(verdicts_of_row):
@@ -59,7 +59,7 @@ def _values(text: str) -> str:
 def _write(axes: Axes, row: int, column: int, verdict: Verdict | None, largest: float) -> None:
     if verdict is None:
         return
-    mean = verdict.difference.spread.mean
+    mean = verdict.difference.mean
     colour = "white" if abs(mean) > 0.7 * largest else "black"
     axes.text(column, row, f"{mean:+.1f}", ha="center", va="center", color=colour, fontsize=8)
     if verdict.differs:

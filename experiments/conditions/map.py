@@ -8,20 +8,13 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from experiments.report.differences import Difference, Rules, compared
+from experiments.report.interaction import depends, steady
 from experiments.report.runs import Run, is_condition
-from experiments.report.statistics import (
-    Difference,
-    Verdict,
-    compared,
-    depends,
-    failed,
-    in_blocks,
-    paired,
-    steady,
-    verdicts,
-)
+from experiments.report.spread import failed
 from experiments.report.study import Study, grouped, made_apart, named_run, usable_runs
 from experiments.report.tables import differences
+from experiments.report.verdicts import Verdict, verdicts
 
 Condition = tuple[str, ...]  # the value of each key, as JSON
 
@@ -52,8 +45,11 @@ class Map:
 
     @property
     def methods(self) -> list[str]:
-        """The methods that are compared, without the baseline."""
-        return list(dict.fromkeys(method for _, method in self.verdicts))
+        """The methods that are compared, without the baseline, the best over all first."""
+        found = dict.fromkeys(method for _, method in self.verdicts)
+        last = min((v.difference.mean for v in self.overall.values()), default=0.0) - 1
+        means = {m: v.difference.mean for m, v in self.overall.items()}
+        return sorted(found, key=lambda method: -means.get(method, last))
 
     @property
     def runs(self) -> list[Run]:
@@ -67,9 +63,8 @@ class Map:
     @cached_property
     def verdicts(self) -> dict[tuple[Condition, str], Verdict]:
         """By condition and method: the spread of the condition's runs, one correction for all."""
-        return verdicts(
-            {(c, m): d for c, study in self.studies.items() for m, d in differences(study).items()}
-        )
+        of = enumerate(self.studies.items(), start=1)
+        return verdicts({(c, m): d for i, (c, s) in of for m, d in differences(s, i).items()})
 
     @cached_property
     def means(self) -> dict[str, dict[int, float]]:
@@ -82,17 +77,12 @@ class Map:
         return verdicts(compared(self.means, self.baseline))
 
     @cached_property
-    def alone(self) -> dict[str, Verdict]:
-        """As ``overall``, each method with the spread of its own differences."""
-        base = self.means[self.baseline]
-        return verdicts({method: paired(self.means[method], base) for method in self.overall})
-
-    @cached_property
     def changes(self) -> dict[tuple[int, str], Verdict]:
         """By the index of a key and method: the difference at the last value of the axis minus
         that at the first."""
         ends = [(self.studies[axis[0]], self.studies[axis[-1]]) for axis in self.axes]
-        return verdicts({(i, m): d for i, pair in enumerate(ends) for m, d in along(*pair).items()})
+        of = enumerate(ends)
+        return verdicts({(i, m): d for i, pair in of for m, d in along(*pair, i).items()})
 
     @cached_property
     def steady(self) -> list[str]:
@@ -222,10 +212,10 @@ def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
     return found
 
 
-def along(first: Study, last: Study) -> dict[str, Difference]:
+def along(first: Study, last: Study, stream: int = 0) -> dict[str, Difference]:
     """How much more a method differs from the baseline at the last condition than at the first.
 
-    A method that did not learn at one of them has a spread of its own.
+    A method that did not learn at one of them is not tested.
     """
     base = first.baseline or ""
     ends = [{m: s.values(m, "AP") for m in s.methods} for s in (first, last)]
@@ -236,7 +226,8 @@ def along(first: Study, last: Study) -> dict[str, Difference]:
     }
     if base not in changes or first is last:
         return {}
-    return in_blocks(changes, base, set().union(*(failed(values, base) for values in ends)))
+    apart = set().union(*(failed(values, base) for values in ends))
+    return compared(changes, base, Rules(stream=stream), apart=apart)
 
 
 def _axis(conditions: Mapping[Condition, Study], centre: Condition, index: int) -> list[Condition]:

@@ -1,11 +1,10 @@
 """A map as tables, and its conditions by name."""
 
-from collections.abc import Sequence
-
 from experiments.conditions.map import Condition, Map, name
 from experiments.report.runs import LOSS
-from experiments.report.statistics import ALPHA, Difference, Verdict
-from experiments.report.tables import ALONE, NONE, Table, figures_named, mean_of, ratios
+from experiments.report.sentences import least_seen
+from experiments.report.tables import NONE, POOLED, Table, figures_named, mean_of, ratios
+from experiments.report.verdicts import ALPHA, FAILED, Verdict
 
 ALL = "all conditions"
 
@@ -38,7 +37,7 @@ def changes(found: Map) -> Table:
     ]
     notes = [
         f"The difference in AP to `{found.baseline}` at the last value less that at the first, "
-        "paired by seed, with its interval: whether a method pays more there. Standard deviation "
+        "seed by seed, with its interval: whether a method pays more there. Standard deviation "
         f"and correction as above, for all {len(found.changes)} changes together."
     ]
     return Table("Where a method pays more", ["method", *columns], rows, notes)
@@ -79,7 +78,7 @@ def _between(verdict: Verdict | None) -> str:
 def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return NONE
-    mean = f"{verdict.difference.spread.mean:+.1f}"
+    mean = f"{verdict.difference.mean:+.1f}"
     return f"**{mean}**" if verdict.differs else mean
 
 
@@ -90,50 +89,30 @@ def label(found: Map, condition: Condition) -> str:
 
 
 def _notes(found: Map) -> list[str]:
-    tested = [v.difference for v in found.verdicts.values() if v.difference.spread.std is not None]
     seeds = {len(found.values(c, found.baseline)) for c in found.studies}
     number = " or ".join(str(n) for n in sorted(seeds))
     first = (
         f"AP in percent: for `{found.baseline}` the mean over {number} seed(s) ± their standard "
-        f"deviation, for the others the mean difference to it, paired by seed. The centre is "
+        "deviation, for the others the mean difference to it. The centre is "
         f"`{name(found.keys, found.centre)}`; the other columns differ from it in one setting."
     )
-    if not tested:
+    least = least_seen(found.verdicts)
+    if least is None:
         return [first, "One seed does not show how much seeds differ: no difference is shown."]
+    tested = sum(verdict.p is not None for verdict in found.verdicts.values())
     return [
         first,
-        f"Bold: a difference is shown, at {100 * ALPHA:.0f} % for all {len(tested)} differences by "
-        f"condition together (Holm){_least(tested)}. The column {ALL} has the mean over the "
-        "conditions seed by seed. It is a comparison of its own, with its own standard deviation "
-        f"and {100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_alone(found)}",
+        f"Bold: a difference is shown, at {100 * ALPHA:.0f} % for all {tested} differences by "
+        f"condition together (step-down Dunnett). A true difference of {least:.1f} AP would have "
+        f"been seen four times in five; a smaller one may exist without being shown. The column "
+        f"{ALL} has the mean over the conditions seed by seed. It is a comparison of its own, with "
+        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_failed(found)}",
+        POOLED,
     ]
 
 
-def _least(tested: Sequence[Difference]) -> str:
-    """How large a difference must be to be shown."""
-    common = [difference for difference in tested if difference.common]
-    if not common:
-        return ""
-    intervals = [difference.interval(1 - ALPHA / len(tested)) for difference in common]
-    least = [(high - low) / 2 for low, high in intervals]
-    stds = [difference.spread.std or 0.0 for difference in common]
-    freedom = max(difference.freedom for difference in common)
-    return (
-        f". The first of them must be at least {min(least):.1f} to {max(least):.1f} AP, depending "
-        "on the condition; a smaller one may exist without being shown. The difference of two runs "
-        f"of one seed has a standard deviation of {min(stds):.1f} to {max(stds):.1f}, depending on "
-        "the condition: that of randomised blocks, from all runs of the condition, with up to "
-        f"{freedom} degrees of freedom"
-    )
-
-
-def _alone(found: Map) -> str:
-    """Which differences have a standard deviation of their own."""
-    cells = [(ALL, method, v) for method, v in found.overall.items()]
-    cells += [(label(found, c), method, v) for (c, method), v in found.verdicts.items()]
-    cells += [(f"along {found.keys[p]}", m, v) for (p, m), v in found.changes.items()]
-    alone = [(where, m) for where, m, v in cells if v.p is not None and not v.difference.common]
-    if not alone:
-        return ""
-    named = ", ".join(f"`{method}` ({where})" for where, method in alone)
-    return f" The common standard deviation has exceptions. {ALONE}: here {named}."
+def _failed(found: Map) -> str:
+    """Where a method did not learn."""
+    cells = [(label(found, c), m) for (c, m), v in found.verdicts.items() if v.answer == FAILED]
+    named = ", ".join(f"`{method}` ({where})" for where, method in cells)
+    return f" Not tested, because it did not learn: {named}." if cells else ""

@@ -1,41 +1,50 @@
 """``python -m experiments.report DIR [--also FILE.csv] [--baseline TEXT] [--family KEY]
-[--out FOLDER] [--page FILE]``.
+[--equivalent AP] [--planned-seeds N] [--common] [--out FOLDER] [--page FILE]``.
 
 DIR is the folder of a sweep, or the runs.csv of an earlier report. Writes report.md, report.html
-(self-contained) and the figures to DIR/report, or beside the CSV. From a folder it also writes two
-CSVs that are enough to make the report again: runs.csv, with one row per run, and images.csv, with
-each method's interval over the validation images. ``--page`` puts the first table into a page,
-between a comment that names runs.csv and ``<!-- end -->``. ``--also`` adds the runs of an earlier
-report's runs.csv that have no folder below DIR.
+(self-contained) and the figures to DIR/report, or beside the CSV. From a folder it also writes what
+is enough to make the report again: runs.csv, with one row per run, and runs.npz, with the AP of
+each run on draws of its test images. ``--page`` puts the first table into a page, between a comment
+that names runs.csv and ``<!-- end -->``. ``--also`` adds the runs of an earlier report's runs.csv
+that have no folder below DIR.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 try:
     from experiments.report import html, markdown
     from experiments.report.command import arguments, places
-    from experiments.report.csv_files import read_csv, read_intervals, write_csv, write_intervals
+    from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.figures import figures
-    from experiments.report.images import Interval
+    from experiments.report.images import read_draws, write_draws
     from experiments.report.runs import Run, read
     from experiments.report.sentences import sentences
-    from experiments.report.study import Study, study
+    from experiments.report.study import Plan, Study, study
     from experiments.report.tables import tables
     from experiments.table import put
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
 
-RUNS, IMAGES = "runs.csv", "images.csv"
+RUNS = "runs.csv"
 
 
 def main() -> None:
     """Entry point."""
     parser = arguments("experiments.report", __doc__)
     parser.add_argument(
-        "--family", metavar="KEY", help="a separate correction for the methods with KEY=..."
+        "--family", metavar="KEY", help="the methods with KEY=... are variants, shown apart"
+    )
+    parser.add_argument(
+        "--equivalent", type=float, metavar="AP", help="smaller differences do not matter: 1.0"
+    )
+    parser.add_argument(
+        "--planned-seeds", type=int, metavar="N", help="with fewer, this is an early look"
+    )
+    parser.add_argument(
+        "--common", action="store_true", help="one spread: all methods are equally steady"
     )
     parser.add_argument(
         "--also", type=Path, metavar="FILE.csv", help="runs of an earlier report, without folders"
@@ -49,7 +58,8 @@ def main() -> None:
             found = _of_folder(source, options.also, options.baseline, out)
         else:
             found = _of_csv(source, options.baseline, out)
-        found = _with_family(found, options.family)
+        plan = Plan(options.equivalent, options.planned_seeds, options.common)
+        found = replace(_with_family(found, options.family), plan=plan)
     except LookupError as error:
         raise SystemExit(str(error)) from error
     _write(found, out)
@@ -62,33 +72,28 @@ def main() -> None:
 
 
 def _of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path) -> Study:
-    """The study of run folders, and of the runs of a CSV that have none; writes both CSVs."""
-    from experiments.report.detections import intervals, looked_at  # torch takes seconds to load
+    """The study of run folders, and of the runs of a CSV that have none; writes runs.csv."""
+    from experiments.report.detections import draws_of, looked_at  # torch takes seconds to load
 
     before = _read_csv(also) if also else []
     here = looked_at(read(folder, before), folder)
     names = {run.name for run in here}
     runs = sorted([*here, *(r for r in before if r.name not in names)], key=lambda r: r.name)
     found = _study(runs, baseline, folder)
-    known = read_intervals(also.with_name(IMAGES), found.baseline) if also else {}
-    found = replace(found, images=_first_seed(known, intervals(found, folder)))
+    draws = (read_draws(also) if also else {}) | draws_of(here, folder)
     out.mkdir(parents=True, exist_ok=True)
     write_csv(runs, out / RUNS)
-    write_intervals(found.images, found.baseline, out / IMAGES)
-    return found
-
-
-def _first_seed(known: Mapping[str, Interval], new: Mapping[str, Interval]) -> dict[str, Interval]:
-    """Both; of two intervals of a method the one with the smaller seed, else the new one."""
-    older = {m for m in known.keys() & new.keys() if known[m].seed < new[m].seed}
-    return {**known, **{method: own for method, own in new.items() if method not in older}}
+    if draws:
+        write_draws(out / RUNS, draws)
+        draws = read_draws(out / RUNS)  # as rounded as for a report from these files
+    return replace(found, draws=draws)
 
 
 def _of_csv(file: Path, baseline: str | None, out: Path) -> Study:
-    """The study of a runs.csv, and of the images.csv beside it."""
+    """The study of a runs.csv, and of the draws beside it."""
     found = _study(_read_csv(file), baseline, file)
     out.mkdir(parents=True, exist_ok=True)
-    return replace(found, images=read_intervals(file.with_name(IMAGES), found.baseline))
+    return replace(found, draws=read_draws(file))
 
 
 def _read_csv(file: Path) -> list[Run]:

@@ -1,15 +1,13 @@
-"""The two CSVs that a report is made from: one row per run, and one row per method."""
+"""The CSV that a report is made from: one row per run."""
 
 import csv
 import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.report.images import Interval
 from experiments.report.runs import (
     BY_CLASS,
     BY_FREQUENCY,
@@ -115,29 +113,3 @@ def _from_row(row: Mapping[str, str]) -> Run:
 
 def _number(text: str | None) -> float | None:
     return float(text) if text else None
-
-
-def write_intervals(found: Mapping[str, Interval], baseline: str | None, file: Path) -> None:
-    """Write one row per method."""
-    columns = ["method", "baseline", *(column.name for column in fields(Interval))]
-    with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, columns, lineterminator="\n")
-        writer.writeheader()
-        for method, own in found.items():
-            writer.writerow({"method": method, "baseline": baseline, **asdict(own)})
-
-
-def read_intervals(file: Path, baseline: str | None) -> dict[str, Interval]:
-    """The intervals to this baseline, by method; none if there is no file."""
-    if not file.exists():
-        return {}
-    with file.open(newline="") as rows:
-        return {
-            row["method"]: Interval(
-                int(row["seed"]),
-                int(row["images"]),
-                *(float(row[key]) for key in ("difference", "low", "high")),
-            )
-            for row in csv.DictReader(rows)
-            if row["baseline"] == baseline
-        }

@@ -5,6 +5,7 @@ This needs torch and the validation data; the rest of the report does not.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,10 +18,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report.errors import costs
-from experiments.report.images import Interval, interval, resampled
-from experiments.report.matches import AT_IOU, Matches, average_precision, match, mean_precision
+from experiments.report.images import resampled
+from experiments.report.matches import AT_IOU, average_precision, match, mean_precision
 from experiments.report.runs import COST, Run, settings_file
-from experiments.report.study import Study
 from frcnn.build import dataset
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import coco_evaluator
@@ -41,38 +41,24 @@ def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
     return [_looked_at(run, folder / run.name) if "AP" in run.figures else run for run in runs]
 
 
-def intervals(study: Study, folder: Path) -> dict[str, Interval]:
-    """By method the interval of its difference to the baseline over the validation images.
+def draws_of(runs: Sequence[Run], folder: Path) -> dict[str, np.ndarray]:
+    """By run, the AP on draws of its test images, of the runs with usable detections."""
+    return {run.name: ap_of_draws(folder / run.name) for run in runs if run.precision}
 
-    It is of the first seed (and fold) whose detections both have below the folder. A method without
-    such a seed, or validated on other images than the baseline, has none.
+
+def ap_of_draws(run: Path) -> np.ndarray:
+    """float [DRAWS]: AP of a run on draws of its test images with replacement, as fractions.
+
+    The draws depend on the images alone, so that all runs on a fold have the same.
     """
-    baselines: dict[str, tuple[list[Matches], np.ndarray]] = {}  # matches and draws, by run
-    found = {}
-    for method in study.compared:
-        pair = _first_pair(study, method, folder)
-        if pair is None:
-            continue
-        own, base = (folder / run.name for run in pair)
-        if str(base) not in baselines:
-            matches = match(evaluator_of(base))
-            baselines[str(base)] = matches, resampled(matches)
-        usual, draws = baselines[str(base)]
-        matches = match(evaluator_of(own))
-        if _objects(matches) == _objects(usual):
-            found[method] = interval(pair[0].seed or 0, matches, usual, resampled(matches) - draws)
-    return found
+    evaluator = evaluator_of(run)
+    images = evaluator.cocoGt.dataset["images"]
+    return resampled(match(evaluator), seed=seed_of([image["file_name"] for image in images]))
 
 
-def _first_pair(study: Study, method: str, folder: Path) -> tuple[Run, Run] | None:
-    for pair in study.pairs(method).values():
-        if all(run.precision and (folder / run.name / DETECTIONS).exists() for run in pair):
-            return pair
-    return None
-
-
-def _objects(matches: Sequence[Matches]) -> list[list[int]]:
-    return [own.objects.tolist() for own in matches]
+def seed_of(files: Sequence[str]) -> int:
+    """A seed for the draws of these images."""
+    return zlib.crc32("\n".join(files).encode())
 
 
 def _looked_at(run: Run, folder: Path) -> Run:
@@ -93,6 +79,7 @@ def _looked_at(run: Run, folder: Path) -> Run:
         run,
         figures={**run.figures, **{COST + k: float(v) for k, v in costs(evaluator).items()}},
         precision={iou: tuple(curve[row].tolist()) for iou, row in AT_IOU.items()},
+        made={**run.made, "images": str(len(matches[0].objects))},
     )
 
 

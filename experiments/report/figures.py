@@ -1,21 +1,20 @@
 """The figures of a study, as PNG files' bytes."""
 
 import statistics
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.report import forest
 from experiments.report.runs import COST, Run
-from experiments.report.statistics import Verdict, spread
+from experiments.report.spread import spread
 from experiments.report.study import Study
-from experiments.report.tables import compare, costs
-from experiments.style import BLUE, GREY, STYLE, VERMILLION, plain, png
+from experiments.report.tables import compare, costs, not_learnt
+from experiments.style import BLUE, GREY, STYLE, plain, png, wrapped
 
 COLUMNS = 4
-WIDTH = 36  # characters of a line over one panel
 LINES = {"50": "-", "75": "--"}
 
 
@@ -26,8 +25,9 @@ def figures(study: Study) -> dict[str, bytes]:
     ``errors`` of the methods whose runs all have usable detections.
     """
     found = {}
-    if verdicts := compare(study):
-        found["differences"] = png(differences(verdicts, study.baseline or ""))
+    if compare(study):
+        drawn = forest.forest(study)
+        found["differences"] = png(forest.figure(drawn, study.baseline or ""))
     if any(run.curve for runs in study.methods.values() for run in runs.values()):
         found["curves"] = png(curves(study))
     seen = [m for m, runs in study.methods.items() if all(r.precision for r in runs.values())]
@@ -35,57 +35,6 @@ def figures(study: Study) -> dict[str, bytes]:
         found["precision"] = png(precision(study, seen))
         found["errors"] = png(errors(study, seen))
     return found
-
-
-def differences(verdicts: Mapping[str, Verdict], baseline: str) -> Figure:
-    """A forest plot: each method's mean difference with its interval, and zero.
-
-    The axis spans the methods with the common standard deviation. An interval of another method is
-    cut at its ends; a mean beyond them is written at the edge.
-    """
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(verdicts)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color="black", linewidth=0.8)
-    low, high = _width(verdicts)
-    for row, verdict in enumerate(verdicts.values()):
-        mean, colour = verdict.difference.spread.mean, _colour(verdict)
-        if not low <= mean <= high:
-            left = mean < low
-            place, side = (low, "left") if left else (high, "right")
-            text = f"\N{LEFTWARDS ARROW} {mean:.1f}" if left else f"{mean:.1f} \N{RIGHTWARDS ARROW}"
-            axes.text(place, row, text, color=colour, ha=side, va="center", **STYLE)
-            continue
-        if verdict.interval is not None:
-            axes.plot(verdict.interval, [row, row], color=colour, linewidth=2)
-        one_seed = verdict.interval is None
-        axes.plot(mean, row, "o", color=colour, markerfacecolor="white" if one_seed else colour)
-    axes.set_xlim(low, high)
-    axes.set_yticks(range(len(verdicts)), map(_wrapped, verdicts), **STYLE)
-    axes.set_ylim(len(verdicts) - 0.5, -0.5)
-    axes.set_xlabel(f"difference in AP (percent) to {baseline}", **STYLE)
-    axes.grid(axis="x", alpha=0.3)
-    plain(axes)
-    return figure
-
-
-def _width(verdicts: Mapping[str, Verdict]) -> tuple[float, float]:
-    """Spans zero and the methods with the common standard deviation; all where none has it."""
-    chosen = [v for v in verdicts.values() if v.difference.common] or list(verdicts.values())
-    ends = [0.0, *(v.difference.spread.mean for v in chosen)]
-    ends += [end for v in chosen for end in v.interval or ()]
-    margin = 0.05 * (max(ends) - min(ends)) or 1.0
-    return min(ends) - margin, max(ends) + margin
-
-
-def _wrapped(method: str) -> str:
-    """A label, broken into lines between its terms."""
-    return textwrap.fill(method, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _colour(verdict: Verdict) -> str:
-    if not verdict.differs:
-        return GREY
-    return BLUE if verdict.difference.spread.mean > 0 else VERMILLION
 
 
 def curves(study: Study) -> Figure:
@@ -127,7 +76,7 @@ def _beside(
             draw(axes, list(study.methods[base].values()), GREY)
         if method != base:
             draw(axes, list(study.methods[method].values()), BLUE)
-        axes.set_title(_wrapped(method), **STYLE)
+        axes.set_title(wrapped(method), **STYLE)
         axes.grid(alpha=0.3)
         plain(axes)
     if base is not None:
@@ -157,9 +106,12 @@ def _precision(axes: Axes, runs: Sequence[Run], colour: str) -> None:
 def errors(study: Study, methods: Sequence[str]) -> Figure:
     """The AP50 that each kind of error costs: one panel per kind, one bar per method.
 
-    A bar has ± one standard deviation over the seeds; a line marks the baseline's cost.
+    A bar has ± one standard deviation over the seeds; a line marks the baseline's cost. Bars of
+    methods that did not learn may be cut, and then have their value.
     """
     kinds = costs(study)
+    apart = not_learnt(study)
+    high = 0.0
     figure = Figure(figsize=(11.5, 0.9 + 0.3 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False).ravel()
     for axes, kind in zip(panels, kinds, strict=True):
@@ -172,13 +124,29 @@ def errors(study: Study, methods: Sequence[str]) -> Figure:
             color=colours,
             error_kw={"linewidth": 1},
         )
+        ends = [
+            own.mean + (own.std or 0.0)
+            for method, own in zip(methods, found, strict=True)
+            if method not in apart
+        ]
+        high = max([high, *(1.05 * end for end in ends)])
         if study.baseline in methods:
             axes.axvline(found[methods.index(study.baseline)].mean, color=GREY, linewidth=0.8)
         axes.set_title(kind.removeprefix(COST), **STYLE)
         plain(axes)
         axes.tick_params(axis="y", left=axes is panels[0])
-    panels[0].set_yticks(range(len(methods)), map(_wrapped, methods), **STYLE)
+    panels[0].set_yticks(range(len(methods)), map(wrapped, methods), **STYLE)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
-    panels[0].set_xlim(left=0)
+    panels[0].set_xlim(0, high or 1.0)
+    for axes, kind in zip(panels, kinds, strict=True):
+        _write_cut(axes, [study.values(method, kind) for method in methods], high)
     figure.supxlabel("cost in AP50 (percent)", **STYLE)
     return figure
+
+
+def _write_cut(axes: Axes, values: Sequence[Mapping], high: float) -> None:
+    """The means that lie beyond the axis, at its end."""
+    for row, own in enumerate(values):
+        mean = statistics.fmean(own.values())
+        if mean > high:
+            axes.text(high, row, f"{mean:.0f} →", ha="right", va="center", color="white", **STYLE)

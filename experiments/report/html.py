@@ -1,20 +1,16 @@
-"""A study as one self-contained HTML file."""
+"""A study as one self-contained HTML file: the first screen answers, the rest opens on demand."""
 
 from collections.abc import Mapping
 
 from experiments.html import figure
-from experiments.report.sentences import sentences
+from experiments.report import forest
+from experiments.report.sentences import facts, headline, sentences
 from experiments.report.study import Study
-from experiments.report.tables import tables
-from frcnn.survey.html import document, listed, table
+from experiments.report.tables import Table, tables
+from frcnn.survey.html import code, document, folded, listed, table
 
 # Title and caption by the figure's name.
 CAPTIONS = {
-    "differences": (
-        "Differences",
-        "Mean difference to the baseline with its interval. Blue: better, red: worse, grey: no "
-        "difference shown, hollow: one seed. An arrow points to a mean outside of the picture.",
-    ),
     "curves": (
         "Learning curves",
         "AP by epoch: the mean of the seeds with a band of one standard deviation.",
@@ -26,15 +22,32 @@ CAPTIONS = {
     "errors": (
         "Kinds of errors",
         "The AP50 that each kind of error costs: the mean of the seeds with one standard "
-        "deviation, and a grey line at the baseline's.",
+        "deviation, and a grey line at the baseline's. Methods that did not learn are cut.",
     ),
 }
 
 
 def page(study: Study, figures: Mapping[str, bytes]) -> str:
-    """The whole page: sentences, problems, figures (PNG by name) and tables."""
-    parts = listed("What can be said", sentences(study))
-    parts += listed("What is wrong with the runs", study.problems, "problems")
-    parts += [figure(*CAPTIONS[name], png) for name, png in figures.items()]
-    parts += [table(one.title, one.columns, one.rows, one.notes) for one in tables(study)]
+    """The whole page: the answer, the forest plot, then everything else folded."""
+    parts = [f'<p class="facts">{code(facts(study))}</p>']
+    if study.compared:
+        parts.append(f'<p class="headline">{code(headline(study))}</p>')
+        parts.append(forest.html(forest.forest(study), study.baseline or ""))
+    parts += listed("What follows", sentences(study)[1:] if study.compared else sentences(study))
+    if study.problems:
+        title = f"What is wrong with the runs ({len(study.problems)})"
+        parts.append(folded(title, listed("", study.problems, "problems")[0]))
+    first, *others = tables(study)
+    parts.append(_table(first, first.title))
+    parts += [folded(one.title, _table(one)) for one in others[:1]]  # the cost
+    parts += [
+        folded(title, figure("", caption, figures[name]))
+        for name, (title, caption) in CAPTIONS.items()
+        if name in figures
+    ]
+    parts += [folded(one.title, _table(one)) for one in others[1:]]
     return document("Comparison", parts)
+
+
+def _table(shown: Table, title: str = "") -> str:
+    return table(title, shown.columns, shown.rows, shown.notes)

@@ -2,19 +2,32 @@
 
 from collections.abc import Sequence
 
-from experiments.report.sentences import sentences
+from experiments.report.html import CAPTIONS
+from experiments.report.sentences import facts, sentences
 from experiments.report.study import Study
 from experiments.report.tables import Table, tables
 
 
 def page(study: Study, figures: Sequence[str] = ()) -> str:
-    """Sentences, problems, figures (by name, ``NAME.png`` beside the page) and tables."""
-    parts = ["# Comparison", *_listed("What can be said", sentences(study))]
+    """In the order of the HTML page; a figure NAME is ``NAME.png`` beside the page."""
+    parts = ["# Comparison", facts(study)]
+    said = sentences(study)
+    if study.compared:
+        parts.append(f"**{said.pop(0)}**")
+    parts += ["![differences](differences.png)"] if "differences" in figures else []
+    parts += _listed("What follows", said)
     parts += _listed("What is wrong with the runs", study.problems)
-    parts += [f"![{name}]({name}.png)" for name in figures]
-    for table in tables(study):
+    for position, table in enumerate(tables(study)):
         parts += [f"## {table.title}", markdown(table), *table.notes]
+        if position == 1:  # after the differences and the cost
+            parts += [_folded(name) for name in figures if name in CAPTIONS]
     return "\n\n".join(parts) + "\n"
+
+
+def _folded(name: str) -> str:
+    title, caption = CAPTIONS[name]
+    picture = f"![{name}]({name}.png)"
+    return f"<details><summary>{title}</summary>\n\n{picture}\n\n{caption}\n\n</details>"
 
 
 def _listed(title: str, texts: Sequence[str]) -> list[str]:

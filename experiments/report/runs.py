@@ -5,6 +5,7 @@ import math
 import re
 import shlex
 import statistics
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,11 @@ UNREADABLE = "UNREADABLE"
 # Each of these files makes a folder a run's.
 RUN_FILES = ("status.json", "metrics.jsonl")
 # What environment.json says of code and machine, and the weights that the run started from.
-MADE = ("commit", "torch", "processor", "threads", "gpu", "weights")
+MADE = ("commit", "torch", "processor", "threads", "gpu", "machine", "weights")
+# Runs are compared in time only where these are equal.
+MACHINE = ("processor", "threads", "gpu", "machine")
+# What all runs share and a reader wants to know first.
+FACTS = ("data", "model")
 # Prefixes of figures: the AP50 that a kind of error costs, the mean of a loss term over the run,
 # the metrics of a class.
 COST, LOSS = "dAP50 ", "loss "
@@ -72,7 +77,8 @@ class Run:
         precision: by IoU in percent ("50"), at the recalls 0.00, 0.01 .. 1.00: the mean over
             classes, three decimals.
         lacks: why the run's detections cannot be used, if that is known.
-        made: ``MADE`` as text, of all starts of the run; empty where the run does not say.
+        made: ``MADE`` as text, of all starts of the run, ``FACTS`` and the number of test
+            ``images``; empty where the run does not say.
     """
 
     name: str
@@ -155,9 +161,10 @@ def _files(folder: Path) -> dict[str, Any]:
             values["steps"] = summary["steps"]
     keys = [text.lstrip("+~").partition("=")[0] for text in found["overrides"]]
     said = {key for key in keys if not is_ignored(key)}
-    made = {key: _all(starts, key) for key in MADE if starts and key != "weights"}
+    made = {key: value for key in MADE if (value := _all(starts, key))}
     weights = values.get("model.weights") or values.get("model.weights_backbone")
     made |= {"weights": str(weights)} if weights else {}
+    made |= {key: str(values[key]) for key in FACTS if values.get(key)}
     return found | {"seed": values["seed"], "values": _told(values), "said": said, "made": made}
 
 
@@ -208,6 +215,7 @@ def _starts(file: Path) -> list[dict[str, str]]:
 def _start(start: Mapping[str, Any]) -> dict[str, str]:
     found = {key: str(start[key]) for key in ("torch", "processor", "threads")}
     found |= {key: start[key] for key in ("precision",) if key in start}  # older runs have none
+    found |= {"machine": f"{zlib.crc32(start['host'].encode()):08x}"} if "host" in start else {}
     return found | {"commit": _commit(start), "gpu": (start["gpu"] or {"name": "none"})["name"]}
 
 
@@ -292,6 +300,11 @@ def _run(content: Mapping[str, Any], terms: set[str], differing: set[str]) -> Ru
 def _text(value: Any) -> str:
     """As on the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def machine(run: Run) -> tuple[str | None, ...]:
+    """What must be equal of two runs whose times are compared."""
+    return tuple(run.made.get(key) for key in MACHINE)
 
 
 def terms(text: str) -> dict[str, str]:

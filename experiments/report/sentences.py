@@ -1,116 +1,189 @@
-"""A study as plain sentences: one per method, those with a difference first."""
+"""A study as plain sentences: what was compared, the answer in one sentence, and what follows."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import median
+from typing import Any
 
-from experiments.report.images import LEVEL, Interval
-from experiments.report.statistics import Verdict, seeds_needed
+from experiments.report.plan import on_repetition, seeds_needed, smallest_seen, std_range
+from experiments.report.runs import FACTS, Run
 from experiments.report.study import Study
-from experiments.report.tables import compare, interval, not_learnt, percent_range
+from experiments.report.tables import compare, groups, interval
+from experiments.report.verdicts import (
+    ALPHA,
+    BETTER,
+    EARLY,
+    EQUIVALENT,
+    FAILED,
+    UNDECIDED,
+    UNTESTED,
+    WORSE,
+    Verdict,
+)
 
 WORTH = 0.5  # a difference in AP (percent) for which people would change their detector
 
 
+def facts(study: Study) -> str:
+    """What was compared: data, images, network, length, runs, code."""
+    runs = study.runs
+    parts = setting(runs)
+    parts += [f"{len(study.folds)} folds"] if study.folds else []
+    counts = sorted({len(own) for own in study.methods.values()})
+    parts += [f"{_from_to(counts)} runs per method, {len(runs)} in all"]
+    return "; ".join([*parts, *code(runs)])
+
+
+def setting(runs: Sequence[Run]) -> list[str]:
+    """Data, network, images and length that all runs share."""
+    parts = [_same(runs, key) for key in FACTS]
+    images = _same(runs, "images")
+    steps = sorted({run.steps for run in runs if run.steps})
+    parts += [f"{images} test images" if images else ""]
+    return [part for part in [*parts, f"{_from_to(steps)} steps" if steps else ""] if part]
+
+
+def code(runs: Sequence[Run]) -> list[str]:
+    """The commit, and how many machines there were."""
+    commits = sorted({run.made["commit"] for run in runs if "commit" in run.made})
+    machines = {run.made.get("machine", "") for run in runs}
+    parts = [f"commit {', '.join(commits)}"] if commits else []
+    return parts + ([f"{len(machines)} machines"] if len(machines) > 1 else [])
+
+
+def _same(runs: Sequence[Run], key: str) -> str:
+    found = {run.made.get(key, "") for run in runs}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _from_to(values: Sequence[int]) -> str:
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
+
+
+def headline(study: Study) -> str:
+    """The answers in one sentence, and what could have been seen; "" without a comparison."""
+    found = compare(study)
+    if not found:
+        return ""
+    parts = [
+        f"of {len(own)} {name} {counted([found[method] for method in own])}"
+        for name, own in groups(study, found)
+    ]
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}.{_seen(found)}"
+
+
+def counted(own: Sequence[Verdict]) -> str:
+    """How many methods have which answer."""
+    counts = Counter(verdict.answer for verdict in own)
+    said = [f"{counts[BETTER] or 'none'} {_is(counts[BETTER])} shown better"]
+    said += [f"{counts[WORSE] or 'none'} {_is(counts[WORSE])} worse"]
+    others = (EQUIVALENT, UNDECIDED, FAILED, UNTESTED)
+    said += [f"{counts[answer]} {answer}" for answer in others if counts[answer]]
+    return ", ".join(said)
+
+
+def _is(number: int) -> str:
+    return "is" if number < 2 else "are"
+
+
+def _seen(found: Mapping[str, Verdict]) -> str:
+    least = least_seen(found)
+    if least is None:
+        return ""
+    return f" A true difference of {least:.1f} AP would have been seen four times in five."
+
+
+def least_seen(found: Mapping[Any, Verdict]) -> float | None:
+    """The true difference in AP that the typical comparison would have shown, or None."""
+    least = [
+        smallest_seen(_half(v), v.difference.scale)
+        for v in found.values()
+        if v.difference.scale is not None
+    ]
+    return median(least) if least else None
+
+
+def _half(verdict: Verdict) -> float:
+    assert verdict.interval is not None
+    return (verdict.interval[1] - verdict.interval[0]) / 2
+
+
 def sentences(study: Study) -> list[str]:
-    """What the runs show of each method that is compared, and how many seeds would show more."""
-    folds = [_of_folds(study)] if study.folds else []
-    if not study.compared:
+    """What the runs show, in the order in which a reader asks."""
+    folds = [OF_FOLDS.format(len(study.folds))] if study.folds else []
+    found = compare(study)
+    if not found:
         return folds
-    found, failed = compare(study), not_learnt(study)
-    learnt = {method: verdict for method, verdict in found.items() if method not in failed}
-    tested = {method: verdict for method, verdict in learnt.items() if verdict.p is not None}
-    said = [f"The baseline is `{study.baseline}`.", *folds]
-    for differs in (True, False):
-        those = {m: v for m, v in tested.items() if v.differs == differs}
-        said += [_result(method, verdict) for method, verdict in those.items()]
-    said += [_failed(study, method, found[method]) for method in found if method in failed]
-    said += [_one_seed(m, v, study.images.get(m)) for m, v in learnt.items() if m not in tested]
-    said += [
-        f"`{method}` shares no seed with the baseline: no comparison."
-        for method in study.compared
-        if method not in found
-    ]
-    sizes = Counter(study.in_family(m) for m, v in found.items() if v.p is not None)
-    return [*said, *_needed(study, tested, sizes)]
+    said = [headline(study), f"The baseline is `{study.baseline}`.", *folds, _images(study, found)]
+    said += [_shown(m, v) for m, v in found.items() if v.answer in (BETTER, WORSE)]
+    for answer, what in OTHERS.items():
+        names = [f"`{method}`" for method, verdict in found.items() if verdict.answer == answer]
+        said += [f"{what}: {', '.join(names)}."] if names else []
+    return [text for text in [*said, _plan(study), _needed(found)] if text]
 
 
-def _of_folds(study: Study) -> str:
+OF_FOLDS = (
+    "The runs are of {} folds of the data. Folds are averaged, and runs are compared fold by fold. "
+    "Training images are shared between folds, so the intervals are somewhat too narrow (Bengio "
+    "and Grandvalet 2004)."
+)
+OTHERS = {
+    EQUIVALENT: "Equivalent within the region that was given",
+    UNDECIDED: "Undecided, which is not the same as equal",
+    FAILED: "Did not learn with these settings (less than two thirds of the baseline's AP)",
+    UNTESTED: "Not tested, because one run does not show how much runs differ",
+}
+
+
+def _images(study: Study, found: Mapping[str, Verdict]) -> str:
+    if not any(verdict.p is not None for verdict in found.values()):
+        return ""
+    if all(study.over_images(method) is not None for method in found):
+        return "The intervals hold for other test images too, and for other seeds."
     return (
-        f"The runs are of {len(study.folds)} folds of the data. Folds are averaged and paired as "
-        "seeds are: a pair of a seed and a fold counts as a seed here. Training images are shared "
-        "between folds, so the intervals are somewhat too narrow (Bengio and Grandvalet 2004)."
+        "The intervals hold for other seeds on these test images alone: how much the images matter "
+        "is not known of all runs."
     )
 
 
-def _result(method: str, verdict: Verdict) -> str:
-    difference = verdict.difference.spread
-    how = "shows no difference to"
-    if verdict.differs:
-        how = f"is {'better' if difference.mean > 0 else 'worse'} than"
-    level, between = interval(verdict)
-    own = "" if verdict.difference.common else ", with a standard deviation of its own"
+def _shown(method: str, verdict: Verdict) -> str:
+    own = verdict.difference
+    assert own.scale is not None
+    again = on_repetition(own.mean, _half(verdict), own.scale)
+    size = f"{own.mean:+z.2f} AP ({interval(verdict)})"
     return (
-        f"`{method}` {how} the baseline with {difference.n} seeds: {difference.mean:+z.2f} AP, "
-        f"{level} interval {between}{own}."
+        f"`{method}` is {verdict.answer}: {size} with {own.n} runs. Expect {again:+z.1f} if it is "
+        "repeated: a difference that is shown is too large on average."
     )
 
 
-def _failed(study: Study, method: str, verdict: Verdict) -> str:
-    own, base = (study.values(name, "AP").values() for name in (method, study.baseline or ""))
-    more = f" {_result(method, verdict)}" if verdict.differs else ""
-    return (
-        f"`{method}` did not learn with these settings: an AP of {fmean(own):.1f} over {len(own)} "
-        f"seed(s); the baseline has {fmean(base):.1f}.{more}"
-    )
-
-
-def _one_seed(method: str, verdict: Verdict, images: Interval | None) -> str:
-    other = "" if images is None else f" {_of_images(images)}"
-    return (
-        f"`{method}` has one seed in common with the baseline "
-        f"({verdict.difference.spread.mean:+z.2f} AP): no comparison, because one seed does not "
-        f"show how much seeds differ.{other}"
-    )
-
-
-def _of_images(images: Interval) -> str:
-    return (
-        f"On other images than the {images.images} of the validation set these two runs would "
-        f"differ by {percent_range(images.low, images.high)} ({100 * LEVEL:.0f} % interval). This "
-        "is about the images alone; another seed changes the training too."
-    )
-
-
-def _needed(study: Study, verdicts: Mapping[str, Verdict], sizes: Mapping[bool, int]) -> list[str]:
-    """A sentence for all methods with the common standard deviation, and one per other method.
-
-    Args:
-        sizes: how many methods are tested together, by whether they are of the family.
-    """
-    common = {m: v.difference for m, v in verdicts.items() if v.difference.common}
-    alone = {m: v.difference for m, v in verdicts.items() if not v.difference.common}
-    said = []
-    if common:
-        std = next(iter(common.values())).spread.std or 0.0
-        own = sorted({sizes[study.in_family(method)] for method in common}, reverse=True)
-        said.append(_seeds("the common standard deviation", std, own, len(common)))
-    for method, difference in alone.items():
-        own = [sizes[study.in_family(method)]]
-        said.append(
-            _seeds(f"the standard deviation of `{method}`", difference.spread.std or 0.0, own, 1)
+def _plan(study: Study) -> str:
+    planned = study.plan.seeds
+    if planned is None:
+        return (
+            "No number of seeds was planned (`--planned-seeds`): if runs are added until a "
+            f"difference is shown, false ones are shown more often than {100 * ALPHA:.0f} %."
         )
-    return said
+    least = min(len(study.methods[method]) for method in study.compared)
+    if least < planned:
+        return (
+            f"This is an early look: {least} of {planned} planned seeds. Differences are shown at "
+            f"{100 * EARLY:.1f} %, so that the planned comparison keeps its level."
+        )
+    return f"The {planned} planned seeds are there."
 
 
-def _seeds(of: str, std: float, sizes: Sequence[int], share: int) -> str:
-    among = [
-        f"; with {tests} methods{' that share it' if share > 1 else ''}: "
-        f"{seeds_needed(WORTH, std, tests, share)}"
-        for tests in sizes
-        if tests > 1
-    ]
+def _needed(found: Mapping[str, Verdict]) -> str:
+    tested = [v.difference for v in found.values() if v.difference.std is not None]
+    if not tested:
+        return ""
+    std = math.sqrt(sum(d.std**2 for d in tested if d.std) / len(tested))
+    low, high = std_range(std, sum(d.n - 1 for d in tested))
+    several = f", and {seeds_needed(WORTH, std, len(tested))} with {len(tested)}"
     return (
-        f"At {of} ({std:.2f}) one pair alone needs {seeds_needed(WORTH, std)} seeds to show a "
-        f"difference of {WORTH} AP{''.join(among)}."
+        f"With a typical run's sd ({std:.2f}, {low:.2f} to {high:.2f}) a difference of {WORTH} "
+        f"AP takes {seeds_needed(WORTH, std)} seeds with one method ({seeds_needed(WORTH, low)} to "
+        f"{seeds_needed(WORTH, high)}){several if len(tested) > 1 else ''}."
     )

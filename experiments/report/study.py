@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from experiments.report.images import Interval
+import numpy as np
+
+from experiments.report.images import difference_over
 from experiments.report.runs import FOLD, MADE, Run, is_condition, terms
 
 # The options of the default baseline, by group; GROUP/SITE has those of GROUP, whatever the site.
@@ -38,6 +40,22 @@ Draw = Any
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is decided before a study is looked at.
+
+    Args:
+        equivalent: a difference in AP (percent) below which methods are equivalent; None: no
+            region was given.
+        seeds: planned per method; None: no plan.
+        common: one spread for all methods, which then have to be equally steady.
+    """
+
+    equivalent: float | None = None
+    seeds: int | None = None
+    common: bool = False
+
+
+@dataclass(frozen=True)
 class Study:
     """Runs that can be compared.
 
@@ -47,16 +65,17 @@ class Study:
         baseline: its label, or None if there is none.
         problems: a sentence for every run that is left out, every missing seed or baseline, runs
             without usable detections, and every difference in code or machine.
-        images: by method the interval of its difference to the baseline over the validation
-            images, where it is known.
-        family: a key; the methods that have it get a correction of their own.
+        draws: by run its AP on draws of the test images, where it is known.
+        family: a key; the methods that have it are variants, which are shown apart.
+        plan: what was said beforehand, and how the spread is taken.
     """
 
     methods: Mapping[str, Mapping[Draw, Run]]
     baseline: str | None
     problems: Sequence[str]
-    images: Mapping[str, Interval] = field(default_factory=dict)
+    draws: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     family: str | None = None
+    plan: Plan = Plan()
 
     def values(self, method: str, figure: str) -> dict[Draw, float]:
         """A method's figure by seed, as a percentage; NaN where there is none."""
@@ -82,6 +101,19 @@ class Study:
     def in_family(self, method: str) -> bool:
         """Whether a method's command line had the key ``family``."""
         return any(self.family in run.method for run in self.methods[method].values())
+
+    def over_images(self, method: str) -> np.ndarray | None:
+        """float [B]: a method's difference to the baseline on draws of the test images, in percent.
+
+        None if it is not known. Folds have images of their own, so that only pairs are compared.
+        """
+        own, base = (list(self.methods[m].values()) for m in (method, self.baseline or ""))
+        if self.folds:
+            pairs = self.pairs(method).values()
+            own, base = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        if not own:
+            return None
+        return difference_over(self.draws, [r.name for r in own], [r.name for r in base])
 
     def pairs(self, method: str) -> dict[Draw, tuple[Run, Run]]:
         """By seed the runs of a method and of the baseline, for the seeds that both have."""
@@ -277,25 +309,23 @@ def _first(runs: Mapping[Draw, Run]) -> Run:
 
 
 def _missing_seeds(methods: Mapping[str, Mapping[Draw, Run]]) -> list[str]:
-    """A sentence per set of methods that lack the same seeds."""
-    seeds: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for seed in sorted(set().union(*methods.values())):
-        seeds[tuple(label for label in methods if seed not in methods[label])].append(_of(seed))
-    return [_lack(list(methods), lack, those) for lack, those in seeds.items() if lack]
+    """A sentence for each method with a hole in its seeds: it lacks one, and has a later one.
+
+    That methods have different numbers of seeds may be planned, and is no fault.
+    """
+    every = sorted(set().union(*methods.values()))
+    found = []
+    for label, runs in methods.items():
+        fold = {draw[1] for draw in every if isinstance(draw, tuple)}
+        wanted = every if fold else [draw for draw in every if draw <= max(runs)]
+        lack = [_of(draw) for draw in wanted if draw not in runs]
+        if lack:
+            found.append(f"`{label}` has no finished run of seed {', '.join(lack)}.")
+    return found
 
 
 def _of(draw: Draw) -> str:
     return f"{draw[0]} on fold {draw[1]}" if isinstance(draw, tuple) else str(draw)
-
-
-def _lack(methods: Sequence[str], lack: Sequence[str], seeds: Sequence[str]) -> str:
-    """It names the methods that lack the seeds, or those that have them, whichever are fewer."""
-    others = [label for label in methods if label not in lack]
-    few = len(others) < len(lack)
-    named = others if few else lack
-    names = ", ".join(f"`{label}`" for label in named)
-    what = f"{'a' if few else 'no'} finished run of seed {', '.join(seeds)}"
-    return f"{'Only ' if few else ''}{names} {_have(named)} {what}."
 
 
 def _have(names: Sequence[str]) -> str:

@@ -1,35 +1,26 @@
 """A study as tables of text, for any kind of page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from experiments.report.images import DRAWS, LEVEL, Interval
-from experiments.report.runs import BY_CLASS, BY_FREQUENCY, COST, LOSS, MADE, METRICS, Run
-from experiments.report.statistics import (
-    ALPHA,
-    LEARNT,
-    POWER,
-    UNSTEADY,
-    Difference,
-    Spread,
-    Verdict,
-    compared,
-    failed,
-    paired,
-    spread,
-    verdicts,
+from experiments.report.differences import Difference, Rules, compared, is_blocked
+from experiments.report.runs import (
+    BY_CLASS,
+    BY_FREQUENCY,
+    COST,
+    LOSS,
+    MADE,
+    METRICS,
+    Run,
+    machine,
 )
+from experiments.report.spread import Spread, Values, failed, seed_effect, spread
 from experiments.report.study import Study
+from experiments.report.verdicts import ALPHA, Verdict, level_of_look, verdicts
 
 NONE = "–"
-# Which methods have a standard deviation of their own.
-ALONE = (
-    f"It is not used for a method with less than {100 * LEARNT:.0f} % of the baseline's AP (it did "
-    "not learn), for a method whose seeds differ far more than those of all others (Cochran's test "
-    f"for an outlying variance, at {100 * UNSTEADY:.0f} % for all methods together), and for any "
-    "method where the baseline is such a one; these have a standard deviation of their own"
-)
 
 
 @dataclass(frozen=True)
@@ -43,39 +34,44 @@ class Table:
 
 
 def compare(study: Study) -> dict[str, Verdict]:
-    """The verdict on the AP, in percent, of every method that shares a seed with the baseline."""
-    return _corrected(study, differences(study))
+    """The verdict on the AP, in percent, of every method, the largest difference first."""
+    seeds = [len(study.methods[method]) for method in study.compared]
+    alpha = level_of_look(min(seeds, default=0), study.plan.seeds)
+    found = verdicts(differences(study), alpha, study.plan.equivalent)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1].difference.mean))
 
 
-def _corrected(study: Study, found: Mapping[str, Difference]) -> dict[str, Verdict]:
-    """With Holm's correction, one for the family and one for all other methods."""
-    families = [
-        verdicts({m: d for m, d in found.items() if study.in_family(m) == own})
-        for own in (False, True)
-    ]
-    together = families[0] | families[1]
-    return {method: together[method] for method in found}
+def differences(study: Study, stream: int = 0) -> dict[str, Difference]:
+    """The difference in AP, in percent, of every method that has runs to compare."""
+    if study.baseline is None:
+        return {}
+    over = {method: study.over_images(method) for method in study.compared}
+    known = {method: own for method, own in over.items() if own is not None}
+    # With the images' error for some methods and not for others, answers would mean two things.
+    images = known if len(known) == len(over) else None
+    return compared(values(study), study.baseline, rules(study, stream), images)
 
 
-def differences(study: Study) -> dict[str, Difference]:
-    """The difference in AP, in percent, of every method that shares a seed with the baseline."""
-    return {} if study.baseline is None else compared(_values(study), study.baseline)
+def rules(study: Study, stream: int = 0) -> Rules:
+    """How a study's runs are compared: those of folds always by fold."""
+    return Rules(True if study.folds else None, study.plan.common, stream=stream)
 
 
-def by_themselves(study: Study) -> dict[str, Verdict]:
-    """As ``compare``, each method with the spread of its own differences."""
-    values, base = _values(study), study.baseline or ""
-    found = {m: paired(values[m], values[base]) for m in study.compared if study.pairs(m)}
-    return _corrected(study, found)
-
-
-def not_learnt(study: Study) -> set[str]:
-    """The methods that did not learn, measured by the baseline's AP."""
-    return failed(_values(study), study.baseline) if study.baseline else set()
-
-
-def _values(study: Study) -> dict[str, dict[int, float]]:
+def values(study: Study) -> dict[str, dict[Any, float]]:
+    """AP in percent by method and seed."""
     return {method: study.values(method, "AP") for method in study.methods}
+
+
+def groups(study: Study, methods: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """The methods of the study's family apart from the others, each group by name."""
+    parts: dict[bool, list[str]] = {False: [], True: []}
+    for method in methods:
+        parts[study.in_family(method)].append(method)
+    names = {False: "preset" if study.family else "method", True: "variant"}
+    more = {False: "", True: f" ({study.family}=)"}
+    return [
+        (names[kind] + "s" * (len(own) > 1) + more[kind], own) for kind, own in parts.items() if own
+    ]
 
 
 def tables(study: Study) -> list[Table]:
@@ -85,7 +81,7 @@ def tables(study: Study) -> list[Table]:
     scale = [_scale(study)] if study.compared and figures_named(study.runs, LOSS) else []
     first, *others = [_by_class(study, prefix) for prefix in BY_CLASS]
     classes = [first, *(table for table in others if len(table.columns) > 2)]
-    return [*differences, _overall(study), *classes, *errors, *scale, _cost(study)]
+    return [*differences, _cost(study), _overall(study), *classes, *errors, *scale]
 
 
 def costs(study: Study) -> list[str]:
@@ -103,99 +99,80 @@ def figures_named(runs: Sequence[Run], prefix: str) -> list[str]:
     return [name for name in found if name.startswith(prefix)]
 
 
-def interval(verdict: Verdict) -> tuple[str, str]:
-    """The level and the ends of a verdict's interval, as text."""
-    assert verdict.interval is not None and verdict.level is not None
+def interval(verdict: Verdict) -> str:
+    """The ends of a verdict's interval, as text."""
+    if verdict.interval is None:
+        return NONE
     low, high = verdict.interval
-    return f"{100 * verdict.level:.3g} %", f"{low:+z.2f} to {high:+z.2f}"
-
-
-def percent_range(low: float, high: float) -> str:
-    """A range of fractions, in percent."""
-    return f"{100 * low:+z.2f} to {100 * high:+z.2f}"
+    return f"{low:+z.2f} to {high:+z.2f}"
 
 
 def _differences(study: Study) -> Table:
-    columns = ["method", "difference in AP", "interval", "p (Holm)", "p alone", "spread", "seeds"]
-    found, alone = compare(study), by_themselves(study)
-    rows = [_difference_row(method, verdict, alone[method]) for method, verdict in found.items()]
-    notes = [_of_intervals(study, found), OF_UNSTEADY, OF_SEEDS]
-    if study.images:
-        columns.append("one pair, over images")
-        rows = [[*row, _image_cell(study.images.get(row[0]))] for row in rows]
-        notes.append(OF_IMAGES)
-    return Table(f"Difference to {study.baseline}", columns, rows, notes)
+    columns = ["method", "difference in AP", "interval", "answer", "p", "p (Holm)", "sd", "runs"]
+    found = compare(study)
+    order = [m for _, methods in groups(study, found) for m in methods]
+    rows = [_difference_row(method, found[method]) for method in order]
+    return Table(f"Difference to {study.baseline}", columns, rows, notes(study, found))
 
 
-def _of_intervals(study: Study, found: Mapping[str, Verdict]) -> str:
+def _difference_row(method: str, verdict: Verdict) -> list[str]:
+    own = verdict.difference
+    first = [method, f"{own.mean:+z.2f}", interval(verdict), verdict.answer]
+    p = [NONE if value is None else p_value(value) for value in (verdict.p, verdict.holm)]
+    return [*first, *p, NONE if own.std is None else f"{own.std:.2f}", str(own.n)]
+
+
+def notes(study: Study, found: Mapping[str, Verdict]) -> list[str]:
+    """How the answers were found."""
+    tested = [verdict for verdict in found.values() if verdict.p is not None]
+    if not tested:
+        return ["One run does not show how much runs differ: nothing is tested."]
+    runs = {m: own for m, own in values(study).items() if m not in not_learnt(study)}
+    return [_by_seed(study, runs), COMMON if study.plan.common else POOLED, _together(tested)]
+
+
+def not_learnt(study: Study) -> set[str]:
+    """The methods that did not learn, measured by the baseline's AP."""
+    return failed(values(study), study.baseline) if study.baseline else set()
+
+
+def _by_seed(study: Study, runs: Values) -> str:
+    if study.folds:
+        return "Runs are compared fold by fold and seed by seed, since images are the same for all."
+    p = p_value(seed_effect(runs))
+    if is_blocked(runs, rules(study)):
+        return f"Runs are compared seed by seed, because seeds matter here (F test, p {equals(p)})."
     return (
-        "Differences are paired by seed: runs of one seed share initial weights, images, their "
-        "order and augmentation. Intervals and p come from Student's t for the mean of the "
-        f"differences, with one standard deviation for all methods{_pooled(found)}, that of "
-        f"randomised blocks. {ALONE}{_alone(found)}. Holm's correction for the number of methods "
-        "keeps the probability of showing any difference that does not exist at "
-        f"{100 * ALPHA:.0f} %{_families(study, found)}. Each interval has the level of its "
-        "method's step of that procedure: it excludes zero exactly where a difference is shown. It "
-        "is an interval of that method, not of all together."
+        "All runs count, also those of seeds that other methods lack: runs of one seed have "
+        f"nothing in common here that could be seen (F test, p {equals(p)})."
     )
 
 
-OF_UNSTEADY = (
-    "This holds for methods that are about equally steady. Where they are not, above all where the "
-    "baseline is not, the common standard deviation shows differences more often than stated. The "
-    "column p alone does not need this: it is Holm's p of each pair's own t test, from the "
-    "standard deviation of its own differences (the column spread). With few seeds it finds only "
-    "very large differences."
+def equals(text: str) -> str:
+    """A p after the sign."""
+    return text if text.startswith("<") else f"= {text}"
+
+
+POOLED = (
+    "The sd of one run is learnt from the method's own runs and from all other methods', as far as "
+    "these agree (Smyth 2004), and is never below its own. The baseline has its own alone. Then an "
+    "unsteady method or baseline shows no difference that does not exist."
 )
-OF_SEEDS = (
-    "The seeds needed are those of a paired t test that finds the difference with a probability of "
-    f"{100 * POWER:.0f} %: at {100 * ALPHA:.0f} % for one pair, and for several methods at that "
-    "over their number, as in the first step of Holm's procedure. They follow from a standard "
-    "deviation that few seeds give only roughly."
-)
-OF_IMAGES = (
-    "The last column is about two runs alone, the method's and the baseline's of the seed that it "
-    f"names: the {100 * LEVEL:.0f} % interval of their difference over {DRAWS} draws of the "
-    "validation images with replacement, the same draws for both runs, without a correction for "
-    "the number of methods. It shows how much the choice of images matters, and nothing about "
-    f"other seeds. {NONE}: the two runs have no detections of the same images."
+COMMON = (
+    "One sd for all methods and the baseline (`--common`): it needs methods that are equally "
+    "steady, which few runs cannot show, and shows false differences where they are not."
 )
 
 
-def _families(study: Study, found: Mapping[str, Verdict]) -> str:
-    own = sum(map(study.in_family, found))
-    if not own:
-        return ""
-    without = len(found) - own
-    return f", separately for the methods with `{study.family}=` ({own}) and without it ({without})"
-
-
-def _pooled(found: Mapping[str, Verdict]) -> str:
-    common = [v.difference for v in found.values() if v.p is not None and v.difference.common]
-    if not common:
-        return ""
-    return f" ({common[0].spread.std:.2f}, {common[0].freedom} degrees of freedom)"
-
-
-def _alone(found: Mapping[str, Verdict]) -> str:
-    alone = [f"`{m}`" for m, v in found.items() if v.p is not None and not v.difference.common]
-    return f": here {', '.join(alone)}" if alone else ""
-
-
-def _image_cell(images: Interval | None) -> str:
-    if images is None:
-        return NONE
-    return f"{percent_range(images.low, images.high)} (seed {images.seed})"
-
-
-def _difference_row(method: str, verdict: Verdict, alone: Verdict) -> list[str]:
-    own = alone.difference.spread
-    first = [method, f"{own.mean:+z.2f}"]
-    if own.std is None or verdict.p is None or alone.p is None:
-        return [*first, NONE, NONE, NONE, NONE, str(own.n)]
-    level, between = interval(verdict)
-    p = [p_value(verdict.p), p_value(alone.p)]
-    return [*first, f"{between} ({level})", *p, f"{own.std:.2f}", str(own.n)]
+def _together(tested: Sequence[Verdict]) -> str:
+    levels = [100 * v.level for v in tested if v.level is not None]
+    return (
+        f"p is that of step-down Dunnett for all {len(tested)} methods together: it keeps the "
+        "probability of showing any difference that does not exist at "
+        f"{100 * ALPHA:.0f} %, and p (Holm) stands beside it. The intervals hold together; each "
+        f"alone has a level of {min(levels):.1f} to {max(levels):.1f} %, and excludes zero exactly "
+        "where a difference is shown."
+    )
 
 
 def p_value(p: float) -> str:
@@ -255,7 +232,9 @@ def _scale(study: Study) -> Table:
 
 def _scale_row(study: Study, method: str, names: Sequence[str]) -> list[str]:
     base = study.baseline or ""
-    cells = [_times(study.values(method, name), study.values(base, name)) for name in names]
+    cells = [
+        mean_of(ratios(study.values(method, name), study.values(base, name)), 2) for name in names
+    ]
     return [method, str(len(study.pairs(method))), *cells]
 
 
@@ -277,27 +256,26 @@ def _shown(found: Spread, digits: int) -> str:
 
 
 def _cost(study: Study) -> Table:
-    steps = {method: _measured(study, method, "step_seconds") for method in study.methods}
-    base = steps.get(study.baseline or "", {})
     rows = [
         [
             method,
-            str(len(own)),
-            mean_of(list(own.values()), 3),
-            _times(own, base),
-            mean_of(list(_measured(study, method, "seconds").values()), 0),
-            mean_of(list(_measured(study, method, "memory").values()), 0),
+            str(len(runs)),
+            mean_of(_measured(runs, "step_seconds"), 3),
+            _times(runs, study.methods.get(study.baseline or "", {})),
+            mean_of(_measured(runs, "seconds"), 0),
+            mean_of(_measured(runs, "memory"), 0),
         ]
-        for method, own in steps.items()
+        for method, runs in study.methods.items()
     ]
-    columns = ["method", "seeds", "seconds per step", "times the baseline's"]
+    columns = ["method", "runs", "seconds per step", "times the baseline's"]
     columns += ["seconds per run", "peak memory, MB"]
     notes = [
-        f"Wall time{made(study.runs)}. Compare it only where the runs had the same share of the "
-        "same machine. Seconds per step: the median over the run, which a pause does not change. "
-        "Seconds per run: everything, with validation and pauses. Peak memory in MB of 10^6 bytes: "
-        "on a GPU what PyTorch's allocator gave out, on a CPU all memory of the run's main "
-        "process, with the libraries and without the data workers."
+        f"Wall time{made(study.runs)}. Times the baseline's: of runs with one seed on one "
+        f"machine; {NONE}: there are none. Seconds per step: the median of the run, which a pause "
+        "does not change, but other work on the machine does. Seconds per run: everything, with "
+        "validation and pauses. Peak memory in MB of 10^6 bytes: on a GPU what PyTorch's allocator "
+        "gave out, on a CPU all memory of the run's main process, with the libraries and without "
+        "the data workers."
     ]
     return Table("Cost", columns, rows, notes)
 
@@ -309,16 +287,20 @@ def made(runs: Sequence[Run]) -> str:
     return f" ({said})" if said else ""
 
 
-def _measured(study: Study, method: str, what: str) -> dict[int, float]:
-    """Time or memory by seed; NaN where a run does not say."""
-    found = {seed: getattr(run, what) for seed, run in study.methods[method].items()}
-    return {seed: math.nan if value is None else value for seed, value in found.items()}
+def _measured(runs: Mapping[Any, Run], what: str) -> list[float]:
+    """Time or memory; NaN where a run does not say."""
+    found = [getattr(run, what) for run in runs.values()]
+    return [math.nan if value is None else value for value in found]
 
 
-def _times(own: Mapping[int, float], base: Mapping[int, float]) -> str:
-    return mean_of(ratios(own, base), 2)
+def _times(own: Mapping[Any, Run], base: Mapping[Any, Run]) -> str:
+    """Seconds per step, for the seeds that both have on one machine."""
+    pairs = [(own[seed], base[seed]) for seed in own.keys() & base.keys()]
+    same = [pair for pair in pairs if machine(pair[0]) == machine(pair[1])]
+    steps = [(a.step_seconds, b.step_seconds) for a, b in same]
+    return mean_of([a / b for a, b in steps if a and b], 2)
 
 
-def ratios(own: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
+def ratios(own: Mapping[Any, float], base: Mapping[Any, float]) -> list[float]:
     """The ratios for the seeds that both have."""
     return [own[seed] / base[seed] for seed in own.keys() & base.keys() if base[seed] > 0]

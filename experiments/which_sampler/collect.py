@@ -1,22 +1,14 @@
 """Finished runs of a sweep -> their rows in a CSV, and their AP on draws of the test images."""
 
 import json
-import zlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from experiments.report.csv_files import read_csv, write_csv
-from experiments.report.detections import evaluator_of, looked_at
-from experiments.report.images import resampled
-from experiments.report.matches import match
+from experiments.report.detections import ap_of_draws, looked_at
+from experiments.report.images import read_draws, write_draws
 from experiments.report.runs import Run, read
 
-DRAWS = 500
-UNIT = 1e-4  # of AP: the draws are kept as int16
-NONE = -1  # a draw without objects
 # What the command line says beside a run's own settings.
 ASIDE = ("run_name", "sweep", "data.root", "done", "wandb.mode")
 
@@ -54,8 +46,9 @@ def _same(run: Run, other: Run | None) -> bool:
     """Whether a row is of this very run."""
     if other is None:
         return False
-    pairs = (run.figures.get("AP"), other.figures.get("AP")), (run.made, other.made)
-    return all(own == row for own, row in pairs) and run.status == other.status
+    made = all(run.made[key] == other.made[key] for key in run.made.keys() & other.made.keys())
+    same = run.figures.get("AP") == other.figures.get("AP") and run.status == other.status
+    return made and same
 
 
 def _slim(run: Run, folder: Path) -> Run:
@@ -63,36 +56,3 @@ def _slim(run: Run, folder: Path) -> Run:
     pairs = [text.lstrip("+").partition("=") for text in said]
     settings = {key: value for key, _, value in pairs if key not in ASIDE}
     return replace(run, settings=settings, curve={}, precision={})
-
-
-def ap_of_draws(run: Path, draws: int = DRAWS) -> np.ndarray:
-    """float [draws]: AP of a run on draws of its test images with replacement, as fractions.
-
-    The draws depend on the images alone, so that all runs on a fold have the same.
-    """
-    evaluator = evaluator_of(run)
-    images = evaluator.cocoGt.dataset["images"]
-    return resampled(match(evaluator), draws, seed_of([image["file_name"] for image in images]))
-
-
-def seed_of(files: Sequence[str]) -> int:
-    """A seed for the draws of these images."""
-    return zlib.crc32("\n".join(files).encode())
-
-
-def read_draws(out: Path) -> dict[str, np.ndarray]:
-    """By run, float [DRAWS]: AP as a fraction, NaN for a draw without objects."""
-    file = out.with_suffix(".npz")
-    if not file.exists():
-        return {}
-    with np.load(file) as stored:
-        ap = np.where(stored["ap"] == NONE, np.nan, stored["ap"] * UNIT)
-        return dict(zip(stored["run"].tolist(), ap, strict=True))
-
-
-def write_draws(out: Path, draws: dict[str, np.ndarray]) -> None:
-    """Write ``run`` [R] and ``ap`` int16 [R, DRAWS] in units of 1e-4."""
-    names = sorted(draws)
-    table = np.array([draws[name] for name in names]).reshape(len(names), -1)
-    ap = np.where(np.isnan(table), NONE, (table / UNIT).round()).astype(np.int16)
-    np.savez_compressed(out.with_suffix(".npz"), run=np.array(names, dtype=np.str_), ap=ap)

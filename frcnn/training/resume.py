@@ -31,10 +31,16 @@ STATE = {
 
 
 class Resumed(NamedTuple):
-    """A checkpoint to resume from; ``own`` if it is this folder's own, not another run's."""
+    """A checkpoint to resume from.
+
+    Args:
+        own: whether it is this folder's own, not another run's.
+        precision: that its run computed in; "" where the run does not say.
+    """
 
     saved: dict[str, Any]
     own: bool
+    precision: str = ""
 
 
 def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None:
@@ -61,7 +67,29 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
             f"{path} was trained with another {', '.join(changed)}: give the run another "
             "run_name, or resume=never to train anew"
         )
-    return Resumed(saved, own=path.resolve() == last.resolve())
+    return Resumed(saved, path.resolve() == last.resolve(), _precision(path.parent.parent))
+
+
+def _precision(folder: Path) -> str:
+    """The precision of a run's last start; "" where it does not say, as earlier versions."""
+    try:
+        return str(json.loads((folder / "environment.json").read_text())[-1]["precision"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+def refuse_other_precision(resumed: Resumed, precision: str) -> None:
+    """Refuse to go on in another precision, which "auto" may choose on another machine.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if resumed.saved["step"] and resumed.precision not in ("", precision):
+        raise ConfigError(
+            f"trainer.precision: the run computed in {resumed.precision} and would go on in "
+            f"{precision}: give trainer.precision={resumed.precision}, or resume=never to train "
+            "anew"
+        )
 
 
 def finished(

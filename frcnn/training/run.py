@@ -53,7 +53,12 @@ from frcnn.runfolder.files import write_text
 from frcnn.runfolder.signals import Stop, defer_signals
 from frcnn.tracking.tracker import AnyTracker, NullTracker, Tracker
 from frcnn.training.loop import Engine, Options
-from frcnn.training.resume import Resumed, checkpoint_to_resume, finished
+from frcnn.training.resume import (
+    Resumed,
+    checkpoint_to_resume,
+    finished,
+    refuse_other_precision,
+)
 from frcnn.training.start import (
     Pace,
     check_image_size,
@@ -144,6 +149,8 @@ class Run:
         if before is not None:
             log.info("finished before: %s, %s", self.folder.name, _short(before))
             return before["best"]["AP"]
+        if resumed:
+            refuse_other_precision(resumed, precision_name(self.dtype))
         self._log_start()
         state = resumed.saved["tracker"] if resumed and resumed.own else None
         tracker = self._tracker(state)
