@@ -11,11 +11,11 @@ comment that names the CSV and ``<!-- end -->``.
 """
 
 try:
-    from experiments import html
     from experiments.conditions.figure import figure
     from experiments.conditions.map import Map, make
     from experiments.conditions.sentences import facts, sentences
     from experiments.conditions.tables import changes, scale, table
+    from experiments.html import figure as html_figure
     from experiments.report.command import arguments, places
     from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
@@ -23,6 +23,7 @@ try:
     from experiments.report.tables import Table, figures_named, made
     from experiments.style import png
     from experiments.table import put
+    from frcnn.survey import html
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -e '.[report]'") from error
 
@@ -59,7 +60,7 @@ def html_page(found: Map, picture: bytes) -> str:
 
 def _picture(png: bytes) -> str:
     """The figure, which a narrow screen scrolls."""
-    return f'<div class="wide whole">{html.figure("", TITLE, png)}</div>'
+    return f'<div class="wide whole">{html_figure("", TITLE, png)}</div>'
 
 
 def shown_tables(found: Map) -> list[Table]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack, cast
 
 import torch
 from annotated_types import Ge, Gt, Le, MinLen
@@ -83,7 +83,7 @@ class CascadeHeads(nn.Module):
         """Detections of every image (eval mode only) and losses (if there are targets)."""
         losses: dict[str, Tensor] = {}
         scores = []
-        for head in self.heads:
+        for head in cast(Sequence[SamplingRoIHeads], self.heads):
             if targets is not None:
                 terms, learned = head.learn(features, proposals, image_shapes, targets)
                 losses |= terms

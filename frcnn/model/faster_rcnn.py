@@ -64,9 +64,9 @@ class TorchvisionOptions(TypedDict, total=False):
 class SamplingFasterRCNN(Detector, FasterRCNN):
     """torchvision's Faster R-CNN with the same parameters, and a ``Site`` at RPN and RCNN head."""
 
-    predictor = FasterRCNNArchitecture.predictor
+    predictor: str | tuple[str, ...] = FasterRCNNArchitecture.predictor
     rpn: SamplingRPN
-    roi_heads: SamplingRoIHeads
+    roi_heads: Any  # SamplingRoIHeads, or several of them
 
     def __init__(self, base: Any, sites: Mapping[str, Site], append_objects: bool) -> None:
         # The modules stay torchvision's, with its options: only their class changes.

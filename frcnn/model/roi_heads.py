@@ -59,7 +59,7 @@ class SamplingRoIHeads(RoIHeads):
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of every image (eval mode only) and losses (if there are targets)."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if targets is not None:
             losses, _ = self.learn(features, proposals, image_shapes, targets)
         if self.training:
