@@ -21,7 +21,17 @@ from processes import (
     run_in_two,
     sums,
 )
-from tiny import SMALL, SMALL_DENSE, composed, lines, presets, small_network, tiny, without_times
+from tiny import (
+    SMALL,
+    SMALL_CASCADE,
+    SMALL_DENSE,
+    composed,
+    lines,
+    presets,
+    small_network,
+    tiny,
+    without_times,
+)
 
 from frcnn.build import dataset
 from frcnn.data import AspectGroupedBatches
@@ -72,6 +82,7 @@ ALL = [
     "weigher/rpn=swn trainer.accumulate=2",
     "assigner=top_n loss=noisy_anchors weigher=noisy_anchors sampler/rpn=all "
     "loss.rpn.labels=released weigher.rpn.weights=released",
+    "sampler=pisa loss/rcnn3=ghm_c",
     "sampler/dense=pisa",
     "sampler/dense=ohem loss/dense=cross_entropy",
     "sampler/dense=hard_negative loss/dense=ghm_c box_loss/dense=ghm_r",
@@ -94,7 +105,7 @@ COMMON = ("trainer.workers=0", "trainer.epochs=1", "optimizer.lr=0.005")
 def composed_for(case: str, batch_size: int) -> tuple[dict[str, Any], dict[str, str]]:
     """A tiny run."""
     size = f"trainer.batch_size={batch_size}"
-    small = SMALL_DENSE if "dense" in case else SMALL
+    small = SMALL_DENSE if "dense" in case else SMALL_CASCADE if "rcnn3" in case else SMALL
     return composed(*small, *COMMON, size, "data.num_objects=[0,3]", *case.split())
 
 

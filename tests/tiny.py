@@ -61,6 +61,11 @@ SMALL_DENSE = [
     "model=retinanet_resnet18_fpn",
     "site.dense.budget=32",
 ]
+# And for three heads.
+SMALL_CASCADE = [
+    *(line for line in SMALL if not line.startswith("site.rcnn")),
+    "model=cascade_rcnn_resnet18_fpn_slim",
+]
 NETWORKS = {"faster_rcnn": SMALL, "retinanet": SMALL_DENSE}
 # Parameters of a fixture: the second one is for `make test-all`.
 BOTH = ["faster_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import ANCHORS, OPTIONS, batch
-from tiny import SMALL, composed, lines
+from tiny import SMALL_CASCADE, composed, lines
 from torch import Tensor
 
 from frcnn.losses import FocalSigmoid
@@ -129,9 +129,7 @@ def test_by_name_with_thresholds_of_its_own() -> None:
 
 
 def test_a_run_records_every_stage(tmp_path: Path) -> None:
-    small = [line for line in SMALL if not line.startswith("site.rcnn")]
-    network = ["model=cascade_rcnn_resnet18_fpn_slim", "trainer.max_steps=3"]
-    run(*composed(*small, *network, "sampler=pisa"), tmp_path)
+    run(*composed(*SMALL_CASCADE, "sampler=pisa", "trainer.max_steps=3"), tmp_path)
     record = next(record for record in lines(tmp_path) if "train/loss" in record)
     assert {f"train/loss_classifier_{stage}" for stage in STAGES} <= record.keys()
     assert any("sampling/rcnn3/positive_iou" in record for record in lines(tmp_path))
