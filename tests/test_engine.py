@@ -254,6 +254,15 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_precision("fp16", cpu)
 
 
+def test_auto_is_fp32_where_the_cpu_is_held_to_older_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for capability, expected in (("AVX512", torch.bfloat16), ("AVX2", torch.float32)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda own=capability: own)
+        assert choose_precision("auto", torch.device("cpu")) == expected
+
+
 @pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_auto_precision_asks_the_gpu(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], has: bool
