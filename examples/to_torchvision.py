@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import FrozenBatchNorm2d
@@ -22,6 +23,8 @@ def load(path: str) -> FasterRCNN:
     backbone, options = parts(saved["config"]["model"], saved["model"])
     model = FasterRCNN(backbone, len(saved["class_names"]) + 1, **options)
     model.load_state_dict(saved["model"])
+    if saved["config"]["model"]["weights"] in ("COCO_V1", "DEFAULT"):
+        overwrite_eps(model, 0.0)  # torchvision does so for these weights
     return model.eval()
 
 

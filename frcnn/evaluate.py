@@ -28,7 +28,9 @@ def evaluate(config: dict[str, Any], choices: dict[str, str], folder: Path) -> f
     loader = validation_loader(images, batch_size, config["workers"])
     detections, losses = detect(trained.detector, loader, trained.device, trained.dtype)
     truth = images.ground_truth()
-    metrics = coco_metrics(truth, detections, images.class_names, **config["evaluation"])
+    limits = config["evaluation"]
+    limits["max_detections"] = limits["max_detections"] or trained.max_detections
+    metrics = coco_metrics(truth, detections, images.class_names, **limits)
     if trained.class_images:
         metrics = with_frequencies(metrics, trained.class_images)
     source = Path(config["checkpoint"]).resolve()

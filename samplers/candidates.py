@@ -7,7 +7,7 @@ I images, M candidates of the largest image, K rows passed to ``predict``, C for
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal, Protocol
 
 import torch
@@ -21,8 +21,7 @@ class Prediction:
 
     Attributes:
         logits: [K, C+1] class logits, column 0 = background (at the RPN ``[0, x]``).
-        boxes: [K, 4] xyxy pixels: the box decoded for the labelled class of a positive, for the
-            foreground class of highest score otherwise.
+        decoded: ``boxes``, or a function that returns them.
         loss: [K] class loss + box loss (0 for negatives), unweighted.
         class_loss: [K] class loss alone; equals ``loss`` if not given.
         activation: logits -> scores in [0, 1], as inference computes them under this class loss;
@@ -30,7 +29,7 @@ class Prediction:
     """
 
     logits: Tensor
-    boxes: Tensor
+    decoded: Tensor | Callable[[], Tensor]
     loss: Tensor
     class_loss: Tensor | None = None
     activation: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=1)
@@ -38,6 +37,13 @@ class Prediction:
     def __post_init__(self) -> None:
         if self.class_loss is None:
             self.class_loss = self.loss
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """[K, 4] xyxy pixels: the box of the labelled class of a positive, otherwise that of the
+        foreground class of highest score. Decoded when first asked for: OHEM without NMS never
+        does."""
+        return self.decoded() if callable(self.decoded) else self.decoded
 
     @property
     def scores(self) -> Tensor:

@@ -55,7 +55,7 @@ def test_they_stand_before_the_classes_and_in_the_table() -> None:
     found = with_frequencies(metrics, [200, 3])
     assert list(found)[-4:] == [*KEYS, "per_class"]
     first, second, *_ = format_table(found).splitlines()
-    assert first.split()[-3:] == list(KEYS) and second.split()[-3:] == ["12.5", "-", "25.0"]
+    assert first.split()[-3:] == list(KEYS) and second.split()[-3:] == ["12.5", "–", "25.0"]
     assert with_frequencies(metrics, [200, 300]) == metrics
 
 

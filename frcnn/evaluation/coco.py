@@ -191,8 +191,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A figure in percent; "-" where the ground truth has no such object."""
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
+    """A figure in percent; "–" where the ground truth has no such object."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def _shortened(name: str) -> str:

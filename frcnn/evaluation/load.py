@@ -37,6 +37,7 @@ CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 # Of the node "trainer" with what earlier versions did: detections depend on these in the last bits.
 # An image's batch pads it.
 OF_TRAINER = {"precision": "auto", "batch_size": 4, "channels_last": False}
+COCO_DETECTIONS = 100  # per image and class
 HYDRA_KEYS = ("_target_", "_partial_")
 MAX_VALUES = 100_000
 
@@ -47,8 +48,8 @@ class Trained:
 
     ``config`` has the nodes named in ``CONFIG_NODES``. Label k is ``class_names[k - 1]``, with the
     id ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with,
-    ``batch_size`` that of the run, ``class_images`` the training images of each class, empty in
-    checkpoints of earlier versions.
+    ``batch_size`` and ``max_detections`` those of the run, ``class_images`` the training images of
+    each class, empty in checkpoints of earlier versions.
     """
 
     detector: Detector
@@ -59,6 +60,7 @@ class Trained:
     dtype: torch.dtype
     batch_size: int = 1
     class_images: list[int] = field(default_factory=list)
+    max_detections: int = COCO_DETECTIONS
 
 
 def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = ()) -> Trained:
@@ -88,9 +90,12 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
         class_images = _class_images(saved)
+        limit = saved["config"].get("evaluation", {}).get("max_detections", COCO_DETECTIONS)
         saved_trainer = saved["config"].get("trainer", {})
         trainer = {key: saved_trainer.get(key, usual) for key, usual in OF_TRAINER.items()}
     _check_trainer(trainer, path)
+    if type(limit) is not int or limit < 1:
+        raise UserError(f"{path}: evaluation.max_detections is {limit!r}, not a number above 0")
     _refuse_not_finite(model, path)
     if zero_epsilon(name, initial_weights):
         overwrite_eps(model, 0.0)
@@ -107,6 +112,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         choose_precision(trainer["precision"] if precision == "run" else precision, chosen_device),
         trainer["batch_size"],
         class_images,
+        limit,
     )
 
 

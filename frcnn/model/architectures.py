@@ -265,7 +265,7 @@ class FewerExtraLevels(ExtraFPNBlock):
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
-        self.p6 = nn.Conv2d(channels, channels, 3, 2, 1) if count else None
+        self.p6 = LastLevelP6P7(channels, channels).p6 if count else None  # starts as torchvision's
 
     def forward(
         self, results: list[Tensor], inputs: list[Tensor], names: list[str]

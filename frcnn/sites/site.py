@@ -208,12 +208,15 @@ class Site(nn.Module):
         class_values[counted] = self.class_loss(samples).to(class_values)
         values[counted[samples.positive]] = self.box_loss(samples).to(values)
         activation = self.class_loss.scores
-        box_class = labels
-        if deltas.shape[1] > 1:
-            box_class = torch.where(labels > 0, labels, activation(logits)[:, 1:].argmax(1) + 1)
-        boxes = self.box_coder.decode_single(
-            deltas_of_label(deltas, box_class), assigned.boxes[rows]
-        )
+
+        def boxes() -> Tensor:
+            box_class = labels
+            if deltas.shape[1] > 1:
+                best = activation(logits)[:, 1:].argmax(1) + 1
+                box_class = torch.where(labels > 0, labels, best)
+            own = deltas_of_label(deltas, box_class)
+            return self.box_coder.decode_single(own, assigned.boxes[rows])
+
         return Prediction(logits, boxes, class_values + values, class_values, activation)
 
     def _learning(self) -> tuple[ClassLoss, BoxLoss, Weigher | None]:

@@ -31,7 +31,7 @@ AXES = {"train/*": "step", "sampling/*": "step", "val/*": "epoch"}
 # before the last checkpoint would be lost.
 WRITE_EVERY = 0.1  # seconds
 # A call of W&B that takes longer ends the run's W&B part, and training goes on.
-CALL_SECONDS, FINISH_SECONDS = 30.0, 40.0
+CALL_SECONDS, FINISH_SECONDS = 20.0, 30.0
 
 Boxes = Mapping[str, Tensor]
 BoxedImage = tuple[Image.Image, Boxes, Boxes]

@@ -18,6 +18,7 @@ from frcnn.sites.assigners.pairs import (
     centers,
     inside,
     no_owners,
+    object_chunks,
     predicted_ious,
     smallest,
 )
@@ -103,11 +104,15 @@ class SimOTA:
 
     def _zones(self, boxes: Tensor, objects: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
         """[N] near any object; [G, N] in the object and in its centre zone."""
-        points, middle = centers(boxes), centers(objects)
-        in_object = inside(points, objects[:, None], 0.0)
-        reach = self.radius * stride
-        in_zone = ((points - middle[:, None]).abs() < reach[:, None]).all(-1)
-        return (in_object | in_zone).any(0), in_object & in_zone
+        points, reach = centers(boxes), self.radius * stride
+        near = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        both = [near.new_zeros(0, len(boxes))]
+        for some, _ in object_chunks(objects, objects[:, 0], boxes):
+            in_object = inside(points, some[:, None], 0.0)
+            in_zone = ((points - centers(some)[:, None]).abs() < reach[:, None]).all(-1)
+            near |= (in_object | in_zone).any(0)
+            both.append(in_object & in_zone)
+        return near, torch.cat(both)
 
     def _owners(
         self,
