@@ -56,7 +56,8 @@ OBJECTS = (
 )
 ANCHORS = (
     "The IoU of every object with its best anchor, after the model's resizing. Objects do not "
-    "compete for anchors. By default the RPN's assigner makes anchors positive from IoU 0.7 on; an "
-    "object that has none gets its best anchor. Bars of fewer than 5 objects are left out."
+    "compete for anchors. By default anchors are positive from IoU 0.7 on at an RPN, from 0.5 on "
+    "at RetinaNet's site; an object that has none gets its best anchor. Bars of fewer than 5 "
+    "objects are left out."
 )
 CROWDED_NOTE = "A colour is a class. Ignored objects are neither counted nor drawn."
