@@ -41,6 +41,8 @@ CASES = {
     "libra": ["optimizer=adamw", "optimizer.lr=0.001"],
     "pisa": ["box_loss=carl", "trainer.max_steps=9"],
     "all": ["loss=ghm", "box_loss=ghm_r", "trainer.accumulate=2"],
+    "effective_prime": ["weigher/rcnn=swn", "trainer.max_steps=9"],
+    "ofb": ["data.sampler=class_aware", "loss/rcnn=seesaw"],
     "guided_all": ["trainer.checkpoint_minutes=0"],
 }
 RETINANET = ["model=retinanet_resnet18_fpn", "sampler/dense=ohem", "loss/dense=ghm_c"]

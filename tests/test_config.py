@@ -21,7 +21,7 @@ from torchvision.models import detection, list_models
 from frcnn.build import fill_from_data
 from frcnn.config.checks import check_value, rule_of
 from frcnn.config.compose import build, label, one_line
-from frcnn.config.methods import BY_SITE, CONF, GROUPS, clashes, definition, read
+from frcnn.config.methods import BY_SITE, CONF, GROUPS, definition, read
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses.samples import Per
@@ -111,16 +111,6 @@ def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
         assert config["sampler"]["rpn"]["_target_"] == "samplers.OHEM"
         assert config["sampler"]["rcnn"]["_target_"] == "samplers.All"
         assert choices["sampler"] == "all" and choices["sampler/rpn"] == "ohem"
-
-
-def test_presets_that_set_one_key_to_two_values_are_told() -> None:
-    both = {"sampler": "guided_all", "weigher": "moving_positives", "loss": "focal"}
-    assert clashes(both, ["dense"]) == [
-        f"sampler=guided_all sets {key} to {own} and weigher=moving_positives sets it to 1"
-        for key, own in (("loss.dense.per", "guided"), ("box_loss.dense.per", "coordinate"))
-    ]
-    assert clashes(both, ["rpn", "rcnn"]) == []  # two stages have no moving average
-    assert clashes(both | {"weigher": "none"}, ["dense"]) == []
 
 
 def assert_goes_with(experiment: str, sampler: str) -> None:
@@ -220,7 +210,7 @@ def test_focal_and_box_terms_are_not_divided_by_all_anchors(group: str) -> None:
     for option in options(group):
         if group == "box_loss" or option in ("focal_sigmoid", "focal_star"):
             config, _ = composed("model=retinanet_resnet18_fpn", f"{group}={option}")
-            assert config[group]["dense"]["per"] in ("image", "positive"), option
+            assert config[group]["dense"]["per"] in ("image", "positive", "class_term"), option
 
 
 @pytest.mark.parametrize("option", options("optimizer"))
@@ -315,7 +305,10 @@ def test_a_value_without_an_annotation_is_like_its_default() -> None:
 
 def test_a_rule_says_what_it_allows() -> None:
     assert str(rule_of(Annotated[float, Ge(0), Le(1)] | None)) == "a number between 0 and 1 or null"
-    assert str(rule_of(Per)) == "one of sample, positive, coordinate, guided, image or a number"
+    assert (
+        str(rule_of(Per))
+        == "one of sample, positive, coordinate, guided, image, class_term or a number"
+    )
     assert str(rule_of(tuple[int, int])) == "a list of 2 values, each an integer"
     assert rule_of(Any) is None
 

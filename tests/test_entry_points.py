@@ -454,13 +454,19 @@ def test_predict_a_folder(
 
 
 def test_presets_that_clash_are_told_in_the_log(folder: Path) -> None:
-    presets = ["model=retinanet_resnet18_fpn", "sampler=guided_all", "weigher=moving_positives"]
-    line = [*presets, "data=voc", "data.root=none", f"hydra.run.dir={folder}/run"]
-    assert call(train.main, *line) == 1  # there is no such data
-    text = (folder / "run/train.log").read_text()
-    assert (
-        text.count(" sets loss.dense.per to guided and weigher=moving_positives sets it to 1") == 1
-    )
+    own = folder / "own/preset/weigher/mine.yaml"
+    own.parent.mkdir(parents=True)
+    values = "{loss: {per: 1}, box_loss: {per: 1}}"
+    own.write_text(f"rpn: none\nrcnn: none\ndense: none\nset:\n  dense: {values}\n")
+    for network, number in (("retinanet_resnet18_fpn", 1), ("fasterrcnn_resnet18_fpn", 0)):
+        presets = [f"model={network}", "sampler=guided_all", "weigher=mine"]
+        line = ["--config-dir", str(folder / "own"), *presets, "data=voc", "data.root=none"]
+        assert call(train.main, *line, f"hydra.run.dir={folder}/{network}") == 1  # no such data
+        log = folder / network / "train.log"
+        text = log.read_text() if log.exists() else ""
+        for key, before in (("loss", "guided"), ("box_loss", "coordinate")):
+            said = f"sets {key}.dense.per to {before} and weigher=mine sets it to 1"
+            assert text.count(f"sampler=guided_all {said}") == number
 
 
 def test_predict_leaves_out_boxes_without_width_or_height(folder: Path) -> None:

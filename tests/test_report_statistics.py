@@ -307,4 +307,4 @@ def test_without_the_images_error_and_with_each_pair_alone_false_verdicts_are_ma
     assert (p.min(axis=1) <= ALPHA / 7).mean() == pytest.approx(0.12, abs=0.02)
     images = next(s for s in SETTINGS if s.images)
     monkeypatch.setattr(simulation, "compared", lambda *a: compared(*a[:3]))
-    assert measured(images, 100)[0] == pytest.approx(0.4, abs=0.12)
+    assert measured(images, 100)[0] == pytest.approx(0.65, abs=0.12)

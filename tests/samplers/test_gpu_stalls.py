@@ -21,7 +21,7 @@ from samplers import Candidates, Prediction
 
 # NMS: how many boxes it leaves is known only when it is done, in torchvision's kernel too. ISR-P
 # asks for the predictions of the positives, whose number it reads.
-WAITS = {"ohem", "pisa", "isr_p"}
+WAITS = {"ohem", "pisa", "isr_p", "effective_prime", "effective_prime_isr_p"}
 SIZES = (300, 280, 300)
 
 
