@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from frcnn.losses.activation import SigmoidLoss
 from frcnn.losses.ranking import (
     Ranked,
+    RankingLoss,
     above,
     blocks,
     check_delta,
@@ -18,12 +18,12 @@ from frcnn.losses.ranking import (
     ranked,
     with_gradient,
 )
-from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
 THRESHOLD = 0.5  # tau: a box of this IoU has a localisation error of 1
 
 
-class ALRP(SigmoidLoss):
+class ALRP(RankingLoss):
     """The class part of aLRP: the share of negatives among what stands above each positive.
 
     With ``h(x) = clamp(x / (2 delta) + 0.5, 0, 1)``, rank(i) is 1 plus the sum of h over all other
@@ -34,36 +34,15 @@ class ALRP(SigmoidLoss):
     (sec. 3.3). A positive without any negative above it does not move.
 
     The value of a sample is half of the errors of its pairs; see ``RankSort``. ``box_loss=alrp``
-    is the other part.
-
-    Args:
-        delta: half the width of the step in logits, > 0.
-        per, guided_scale, prior: as for ``QualityFocal``.
-
-    Raises:
-        ValueError: an argument out of range.
+    is the other part. The paper's ``delta`` is 1.
 
     A positive at 0 and a negative at 1, above it by h = 1 with delta 1: 1 / 2 in all.
 
     >>> from frcnn.losses.examples import few_samples
     >>> box = [[0, 0, 10, 10]]
-    >>> ALRP()(few_samples([1, 0], [[0, 0], [0, 1]], deltas=box, objects=box))
+    >>> ALRP(delta=1)(few_samples([1, 0], [[0, 0], [0, 1]], deltas=box, objects=box))
     tensor([0.2500, 0.2500])
     """
-
-    def __init__(
-        self,
-        delta: float = 1.0,
-        per: Per = "positive",
-        guided_scale: float = 1.0,
-        prior: float | None = 0.01,
-    ) -> None:
-        check_delta(delta)
-        check_per(per, CLASS_PER)
-        self.delta = delta
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] halves of the errors of each sample's pairs."""

@@ -18,9 +18,6 @@ class BucketedRankSort(RankSort):
     gradients are those of ``RankSort`` where ``delta`` is near 0; with delta 0.5 they differ by
     some per cent.
 
-    Args:
-        delta, per, guided_scale, prior: as for ``RankSort``.
-
     Both negatives are above the positive; their mean is 0.75:
 
     >>> from frcnn.losses.examples import few_samples

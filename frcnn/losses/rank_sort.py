@@ -7,20 +7,19 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from frcnn.losses.activation import SigmoidLoss
 from frcnn.losses.ranking import (
     Ranked,
+    RankingLoss,
     above,
     blocks,
-    check_delta,
     placed,
     ranked,
     with_gradient,
 )
-from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
 
-class RankSort(SigmoidLoss):
+class RankSort(RankingLoss):
     """Positives above negatives, and among positives the better boxes above the worse ones.
 
     ``h(x) = clamp(x / (2 delta) + 0.5, 0, 1)`` says whether one logit is above another. For the
@@ -38,13 +37,6 @@ class RankSort(SigmoidLoss):
     The value of a sample is half of the errors of its pairs, so that the sum over the samples is
     the paper's loss, and a sampler that ranks by loss sees which negatives are above positives.
 
-    Args:
-        delta: half the width of the step in logits, > 0.
-        per, guided_scale, prior: as for ``QualityFocal``.
-
-    Raises:
-        ValueError: an argument out of range.
-
     A positive at 0 below a negative at 0.5, which is above it by h = 1: 1 / (1 + 0.5). Half of it
     is the positive's, half the negative's:
 
@@ -53,20 +45,6 @@ class RankSort(SigmoidLoss):
     >>> RankSort()(few_samples([1, 0], [[0, 0], [0, 0.5]], deltas=box, objects=box))
     tensor([0.3333, 0.3333])
     """
-
-    def __init__(
-        self,
-        delta: float = 0.5,
-        per: Per = "positive",
-        guided_scale: float = 1.0,
-        prior: float | None = 0.01,
-    ) -> None:
-        check_delta(delta)
-        check_per(per, CLASS_PER)
-        self.delta = delta
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] halves of the errors of each sample's pairs."""

@@ -14,11 +14,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frcnn.losses.activation import binary
-from frcnn.losses.samples import Samples
+from frcnn.losses.activation import SigmoidLoss, binary
+from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
 from frcnn.losses.soft_targets import quality
 
 LARGEST = 2**22  # elements of a table of positives and negatives that is made at once
+
+
+class RankingLoss(SigmoidLoss):
+    """A class loss over rankings.
+
+    Args:
+        delta: half the width of the step from "below" to "above", in logits, > 0.
+        per, guided_scale, prior: as for ``QualityFocal``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        delta: float = 0.5,
+        per: Per = "positive",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        check_delta(delta)
+        check_per(per, CLASS_PER)
+        self.delta = delta
+        self.per = per
+        self.guided_scale = guided_scale
+        self.prior = prior
 
 
 @dataclass
