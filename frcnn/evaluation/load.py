@@ -30,7 +30,7 @@ TRUSTED = {
     for name in package.__all__
 }
 BUILDERS = ("detector", "faster_rcnn", "retinanet", "cascade_rcnn")
-READERS = ("coco", "coco2017", "roboflow", "shapes", "voc", "yolo")
+READERS = ("coco", "coco2017", "lvis", "roboflow", "shapes", "voc", "yolo")
 TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in BUILDERS}
 CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
