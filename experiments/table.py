@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIGURES = ("AP", "AP50", "AP75")
-BY_FREQUENCY = ("APr", "APc", "APf")  # of rare, common and frequent classes
+BY_FREQUENCY = ("APr", "APc", "APf", "AP_fixed")  # as in experiments.report
 # Names and folders of a run are no part of what was run.
 PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
 NONE = "–"

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-# Of rare, common and frequent classes, where a data set has classes of different groups.
-BY_FREQUENCY = ("APr", "APc", "APf")
+# Of rare, common and frequent classes, where a data set has classes of different groups; AP of LVIS
+# with a limit of detections per class alone.
+BY_FREQUENCY = ("APr", "APc", "APf", "AP_fixed")
 UNREADABLE = "UNREADABLE"
 # Each of these files makes a folder a run's.
 RUN_FILES = ("status.json", "metrics.jsonl")

@@ -40,7 +40,7 @@ class Evaluation:
     """``evaluation:`` of conf/train.yaml and conf/evaluate.yaml."""
 
     backend: Literal["auto", "pycocotools", "faster_coco_eval"]
-    max_detections: PositiveInt
+    max_detections: PositiveInt | None
 
 
 class Wandb:

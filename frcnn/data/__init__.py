@@ -17,6 +17,7 @@ from frcnn.data.check import (
 )
 from frcnn.data.coco import coco, coco2017
 from frcnn.data.dataset import DetectionDataset
+from frcnn.data.lvis import lvis
 from frcnn.data.order import image_order
 from frcnn.data.problems import Problems
 from frcnn.data.roboflow import roboflow
@@ -38,6 +39,7 @@ __all__ = [
     "drop_unusable_images",
     "empty_batch",
     "image_order",
+    "lvis",
     "make_loader",
     "prepare",
     "roboflow",

@@ -92,7 +92,7 @@ def coco(
         first, _ = _stated("train", train_annotations, train_images)
         file = read_json(path)
     categories = file.categories if split == "train" else categories_of(first)
-    _refuse_other_categories(file, path, categories)
+    refuse_other_categories(file, path, categories)
     data = dataset_of(file, path, folder, unique_classes(categories))
     if split == "train":
         refuse_without_objects(data.ignore, path, data.problems)
@@ -137,7 +137,12 @@ def dataset_of(file: CocoFile, path: Path, folder: Path, classes: Classes) -> De
     return DetectionDataset(ImageFiles(folder, *images[1:]), images, objects, classes, problems)
 
 
-def _refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -> None:
+def refuse_other_categories(file: CocoFile, path: Path, train: dict[Id, str]) -> None:
+    """Check that the training file has each category of a file.
+
+    Raises:
+        UserError: it lacks one, or names it otherwise.
+    """
     differing = sorted({*file.categories.items()} - {*train.items()}, key=str)
     if differing:
         named = ", ".join(f"{id}: {name!r}" for id, name in differing[:6])

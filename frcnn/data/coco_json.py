@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,11 @@ def read_json(path: Path) -> CocoFile:
         UserError: the file is missing, is not a COCO file, has no image or no category, or uses an
             image or category id twice.
     """
-    content = _load(path)
+    return columns_of(path, load_json(path))
+
+
+def columns_of(path: Path, content: dict[str, list[dict]]) -> CocoFile:
+    """The columns of a file's content; errors as ``read_json``."""
     ids = [_id(path, image, "image") for image in content["images"]]
     if not ids:
         raise UserError(f"{path}: lists no image")
@@ -98,17 +103,22 @@ def read_json(path: Path) -> CocoFile:
     return columns
 
 
-def categories_of(path: Path) -> dict[Id, str]:
+def categories_of(path: Path, read: Callable[[Path], CocoFile] = read_json) -> dict[Id, str]:
     """Category names by id; a file that was read before is not parsed again.
 
     Raises:
-        UserError: as `read_json`.
+        UserError: as `read`.
     """
     cached = _categories_cache.get((path, path.stat().st_mtime_ns)) if path.is_file() else None
-    return read_json(path).categories if cached is None else cached
+    return read(path).categories if cached is None else cached
 
 
-def _load(path: Path) -> dict[str, list[dict]]:
+def load_json(path: Path) -> dict[str, list[dict]]:
+    """The content of a COCO JSON file, without polygons: lists of images, annotations, categories.
+
+    Raises:
+        UserError: the file is missing or is not a COCO file.
+    """
     try:
         content = json.loads(_POLYGONS.sub(b'"segmentation":0', path.read_bytes()))
     except OSError as error:

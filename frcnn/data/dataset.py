@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from frcnn.data.federated import Federated
 from frcnn.data.problems import Problems
 from frcnn.data.records import Classes, Images, Objects, ignored_note
 from frcnn.errors import UserError
@@ -30,6 +31,7 @@ class DetectionDataset(Dataset):
         seed: seed of the augmentation, 0 or above.
 
     Attributes:
+        federated: which classes each image was searched for, where that is not all of them.
         transform: augmentation, None or a preset of `frcnn.data.transforms`. Set it before the
             loader's workers start.
     """
@@ -49,6 +51,7 @@ class DetectionDataset(Dataset):
         self.class_names, self.category_ids = classes
         self.problems = problems
         self.seed = seed
+        self.federated: Federated | None = None
         self.transform: Transform | None = None
 
     @property
@@ -90,6 +93,8 @@ class DetectionDataset(Dataset):
 
     def keep(self, mask: np.ndarray) -> None:
         """Keep only the images where the bool mask [I] is True, and their objects."""
+        if self.federated is not None:
+            self.federated = self.federated.kept(mask)
         counts = np.diff(self.offsets)
         objects = np.repeat(mask, counts)
         columns = self.boxes, self.labels, self.ignore, self.areas
@@ -107,8 +112,10 @@ class DetectionDataset(Dataset):
             lines.append(f"{ignored_note(self.ignore)}{left}")
         return lines
 
-    def ground_truth(self) -> dict[str, list[dict]]:
+    def ground_truth(self) -> dict[str, Any]:
         """Ground truth in COCO's format: image id = index, category id = label, ids from 1.
+
+        Federated data also have LVIS's keys of images and categories.
 
         It uses the arrays as read, so augmentation does not affect an evaluation.
         """
@@ -120,11 +127,12 @@ class DetectionDataset(Dataset):
         rows = zip(
             range(1, len(image) + 1), *columns, self.ignore.astype(int).tolist(), strict=True
         )
-        return {
+        truth = {
             "images": self._image_rows(),
             "annotations": [dict(zip(names, row, strict=True)) for row in rows],
             "categories": [{"id": k, "name": n} for k, n in enumerate(self.class_names, start=1)],
         }
+        return truth if self.federated is None else self.federated.add_to(truth)
 
     def class_frequencies(self) -> np.ndarray:
         """int64 [C]: number of objects per class; ignored objects do not count."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from frcnn.data.dataset import DetectionDataset
+from frcnn.data.federated import joined
 from frcnn.data.image_files import ImageFiles
 from frcnn.data.problems import Problems
 from frcnn.data.records import Classes, Images, Objects, refuse_without_objects
@@ -47,6 +48,7 @@ def pool(parts: Sequence[DetectionDataset]) -> DetectionDataset:
     )
     classes = Classes(names, list(parts[0].category_ids))
     pooled = DetectionDataset(ImageFiles(folder, *images[1:]), images, objects, classes, Problems())
+    pooled.federated = joined([part.federated for part in parts], [len(part) for part in parts])
     for part in parts:
         renamed = dict(zip(part.files.tolist(), _relative(part, folder).tolist(), strict=True))
         pooled.problems.merge(part.problems, renamed)

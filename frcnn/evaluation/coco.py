@@ -1,4 +1,4 @@
-"""COCO's box metrics, computed by pycocotools or faster-coco-eval.
+"""COCO's box metrics, computed by pycocotools or faster-coco-eval; LVIS's for its ground truth.
 
 The detections of one image are a dict of tensors or arrays: ``boxes`` [D, 4] xyxy in pixels of the
 original image, ``scores`` [D], ``labels`` [D] in 1..C, and the int ``image_id``. The ground truth
@@ -20,7 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from frcnn.data.federated import NEGATIVE, NOT_EXHAUSTIVE
 from frcnn.errors import ConfigError, UserError
+from frcnn.evaluation.federated import (
+    PER_CLASS_LIMIT,
+    PER_IMAGE_LIMIT,
+    best_of_each,
+    is_federated,
+    judged,
+    lvis_figures,
+    with_regions,
+)
 from frcnn.evaluation.frequency import GROUPS
 from frcnn.runfolder.files import write_text
 
@@ -33,6 +43,7 @@ AT_IOU_50, AT_IOU_75, AT_IOU_90 = 0, 5, 8
 PER_CLASS = ("AP", "AP50", "AP75", "AP90", "AR")
 CLASS_ROWS = 40  # of a table: about a screenful
 NAME_WIDTH = 30  # of a class in a table, in characters
+MAX_DETECTIONS = 100  # COCO's, per image and class
 OVERALL = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -62,11 +73,12 @@ def coco_metrics(
     detections: Iterable[Detection],
     class_names: Sequence[str],
     backend: str = "auto",
-    max_detections: int = 100,
+    max_detections: int | None = None,
 ) -> dict[str, Any]:
     """COCO's twelve box metrics, and ``per_class``: name -> its ``PER_CLASS`` metrics.
 
-    AR of a class is at ``max_detections``; AP90 is at IoU 0.90.
+    AR of a class is at ``max_detections``; AP90 is at IoU 0.90. A federated ground truth
+    (``frcnn.evaluation.federated``) is judged by LVIS's rules and adds ``lvis_figures``.
 
     Metrics are in [0, 1], or None if the ground truth has no such object. The arguments are not
     modified.
@@ -76,24 +88,21 @@ def coco_metrics(
             ``area`` gets the area of its box; one without ``iscrowd`` is no crowd.
         detections: one dict per image, see the module; an image without a dict has no detections.
         backend: ``pycocotools``, ``faster_coco_eval``, or ``auto``: the faster one if installed.
-        max_detections: number of detections that count per image and class, best scores first;
-            COCO's is 100. The name ``AR100`` stays the same for other values.
+        max_detections: number of detections that count per image and class, or per image where the
+            ground truth is federated, best scores first; None = 100, or 300. The name ``AR100``
+            stays the same for all values.
 
     Raises:
         UserError: the back end is unknown or not installed; or as ``coco_results``.
     """
-    evaluator = coco_evaluator(ground_truth, detections, class_names, backend, max_detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-        evaluator.accumulate()
-    # [T, R, K, A, M] and [T, K, A, M]; -1 where the ground truth has no object
-    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
-    average = precision[:, :, :, :, -1]
-    per_class = {
-        name: _of_class(average[:, :, k, 0], recall[:, k, 0, -1])
-        for k, name in enumerate(class_names)
-    }
-    return _overall(average, recall) | {"per_class": per_class}
+    truth = _copy_of_truth(ground_truth, class_names)
+    results = coco_results(detections, truth)
+    average, recall = _evaluated(_evaluator(truth, results, backend, max_detections))
+    metrics, per_class = _overall(average, recall), _per_class(average, recall, class_names)
+    if is_federated(truth):
+        fixed = _evaluated(_evaluator(truth, results, backend, max_detections, fixed=True))
+        metrics |= lvis_figures(per_class, _per_class(*fixed, class_names), ground_truth)
+    return metrics | {"per_class": per_class}
 
 
 def coco_evaluator(
@@ -101,7 +110,7 @@ def coco_evaluator(
     detections: Iterable[Detection],
     class_names: Sequence[str],
     backend: str = "pycocotools",
-    max_detections: int = 100,
+    max_detections: int | None = None,
 ) -> Any:
     """A back end's ``COCOeval`` before matching; arguments and errors as in ``coco_metrics``.
 
@@ -109,20 +118,7 @@ def coco_evaluator(
     numbered from 1.
     """
     truth = _copy_of_truth(ground_truth, class_names)
-    results = coco_results(detections, truth)
-    _, (index_class, evaluator_class) = _load_backend(backend)
-    # not loadRes(): it fails if there are no detections, and adds a polygon to each of them
-    predicted = [
-        row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-        for number, row in enumerate(results, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth_index = _build_index(index_class(), truth)
-        predicted_index = _build_index(index_class(), truth | {"annotations": predicted})
-        evaluator = evaluator_class(truth_index, predicted_index, "bbox")
-    # the evaluators sort the limits: min() keeps max_detections last, also if it is below 10
-    evaluator.params.maxDets = [1, min(10, max_detections), max_detections]
-    return evaluator
+    return _evaluator(truth, coco_results(detections, truth), backend, max_detections)
 
 
 def write_results(
@@ -135,7 +131,8 @@ def write_results(
 ) -> None:
     """Write ``results.json``, COCO results, and the ground truth that it belongs to.
 
-    Plain pycocotools reads both, and finds the figures of ``coco_metrics``.
+    Plain pycocotools reads both, and finds the figures of ``coco_metrics``; for federated data the
+    package lvis does.
 
     Args:
         ground_truth: COCO dict of the images 0..I - 1 and the labels 1..C.
@@ -151,8 +148,13 @@ def write_results(
         label = categories[row["category_id"] - 1]
         return row | {"image_id": images[row["image_id"]], "category_id": label}
 
+    def image_with_ids(row: dict[str, Any]) -> dict[str, Any]:
+        lists = {key: row[key] for key in (NEGATIVE, NOT_EXHAUSTIVE) if key in row}
+        lists = {key: [categories[label - 1] for label in own] for key, own in lists.items()}
+        return row | {"id": images[row["id"]]} | lists
+
     truth = {
-        "images": [row | {"id": images[row["id"]]} for row in ground_truth["images"]],
+        "images": [image_with_ids(row) for row in ground_truth["images"]],
         "annotations": [with_ids(row) for row in ground_truth["annotations"]],
         "categories": [
             row | {"id": categories[row["id"] - 1]} for row in ground_truth["categories"]
@@ -173,7 +175,8 @@ def numbered(ids: Sequence[int | str]) -> list[int]:
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The result of ``coco_metrics`` as two plain-text tables, in percent; ``-`` for None.
 
-    Figures by frequency (``frcnn.evaluation.frequency``) stand in the first one, if there are any.
+    Figures by frequency (``frcnn.evaluation.frequency``) stand in the first one, if there are any,
+    and those of AP_fixed below the others.
 
     The second one has the classes in their order, as many as a screen shows.
     """
@@ -184,6 +187,9 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     ]
     names = [*OVERALL, *(name for name in GROUPS if name in metrics)]
     overall = [("", names), ("all", [percent(metrics[key]) for key in names])]
+    if "AP_fixed" in metrics:
+        fixed = [f"{key}_fixed" for key in names]
+        overall.append(("fixed", [percent(metrics[k]) if k in metrics else "" for k in fixed]))
     lines = _aligned([*overall, ("", []), ("", PER_CLASS), *rows])
     if len(classes) > CLASS_ROWS:
         lines.append(f"({len(classes) - CLASS_ROWS} more classes)")
@@ -334,6 +340,53 @@ def _build_index(index: Any, dataset: dict) -> Any:
     index.dataset = dataset
     index.createIndex()
     return index
+
+
+def _evaluator(
+    truth: dict[str, Any],
+    results: list[dict],
+    backend: str,
+    max_detections: int | None,
+    fixed: bool = False,
+) -> Any:
+    """The evaluator of result rows; ``fixed`` = with the limit of AP_fixed (federated data)."""
+    limit = max_detections or MAX_DETECTIONS
+    if is_federated(truth):
+        key, limit = "image_id", max_detections or PER_IMAGE_LIMIT
+        if fixed:
+            key, limit = "category_id", PER_CLASS_LIMIT
+        results, truth = judged(best_of_each(results, key, limit), truth), with_regions(truth)
+    _, (index_class, evaluator_class) = _load_backend(backend)
+    # not loadRes(): it fails if there are no detections, and adds a polygon to each of them
+    predicted = [
+        row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for number, row in enumerate(results, start=1)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_index = _build_index(index_class(), truth)
+        predicted_index = _build_index(index_class(), truth | {"annotations": predicted})
+        evaluator = evaluator_class(truth_index, predicted_index, "bbox")
+    # the evaluators sort the limits: min() keeps the limit last, also if it is below 10
+    evaluator.params.maxDets = [1, min(10, limit), limit]
+    return evaluator
+
+
+def _evaluated(evaluator: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Precision [T, R, K, A] at the last limit and recall [T, K, A, M]; -1 = no object."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
+
+
+def _per_class(
+    average: np.ndarray, recall: np.ndarray, class_names: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Name -> its metrics; arguments as ``_overall``."""
+    return {
+        name: _of_class(average[:, :, k, 0], recall[:, k, 0, -1])
+        for k, name in enumerate(class_names)
+    }
 
 
 def _overall(average: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:

@@ -30,14 +30,13 @@ TRUSTED = {
     for name in package.__all__
 }
 BUILDERS = ("detector", "faster_rcnn", "retinanet", "cascade_rcnn")
-READERS = ("coco", "coco2017", "roboflow", "shapes", "voc", "yolo")
+READERS = ("coco", "coco2017", "lvis", "roboflow", "shapes", "voc", "yolo")
 TRUSTED |= {f"frcnn.data.{reader}" for reader in READERS}
 TRUSTED |= {f"frcnn.model.build_{name}" for name in BUILDERS}
 CONFIG_NODES = ("model", "data", "assigner", "loss", "box_loss", "weigher")
 # Of the node "trainer" with what earlier versions did: detections depend on these in the last bits.
 # An image's batch pads it.
 OF_TRAINER = {"precision": "auto", "batch_size": 4, "channels_last": False}
-COCO_DETECTIONS = 100  # per image and class
 HYDRA_KEYS = ("_target_", "_partial_")
 MAX_VALUES = 100_000
 
@@ -60,7 +59,7 @@ class Trained:
     dtype: torch.dtype
     batch_size: int = 1
     class_images: list[int] = field(default_factory=list)
-    max_detections: int = COCO_DETECTIONS
+    max_detections: int | None = None
 
 
 def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = ()) -> Trained:
@@ -90,11 +89,11 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         load_into(model, saved["model"], model.predictor, path)
         model.sites.load_state_dict(saved["sites"])
         class_images = _class_images(saved)
-        limit = saved["config"].get("evaluation", {}).get("max_detections", COCO_DETECTIONS)
+        limit = saved["config"].get("evaluation", {}).get("max_detections")
         saved_trainer = saved["config"].get("trainer", {})
         trainer = {key: saved_trainer.get(key, usual) for key, usual in OF_TRAINER.items()}
     _check_trainer(trainer, path)
-    if type(limit) is not int or limit < 1:
+    if limit is not None and (type(limit) is not int or limit < 1):
         raise UserError(f"{path}: evaluation.max_detections is {limit!r}, not a number above 0")
     _refuse_not_finite(model, path)
     if zero_epsilon(name, initial_weights):

@@ -10,6 +10,8 @@ from torchvision.models.detection.rpn import AnchorGenerator
 
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError
+from frcnn.evaluation.coco import MAX_DETECTIONS
+from frcnn.evaluation.federated import PER_IMAGE_LIMIT
 from frcnn.model import Detector
 
 log = logging.getLogger(__name__)
@@ -59,11 +61,24 @@ def warn_of_warmup(schedule: Any, total: int) -> None:
         )
 
 
-def warn_of_limits(data: DetectionDataset, model: Mapping[str, Any], max_detections: int) -> None:
+def warn_of_limits(
+    data: DetectionDataset, model: Mapping[str, Any], max_detections: int | None
+) -> None:
     """Warn of images with more objects than the evaluation or the detector counts."""
     objects = objects_per_image(data)
     of_class, of_all = objects.max(1), objects.sum(1)
-    limits = [("evaluation.max_detections", max_detections, of_class, "objects of one class")]
+    limits = [
+        (
+            "evaluation.max_detections",
+            max_detections or MAX_DETECTIONS,
+            of_class,
+            "objects of one class",
+        )
+    ]
+    if data.federated:
+        limits = [
+            ("evaluation.max_detections", max_detections or PER_IMAGE_LIMIT, of_all, "objects")
+        ]
     limits += [(f"model.{k}", model[k], of_all, "objects") for k in DETECTOR_LIMITS if k in model]
     for key, limit, counts, what in limits:
         over = int((counts > limit).sum())

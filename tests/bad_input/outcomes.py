@@ -48,5 +48,7 @@ def assert_whole(data: DetectionDataset) -> None:
     assert all(name.isprintable() for name in data.class_names)
     folder = os.path.normpath(data.load.folder) + os.sep  # type: ignore[attr-defined]
     assert all(os.path.normpath(folder + file).startswith(folder) for file in data.files.tolist())
+    pairs = [] if data.federated is None else data.federated[:2]
+    assert all(((own >= (0, 1)) & (own < (count, data.num_classes))).all() for own in pairs)
     json.dumps(data.ground_truth(), allow_nan=False)
     assert all(line.isprintable() for line in data.problems.table().splitlines())

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of a reader: ``python -m tests.fuzz.guided READER -runs=200000``.
 
-READER is voc, coco, yolo or roboflow. atheris (``pip install atheris``) changes the bytes of one
-annotation file and keeps the inputs that reach new code. The first byte of an input chooses the
+READER is voc, coco, yolo, roboflow or lvis. atheris (``pip install atheris``) changes the bytes of
+one annotation file and keeps the inputs that reach new code. The first byte of an input chooses the
 file and the options, the rest is the content of the file. Options that begin with ``-`` are
 libFuzzer's.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from frcnn.data import coco, coco_json, roboflow, voc, yolo
+from frcnn.data import coco, coco_json, lvis, roboflow, voc, yolo
 from tests import fuzz
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -29,6 +29,7 @@ WORDS = {
     "1e999 [ ] { } - & * ! :",
 }
 WORDS["roboflow"] = WORDS["coco"]
+WORDS["lvis"] = f"{WORDS['coco']} coco_url neg_category_ids not_exhaustive_category_ids frequency"
 Target = Callable[[int, bytes], bool]  # (choice, content) -> whether the data was taken
 
 
@@ -71,6 +72,19 @@ def roboflow_target(root: Path) -> Target:
     return target
 
 
+def lvis_target(root: Path) -> Target:
+    """Changes the training file or the validation file."""
+    seed = (SEEDS / "lvis/whole").read_bytes()[1:]
+    names = ["lvis_v1_val.json", "lvis_v1_train.json"]
+
+    def target(choice: int, content: bytes) -> bool:
+        write(root, dict.fromkeys(names, seed), choice % 4 != 0, content)
+        coco_json._categories_cache.clear()
+        return taken(lambda s: lvis(s, root), choice, root)
+
+    return target
+
+
 def yolo_target(root: Path) -> Target:
     """Changes the description, a list of images or a label file; the description has two forms."""
     make_folders(root, "labels")
@@ -98,6 +112,7 @@ TARGETS: dict[str, tuple[list[str], Callable[[Path], Target]]] = {
     "coco": (fuzz.FILES, coco_target),
     "yolo": (["images/a.png"], yolo_target),
     "roboflow": (["train/a.png", "valid/a.png"], roboflow_target),
+    "lvis": (fuzz.FILES, lvis_target),
 }
 
 
