@@ -274,6 +274,17 @@ def test_the_level_of_an_anchor_is_the_one_it_was_made_at(
         assert (level.diff() >= 0).all()
 
 
+def test_the_place_of_an_anchor_counts_ignored_ones_too() -> None:
+    """Places say at which level an anchor was made, whatever the assigner ignores before it."""
+    per_level = torch.tensor([3 * side**2 for side in (24, 12, 6, 3, 2)])
+    levels = torch.arange(5).repeat_interleave(per_level)
+    one = seen_by(quick(assigner={"rpn": MaxIoU(0.7, 0.2)}), *batch(2, 3))["rpn"]
+    assert len(one.place) < 2 * len(levels)
+    assert torch.equal(levels[one.place], one.level)
+    for image in (0, 1):
+        assert (one.place[one.image == image].diff() > 0).all()
+
+
 def test_the_head_sees_the_proposals_of_training_and_shows_all_but_the_objects() -> None:
     detector, (images, targets) = quick(), batch(2, 3)
     found = []
