@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.axes import Axes
+from hand_made import BUDGET, about, as_trained, hand_made, heights, lines, seen_by
 from matplotlib.figure import Figure
 from small import OPTIONS, batch, quick
 from tiny import BOTH, NETWORKS, call, small_network, voc
@@ -15,19 +15,28 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments import style
-from experiments.figures import forgetting, learned_weights, losses, quadrants, sampling
+from experiments.figures import (
+    confidence,
+    forgetting,
+    gradients,
+    learned_weights,
+    losses,
+    prime_samples,
+    quadrants,
+    sampling,
+)
 from experiments.figures.__main__ import main
+from experiments.figures.gradients import harmony, histogram
+from experiments.figures.look import look
 from experiments.figures.losses import (
     cumulative,
     focal,
-    harmony,
-    histogram,
     of_hardest,
     spread,
     value_and_slope,
     values,
 )
-from experiments.figures.seen import Seen, look
+from experiments.figures.seen import Seen
 from experiments.style import png
 from frcnn.build import dataset
 from frcnn.evaluation.load import Trained
@@ -39,11 +48,11 @@ from frcnn.sites.weighers import SWN
 from frcnn.train import main as train
 from samplers import OHEM, All
 
-BUDGET = {"rpn": 16, "rcnn": 8}
 FIGURES = [
     "box_gradients",
     "candidates",
     "classes",
+    "confidence",
     "cumulative_loss",
     "gradients",
     "learned_weights",
@@ -53,18 +62,6 @@ FIGURES = [
     "prime_samples",
     "quadrants",
 ]
-
-
-def as_trained(detector: Detector) -> Trained:
-    """A detector as from a checkpoint."""
-    return Trained(detector.eval(), {}, [], [], torch.device("cpu"), torch.float32)
-
-
-def seen_by(detector: Detector, images: list[Tensor], targets: list) -> dict[str, Seen]:
-    """What ``look`` finds in one batch."""
-    return look(
-        as_trained(detector), [([(255 * image).byte() for image in images], targets)], BUDGET
-    )
 
 
 @pytest.fixture(scope="module")
@@ -117,42 +114,6 @@ def test_gradient_harmony_by_hand() -> None:
     assert_close(beta[[0, 1, 29]], torch.tensor([3 / 60, 0, 3 / 30]))
 
 
-def hand_made(
-    labels: list[int], picks: dict[str, list[float]] | None = None, **known: list
-) -> Seen:
-    """Candidates of these labels; of what is not told, the most ordinary."""
-    zeros, whole = torch.zeros(len(labels)), torch.zeros(len(labels), dtype=torch.int64)
-    usual = {
-        "ious": zeros,
-        "image": whole,
-        "level": whole,
-        "right": zeros[:, None] + 0.5,
-        "loss": zeros,
-        "errors": torch.zeros(sum(label > 0 for label in labels), 4),
-    }
-    told = {name: torch.tensor(value) for name, value in {"labels": labels, **known}.items()}
-    weights = {name: torch.tensor(value) for name, value in (picks or {}).items()}
-    return Seen(**usual | told, picks=weights)
-
-
-def lines(axes: Axes) -> dict[str, tuple[Tensor, Tensor]]:
-    """Places and heights of each line by its name."""
-    return {
-        line.get_label(): tuple(torch.as_tensor(values).double() for values in line.get_data())
-        for line in axes.lines
-    }
-
-
-def heights(axes: Axes, *rows: int) -> dict[str, list[float]]:
-    """Of each line at some of its points."""
-    return {name: [y[row].item() for row in rows] for name, (_, y) in lines(axes).items()}
-
-
-def about(expected: dict[str, list[float]]) -> dict[str, Any]:
-    """Equal but for rounding in the fifth digit."""
-    return {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}
-
-
 def test_the_line_of_a_focal_loss_by_hand() -> None:
     # (1 - p)^gamma -log p at p = 1/4 and 1/2, in ln 2: 2 (3/4)^gamma and (1/2)^gamma.
     one = hand_made([0, 1, 0, 2, 0], right=[[0.5], [0.5], [0.5], [0.25], [0.5]])
@@ -184,7 +145,7 @@ LOW, HIGH = 1, 22
 def test_gradient_norms_by_hand() -> None:
     # Two candidates with two classes each: 1 - p is 0.05 three times and 0.75 once.
     one = hand_made([1, 0], right=[[0.95, 0.95], [0.95, 0.25]])
-    number, slope, both = losses.gradients({"rcnn": one}).axes
+    number, slope, both = gradients.gradients({"rcnn": one}).axes
     (place, share), *_ = lines(number).values()
     assert place[[LOW, HIGH]].tolist() == pytest.approx([0.05, 0.75])
     assert share[[LOW, HIGH]].tolist() == [0.75, 0.25] and share[0] == share[LOW + 1] < 1e-6
@@ -205,7 +166,7 @@ def test_gradient_norms_by_hand() -> None:
 def test_gradient_norms_of_boxes_by_hand() -> None:
     # |d| = mu has the norm 1 / sqrt(2), in bin 21 of 30, and mu / 4 has 1 / sqrt(17), in bin 7.
     one = hand_made([0, 1], errors=[[0.02, -0.02, 0.005, 0.02]])
-    number, slope, _ = losses.box_gradients({"rpn": one}).axes
+    number, slope, _ = gradients.box_gradients({"rpn": one}).axes
     (_, share), *_ = lines(number).values()
     assert share[[7, 21]].tolist() == [0.25, 0.75]
     assert heights(slope, 7, 21)["GHM-R"] == pytest.approx([15 / 60 * 4 / 30, 43 / 60 * 4 / 90])
@@ -275,30 +236,6 @@ def test_ious_of_negatives_by_hand() -> None:
     assert axes.patches[0].get_data().edges[[0, 1, 15]] == pytest.approx([0, 0.02, 0.3])
 
 
-def dots(axes: Axes, name: str) -> dict[tuple[float, ...], float]:
-    """The size of each dot of a name by its place."""
-    (found,) = (some for some in axes.collections if some.get_label() == name)
-    places = map(tuple, found.get_offsets().tolist())
-    return dict(zip(places, found.get_sizes().tolist(), strict=True))
-
-
-def test_prime_samples_are_as_large_as_their_weight() -> None:
-    picks = {
-        "random": [1.0, 0.0, 0.0, 1.0, 0.0],
-        "ohem": [0.0, 0.0, 0.0, 0.0, 1.0],
-        "pisa": [0.0, 1.0, 0.5, 2.5, 10.0],
-    }
-    ious, loss = [0.125, 0.25, 0.5, 0.625, 0.875], [1.0, 2.0, 3.0, 4.0, 5.0]
-    a, b, c, d, e = zip(ious, loss, strict=True)
-    one = hand_made([0, 0, 1, 1, 2], picks, ious=ious, loss=loss)
-    random, hard, prime = sampling.prime_samples({"rcnn": one}).axes
-    assert (dots(random, "negatives"), dots(random, "positives")) == ({a: 8}, {d: 8})
-    assert (dots(hard, "negatives"), dots(hard, "positives")) == ({}, {e: 8})
-    assert (dots(prime, "negatives"), dots(prime, "positives")) == ({b: 8}, {c: 4, d: 20, e: 32})
-    passed = [places.get_offsets().tolist() for places in random.collections[::2]]
-    assert [sorted(map(tuple, places)) for places in passed] == [[b], [c, e]]
-
-
 def test_images_without_candidates_are_counted() -> None:
     # Of four images the last two have none.
     one = hand_made([0, 1, 0, 0, 0, 2], level=[0, 0, 2, 2, 2, 2], image=[1, 0, 1, 1, 0, 1])
@@ -337,6 +274,17 @@ def test_the_level_of_an_anchor_is_the_one_it_was_made_at(
         assert (level.diff() >= 0).all()
 
 
+def test_the_place_of_an_anchor_counts_ignored_ones_too() -> None:
+    """Places say at which level an anchor was made, whatever the assigner ignores before it."""
+    per_level = torch.tensor([3 * side**2 for side in (24, 12, 6, 3, 2)])
+    levels = torch.arange(5).repeat_interleave(per_level)
+    one = seen_by(quick(assigner={"rpn": MaxIoU(0.7, 0.2)}), *batch(2, 3))["rpn"]
+    assert len(one.place) < 2 * len(levels)
+    assert torch.equal(levels[one.place], one.level)
+    for image in (0, 1):
+        assert (one.place[one.image == image].diff() > 0).all()
+
+
 def test_the_head_sees_the_proposals_of_training_and_shows_all_but_the_objects() -> None:
     detector, (images, targets) = quick(), batch(2, 3)
     found = []
@@ -354,14 +302,15 @@ def test_the_head_sees_the_proposals_of_training_and_shows_all_but_the_objects()
 def test_the_figures_of_an_rpn_that_proposes_nothing_are_empty() -> None:
     seen = seen_by(quick(rpn_score_thresh=1.0), *batch(2, 3))
     assert len(seen["rcnn"].labels) == 0
-    for figure in (losses.focal_loss, losses.gradients, losses.box_gradients):
+    for figure in (losses.focal_loss, gradients.gradients, gradients.box_gradients):
         png(figure(seen))
     png(quadrants.quadrants(seen, 0.25, 2.0))
     png(sampling.negatives_by_iou(seen))
     png(forgetting.forgetting({"same": (seen, seen)}))
     png(sampling.negative_ious(seen))
     png(sampling.counts(seen, 2))
-    png(sampling.prime_samples(seen))
+    png(prime_samples.prime_samples(seen))
+    png(confidence.confidence(seen))
 
 
 def test_a_look_leaves_the_detector_as_it_was() -> None:
@@ -506,18 +455,16 @@ def test_learned_weights_are_those_of_the_network_in_training() -> None:
     weights = (-network(inputs[1].clone(), torch.where(one.positive)[0])).exp()
     assert_close(one.learned["class_weight"], weights[:, 0])
     assert_close(one.learned["box_weight"], weights[one.positive, 1])
-    assert_close(one.learned["class_loss"], inputs[1][:, 2])
-    assert_close(one.learned["iou"], inputs[1][one.positive, 0])
+    assert_close(one.class_loss, inputs[1][:, 2])
+    assert_close(one.box_ious, inputs[1][one.positive, 0])
 
 
 def test_a_dot_for_each_learned_weight() -> None:
-    one = hand_made([0, 1, 2])
+    losses = {"class_loss": [0.0, 0.5, 0.25], "loss": [0.0, 0.6, 0.45]}
+    one = hand_made([0, 1, 2], **losses, box_ious=[0.6, 0.7])
     one.learned = {
         "class_weight": torch.tensor([1.0, 2.0, 3.0]),
-        "class_loss": torch.tensor([0.0, 0.5, 0.25]),
         "box_weight": torch.tensor([4.0, 5.0]),
-        "box_loss": torch.tensor([0.1, 0.2]),
-        "iou": torch.tensor([0.6, 0.7]),
     }
     dots = [
         sorted(map(tuple, torch.tensor(part.get_offsets().tolist()).tolist()))
@@ -541,9 +488,16 @@ def test_a_dot_for_each_learned_weight() -> None:
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     more = ["trainer.epochs=1", "data.imbalance=20", "loss=focal_sigmoid", "weigher=swn"]
+    more.append("data.swapped_classes=0.5")
     with small_network():
         assert call(train, *NETWORKS[request.param], *more, f"hydra.run.dir={run}") == 0
     return run / "checkpoints/last.pt"
+
+
+def figures_of(checkpoint: Path) -> list[str]:
+    """The figures of a detector; one of them needs an RCNN head."""
+    sites = load(checkpoint)["config"]["model"]["sites"]
+    return sorted(FIGURES + ["prime_precision"] * ("rcnn" in sites))
 
 
 def drawn(checkpoint: Path, out: Path, *more: str) -> list[str]:
@@ -573,8 +527,9 @@ def test_the_command_draws_every_figure(
     config = load(checkpoint)["config"]
     budgets = [f"budget.{site}=16" for site in config["model"]["sites"]]
     pair = f"forgetting=[[twice, {checkpoint}, {checkpoint}]]"
-    found = drawn(checkpoint, tmp_path, "images=3", *budgets, pair)
-    assert found == sorted([*FIGURES, "forgetting"])
+    noisy = f"wrong_labels=[[swapped, {checkpoint}]]"
+    found = drawn(checkpoint, tmp_path, "images=3", *budgets, pair, noisy)
+    assert found == sorted([*figures_of(checkpoint), "forgetting", "wrong_labels"])
     assert looked_at == [3]
     config = config["data"]
     assert counted == dataset(config, "train").class_frequencies().tolist()
@@ -592,7 +547,8 @@ def test_without_a_training_split_the_other_figures_are_drawn(
     voc(tmp_path / "voc", names)
     (tmp_path / "voc/ImageSets/Main/train.txt").unlink()
     data = ["data=voc", f"data.root={tmp_path / 'voc'}", f"data.classes=[{','.join(names)}]"]
-    assert drawn(checkpoint, tmp_path / "out", *data) == [n for n in FIGURES if n != "classes"]
+    expected = [name for name in figures_of(checkpoint) if name != "classes"]
+    assert drawn(checkpoint, tmp_path / "out", *data) == expected
     warning = capsys.readouterr().err.splitlines()[0]
     assert "no classes.png" in warning and "train.txt: cannot be read" in warning
 

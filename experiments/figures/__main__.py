@@ -14,44 +14,23 @@ log = logging.getLogger(__name__)
 def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
     """Write a PNG for each figure."""
     try:
-        from experiments.figures import learned_weights, losses, quadrants, sampling
         from experiments.style import png
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
-    from experiments.figures.seen import look
     from frcnn.evaluation.inference import validation_loader
-    from frcnn.evaluation.load import chosen_data, load_trained
+    from frcnn.evaluation.load import chosen_data
 
-    trained = load_trained(
-        config["checkpoint"], config["device"], config["precision"], config["trust"]
-    )
+    trained = loaded(config, config["checkpoint"])
     images = chosen_data(trained, config, config["split"])
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])
-    seen = look(trained, loader, config["budget"])
-    drawn = {
-        "cumulative_loss": losses.focal_loss(seen),
-        "gradients": losses.gradients(seen),
-        "box_gradients": losses.box_gradients(seen),
-        "loss_curves": losses.curves(),
-        "quadrants": quadrants.quadrants(seen, config["alpha"], config["gamma"]),
-        "negative_ious": sampling.negative_ious(seen),
-        "negatives_by_iou": sampling.negatives_by_iou(seen),
-        "prime_samples": sampling.prime_samples(seen),
-        "candidates": sampling.counts(seen, len(images)),
-    }
-    learning = {site: one for site, one in seen.items() if one.learned}
-    if learning:
-        drawn["learned_weights"] = learned_weights.learned_weights(learning)
-    try:
-        train_set = chosen_data(trained, config, "train")
-    except UserError as error:
-        log.warning("no classes.png, which needs the training split: %s", error)
-    else:
-        counts = train_set.class_frequencies().tolist()
-        drawn["classes"] = sampling.classes(trained.class_names, counts)
+    drawn = of_candidates(config, trained, loader, len(images))
+    drawn |= of_detections(trained, images, loader)
+    drawn |= of_classes(config, trained)
     if config["forgetting"]:
         drawn["forgetting"] = forgetting_figure(config, loader)
+    if config["wrong_labels"]:
+        drawn["wrong_labels"] = wrong_labels_figure(config)
     output = Path(config["output"] or "figures")
     for name, figure in drawn.items():
         with atomic_write(output / f"{name}.png") as file:
@@ -59,19 +38,98 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     log.info("%d images of %s; figures in %s", len(images), config["split"], output)
 
 
+def loaded(config: dict[str, Any], path: str) -> Any:
+    """The detector of a checkpoint."""
+    from frcnn.evaluation.load import load_trained
+
+    return load_trained(path, config["device"], config["precision"], config["trust"])
+
+
+def of_candidates(
+    config: dict[str, Any], trained: Any, loader: Any, num_images: int
+) -> dict[str, Any]:
+    """The figures of what the sites see of the images."""
+    from experiments.figures import (
+        confidence,
+        gradients,
+        learned_weights,
+        losses,
+        prime_samples,
+        quadrants,
+        sampling,
+    )
+    from experiments.figures.look import look
+
+    seen = look(trained, loader, config["budget"])
+    drawn = {
+        "cumulative_loss": losses.focal_loss(seen),
+        "confidence": confidence.confidence(seen),
+        "gradients": gradients.gradients(seen),
+        "box_gradients": gradients.box_gradients(seen),
+        "loss_curves": losses.curves(),
+        "quadrants": quadrants.quadrants(seen, config["alpha"], config["gamma"]),
+        "negative_ious": sampling.negative_ious(seen),
+        "negatives_by_iou": sampling.negatives_by_iou(seen),
+        "prime_samples": prime_samples.prime_samples(seen),
+        "candidates": sampling.counts(seen, num_images),
+    }
+    learning = {site: one for site, one in seen.items() if one.learned}
+    if learning:
+        drawn["learned_weights"] = learned_weights.learned_weights(learning)
+    return drawn
+
+
+def of_detections(trained: Any, images: Any, loader: Any) -> dict[str, Any]:
+    """The figure of detections, for detectors with an RCNN head."""
+    from experiments.figures.prime_precision import heads_of, prime_precision, raise_scores
+
+    if not heads_of(trained.detector):
+        return {}
+    return {"prime_precision": prime_precision(raise_scores(trained, images, loader))}
+
+
+def of_classes(config: dict[str, Any], trained: Any) -> dict[str, Any]:
+    """The figure of the training split, if it is there."""
+    from experiments.figures import sampling
+    from frcnn.evaluation.load import chosen_data
+
+    try:
+        train_set = chosen_data(trained, config, "train")
+    except UserError as error:
+        log.warning("no classes.png, which needs the training split: %s", error)
+        return {}
+    counts = train_set.class_frequencies().tolist()
+    return {"classes": sampling.classes(trained.class_names, counts)}
+
+
 def forgetting_figure(config: dict[str, Any], loader: Any) -> Any:
     """The figure of the runs that ``forgetting`` names, over the same images."""
     from experiments.figures.forgetting import forgetting, look_twice
-    from frcnn.evaluation.load import load_trained
 
     runs = {}
     for name, *paths in config["forgetting"]:
-        earlier, later = (
-            load_trained(path, config["device"], config["precision"], config["trust"])
-            for path in paths
-        )
+        earlier, later = (loaded(config, path) for path in paths)
         runs[name] = look_twice(earlier, later, loader, config["budget"])
     return forgetting(runs)
+
+
+def wrong_labels_figure(config: dict[str, Any]) -> Any:
+    """The figure of the runs that ``wrong_labels`` names, over their training images."""
+    from experiments.figures.wrong_labels import look_at_noise, wrong_labels
+    from frcnn.evaluation.load import chosen_data
+    from frcnn.runfolder import checkpoint
+
+    names = "images", "budget", "batch_size", "workers"
+    options = [config[name] for name in names]
+    runs: dict[str, Any] = {}
+    for name, *paths in config["wrong_labels"]:
+        runs[name] = {}
+        for path in paths:
+            trained = loaded(config, path)
+            train_set = chosen_data(trained, config | {"checkpoint": path}, "train")
+            step = checkpoint.load(Path(path))["step"]
+            runs[name][step] = look_at_noise(trained, train_set, *options)
+    return wrong_labels(runs)
 
 
 def first(size: int, number: int) -> Any:

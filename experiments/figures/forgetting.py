@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from experiments.figures.look import look
 from experiments.figures.quadrants import EASY, percent
-from experiments.figures.seen import Seen, look
+from experiments.figures.seen import Seen
 from experiments.style import BLUE, VERMILLION, named, panels
 from frcnn.errors import UserError
 from frcnn.evaluation.load import Trained

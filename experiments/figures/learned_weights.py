@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.figures.sampling import SHOWN
-from experiments.figures.seen import Seen
+from experiments.figures.seen import SHOWN, Seen
 from experiments.style import BLUE, VERMILLION, named, panels
 
 LEAST = 1e-4  # the logarithmic axis of losses begins here; smaller losses lie at its edge
@@ -27,15 +26,16 @@ def learned_weights(seen: Mapping[str, Seen]) -> Figure:
     figure, axes = panels(4 * len(seen), columns=4)
     for row, (site, one) in enumerate(seen.items()):
         by_loss, by_iou, box_by_loss, box_by_iou = axes[4 * row : 4 * row + 4]
-        known, weight = one.learned, one.learned["class_weight"]
+        weight, box_weight = one.learned["class_weight"], one.learned["box_weight"]
+        box_loss = (one.loss - one.class_loss)[one.positive]
         for label, kind, colour in (
             ("negatives", ~one.positive, BLUE),
             ("positives", one.positive, VERMILLION),
         ):
-            _dots(by_loss, known["class_loss"][kind], weight[kind], colour, label)
-        _dots(by_iou, known["iou"], weight[one.positive], VERMILLION)
-        _dots(box_by_loss, known["box_loss"], known["box_weight"], VERMILLION)
-        _dots(box_by_iou, known["iou"], known["box_weight"], VERMILLION)
+            _dots(by_loss, one.class_loss[kind], weight[kind], colour, label)
+        _dots(by_iou, one.box_ious, weight[one.positive], VERMILLION)
+        _dots(box_by_loss, box_loss, box_weight, VERMILLION)
+        _dots(box_by_iou, one.box_ious, box_weight, VERMILLION)
         for here in (by_loss, box_by_loss):
             here.set_xscale("log")
             here.set_xlim(left=LEAST)

@@ -1,23 +1,20 @@
 """The candidates of each site, and what samplers take of them.
 
-Shape letters: N candidates of all images, C classes.
+Shape letters: C classes.
 """
 
 from collections.abc import Mapping, Sequence
 from math import nan
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.figures.seen import Seen
 from experiments.style import BLUE, GREEN, GREY, VERMILLION, named, panels
 
-TITLES = {"random": "random", "ohem": "hard (OHEM)", "pisa": "prime (PISA, size = weight)"}
 COLOURS = {"random": BLUE, "ohem": VERMILLION, "iou_balanced": GREEN}
 IOU_BIN = 0.05
-SHOWN = 4000  # points per panel and kind; more would hide each other
 
 
 def negative_ious(seen: Mapping[str, Seen]) -> Figure:
@@ -68,30 +65,6 @@ def negatives_by_iou(seen: Mapping[str, Seen]) -> Figure:
         named(loss, title, where, "class loss")
         named(score, title, where, "highest score of a class")
     return figure
-
-
-def prime_samples(seen: Mapping[str, Seen]) -> Figure:
-    """PISA, fig. 4: random, hard and prime samples by IoU and loss, one row per site."""
-    figure, axes = panels(len(TITLES) * len(seen), columns=len(TITLES), sharex=True, sharey="row")
-    rows = ((site, one, name) for site, one in seen.items() for name in TITLES)
-    for (site, one, name), here in zip(rows, axes, strict=True):
-        _picked(here, one, one.picks[name])
-        title = f"{site}: {TITLES[name]}"
-        named(here, title, "IoU with the nearest object", "class and box loss")
-    return figure
-
-
-def _picked(here: Axes, one: Seen, weight: Tensor) -> None:
-    """A dot per candidate, grey if not sampled; the area of a sample grows with its weight."""
-    ious = one.ious.float()  # autocast may have left them in a type that numpy lacks
-    order = torch.randperm(len(one.labels), generator=torch.Generator().manual_seed(0))
-    kinds = {"negatives": (~one.positive, BLUE), "positives": (one.positive, VERMILLION)}
-    for label, (kind, colour) in kinds.items():
-        passed, taken = (order[(kind & w)[order]][:SHOWN] for w in (weight == 0, weight > 0))
-        here.scatter(ious[passed], one.loss[passed], s=2, color="#CCCCCC", linewidths=0)
-        size = 8 * weight[taken].clamp(max=4)
-        dots = ious[taken], one.loss[taken]
-        here.scatter(*dots, s=size, color=colour, linewidths=0, label=label)
 
 
 def counts(seen: Mapping[str, Seen], images: int) -> Figure:

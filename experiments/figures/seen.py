@@ -1,33 +1,26 @@
 """What a trained detector's sites see: every candidate of some images, and what samplers take.
 
 Shape letters: N candidates of all images, P positives among them, C foreground classes, B binary
-problems per candidate, A anchors per image.
+problems per candidate.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign
 
-from frcnn.data import prepare
-from frcnn.evaluation.load import Trained
 from frcnn.losses import ClassLoss
 from frcnn.losses.activation import SigmoidLoss
-from frcnn.model import Detector
-from frcnn.parallel.device import autocast
-from frcnn.sites.kinds import KINDS, Kind
 from frcnn.sites.site import Site
 from frcnn.sites.weighers import SWN
 from frcnn.sites.weighers.swn import features
-from samplers import OHEM, PISA, Candidates, IoUBalanced, Prediction, Random, Sampler
+from samplers import Candidates, Prediction
 from samplers.clusters import iou
+from samplers.local_rank import hierarchical_local_rank
+from samplers.quota import starts
+
+SHOWN = 4000  # dots per panel and kind; more would hide each other
 
 
 @dataclass
@@ -41,25 +34,33 @@ class Seen:
     Attributes:
         labels: [N] int64, 0 background, 1..C.
         ious: [N] with the matched object.
-        image: [N] int64, number of the image.
+        image: [N] int64, number of the image, ascending.
+        place: [N] int64, number among all candidates of the image, ascending. A proposal or an
+            anchor has the same one whatever the annotations.
         level: [N] int64, pyramid level, 0 the finest.
         right: [N, B] score in [0, 1] of the right answer, p_t. B = 1: the score of the label.
             Under a loss of C binary problems B = C: one answer per class.
         loss: [N] class loss + box loss.
+        class_loss: [N] class loss alone.
         errors: [P, 4] predicted minus true box deltas of the positives, in their order.
+        box_ious: [P] IoU of the predicted box with the matched object.
+        hlr: [P] int64, place of the positive in its image by IoU-HLR.
         picks: [N] weights by sampler, 0 = not sampled.
-        learned: where the site learns weights (``SWN``), those of each candidate and what they are
-            drawn against, by name: "class_weight" and "class_loss" [N], "box_weight", "box_loss"
-            and "iou" of the predicted box [P]; elsewhere empty.
+        learned: where the site learns weights (``SWN``), those of each candidate: "class_weight"
+            [N] and "box_weight" [P]; elsewhere empty.
     """
 
     labels: Tensor
     ious: Tensor
     image: Tensor
+    place: Tensor
     level: Tensor
     right: Tensor
     loss: Tensor
+    class_loss: Tensor
     errors: Tensor
+    box_ious: Tensor
+    hlr: Tensor
     picks: dict[str, Tensor]
     learned: dict[str, Tensor] = field(default_factory=dict)
 
@@ -75,155 +76,65 @@ class Seen:
         return self.positive[:, None] if asked == 1 else is_class(self.labels, asked)
 
 
-def look(trained: Trained, loader: DataLoader, budget: Mapping[str, int]) -> dict[str, Seen]:
-    """What each site sees of the images of a loader, with as many proposals as in training.
-
-    Args:
-        budget: examples per image that the compared samplers draw, by site; by default what is
-            usual at a site of this kind.
-    """
-    detector = trained.detector
-    views = {
-        name: View(site, detector, budget.get(name, KINDS[site.kind].budget))
-        for name, site in detector.sites.items()
-    }
-    with watched(detector, views), torch.inference_mode():
-        for images, targets in loader:
-            with autocast(trained.device, trained.dtype):
-                detector(prepare(images, trained.device), targets)
-    return {name: joined(view.parts) for name, view in views.items()}
-
-
-class View:
-    """Collects the candidates of one site, batch by batch.
-
-    Args:
-        budget: examples per image that the compared samplers draw.
-    """
-
-    def __init__(self, site: Site, detector: Detector, budget: int) -> None:
-        self.site = site
-        self.poolers = [m for m in detector.modules() if isinstance(m, MultiScaleRoIAlign)]
-        self.samplers = samplers(budget, KINDS[site.kind])
-        self.anchors: list[Tensor] = []  # of each image of the batch, [A, 4]
-        self.per_level: list[int] = []  # how many of an image's anchors are of each level
-        self.parts: list[Seen] = []
-        self.images = 0
-
-    def keep_anchors(
-        self, generator: AnchorGenerator, inputs: tuple[Any, list[Tensor]], output: list[Tensor]
-    ) -> None:
-        """A forward hook: the anchors of the batch come level by level."""
-        per_place = generator.num_anchors_per_location()
-        places = [level.shape[-2] * level.shape[-1] for level in inputs[1]]
-        self.anchors = output
-        self.per_level = [n * a for n, a in zip(places, per_place, strict=True)]
-
-    def observe(self, _: str, candidates: Candidates, __: Tensor) -> None:
-        """Keep what a batch shows."""
-        rows = torch.where((candidates.labels >= 0) & ~is_object(candidates))[0]
-        picks = {name: sampler(candidates)[rows] for name, sampler in self.samplers.items()}
-        seen = one_batch(self.site, candidates, rows, self.levels(candidates)[rows], picks)
-        seen.image += self.images
-        self.images += candidates.num_images
-        self.parts.append(seen)
-
-    def levels(self, candidates: Candidates) -> Tensor:
-        """[N] pyramid level of anchors, else the one that RoIAlign pools a proposal from.
-
-        Anchors are told by their place: their sizes may be the same at every level.
-        """
-        boxes = candidates.boxes
-        if torch.equal(boxes, torch.cat(self.anchors)):
-            each = torch.tensor(self.per_level, device=boxes.device)
-            level = torch.arange(len(each), device=boxes.device).repeat_interleave(each)
-            return level.repeat(candidates.num_images)
-        mapper = self.poolers[0].map_levels
-        assert mapper is not None  # RoIAlign has pooled these proposals
-        return mapper([boxes])
-
-
-@contextmanager
-def watched(detector: Detector, views: Mapping[str, View]) -> Iterator[None]:
-    """Each view watches its site and the anchors; afterwards all is as before.
-
-    Meanwhile an RPN of a detector in eval mode keeps as many proposals as in training.
-    """
-    networks = [m for m in detector.modules() if isinstance(m, RegionProposalNetwork)]
-    generators = [m for m in detector.modules() if isinstance(m, AnchorGenerator)]
-    modes = [rpn.training for rpn in networks]
-    hooks = [g.register_forward_hook(v.keep_anchors) for g in generators for v in views.values()]
-    for rpn in networks:
-        rpn.training = True  # of the module alone: all that it decides is how many are kept
-    for name, view in views.items():
-        detector.sites[name].observer = view.observe
-    try:
-        yield
-    finally:
-        for name in views:
-            detector.sites[name].observer = None
-        for rpn, mode in zip(networks, modes, strict=True):
-            rpn.training = mode
-        for hook in hooks:
-            hook.remove()
-
-
-def samplers(budget: int, kind: Kind) -> dict[str, Sampler]:
-    """The samplers whose picks the papers' figures compare, with the papers' defaults."""
-    share = kind.positive_fraction
-    return {
-        "random": Random(budget, share),
-        "ohem": OHEM(budget),
-        "iou_balanced": IoUBalanced(budget, share, negative_iou=kind.low),
-        "pisa": PISA(budget, share),
-    }
-
-
 def one_batch(
     site: Site, candidates: Candidates, rows: Tensor, level: Tensor, picks: dict[str, Tensor]
 ) -> Seen:
     """What the [K] ``rows`` of a batch show; ``level`` [K] and ``picks`` [K] are of these rows."""
     prediction, labels = candidates.predict(rows), candidates.labels[rows]
-    positive = rows[labels > 0]
-    boxes, objects = candidates.boxes[positive], candidates.gt_boxes[candidates.gt[positive]]
+    assert prediction.class_loss is not None  # a site's predictions have it
+    positive, image = rows[labels > 0], candidates.image[rows]
+    boxes, gt = candidates.boxes[positive], candidates.gt[positive]
+    objects, found = candidates.gt_boxes[gt], prediction.boxes[labels > 0]
     coder = site.box_coder
-    found = coder.encode_single(prediction.boxes[labels > 0], boxes)
-    errors = found - coder.encode_single(objects, boxes)
+    errors = coder.encode_single(found, boxes) - coder.encode_single(objects, boxes)
+    ious = iou(found.T, objects.T)
+    sizes = len(candidates.gt_boxes), candidates.num_images
     seen = Seen(
         labels=labels,
         ious=candidates.ious[rows],
-        image=candidates.image[rows],
+        image=image,
+        place=rows - starts(candidates.image, candidates.num_images)[image],
         level=level,
         right=right_answers(site.class_loss, prediction.scores, labels),
         loss=prediction.loss,
+        class_loss=prediction.class_loss,
         errors=errors,
+        box_ious=ious,
+        hlr=image_hlr(ious, gt, candidates.image[positive], *sizes),
         picks=picks,
-        learned=learned_weights(site, prediction, labels, objects, errors),
+        learned=learned_weights(site, prediction, labels, ious, errors),
     )
     return moved(seen)
 
 
+def image_hlr(ious: Tensor, gt: Tensor, image: Tensor, num_objects: int, num_images: int) -> Tensor:
+    """[P] place of each positive in its image by IoU-HLR of PISA (arXiv 1904.04821), 0 first.
+
+    The best box of every object comes first, then every second best, and so on; of equal places
+    the higher IoU. Classes compete, as in the paper's figures; its weights rank each class apart.
+
+    Args:
+        ious: [P] of the predicted boxes.
+        gt: [P] int64 in 0..num_objects-1, the object, numbered over the batch.
+    """
+    order = ious.argsort(descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = hierarchical_local_rank(gt[order], image[order], num_objects, num_images)
+    return rank
+
+
 def learned_weights(
-    site: Site, prediction: Prediction, labels: Tensor, objects: Tensor, errors: Tensor
+    site: Site, prediction: Prediction, labels: Tensor, ious: Tensor, errors: Tensor
 ) -> dict[str, Tensor]:
-    """``Seen.learned`` of [N] candidates, with the [P, 4] objects and errors of the positives."""
+    """``Seen.learned`` of [N] candidates, with the [P] IoUs and [P, 4] errors of the positives."""
     if not isinstance(site.weigher, SWN):
         return {}
     positive = torch.where(labels > 0)[0]
-    ious = iou(prediction.boxes[positive].T, objects.T)
     scores = prediction.scores[positive].gather(1, labels[positive][:, None])[:, 0]
-    class_loss = prediction.class_loss
-    assert class_loss is not None  # a site's predictions have it
-    known = features(positive, ious, scores, class_loss, errors)
-    log_variances = site.weigher.log_variances(known, positive)
-    class_weight, box_weight = (-log_variances).exp().unbind(1)
-    return {
-        "class_weight": class_weight,
-        "class_loss": class_loss,
-        "box_weight": box_weight[positive],
-        "box_loss": (prediction.loss - class_loss)[positive],
-        "iou": ious,
-    }
+    assert prediction.class_loss is not None  # a site's predictions have it
+    known = features(positive, ious, scores, prediction.class_loss, errors)
+    class_weight, box_weight = (-site.weigher.log_variances(known, positive)).exp().unbind(1)
+    return {"class_weight": class_weight, "box_weight": box_weight[positive]}
 
 
 def right_answers(loss: ClassLoss, scores: Tensor, labels: Tensor) -> Tensor:

@@ -156,6 +156,7 @@ class Figures:
     alpha: Share
     gamma: NotNegative
     forgetting: list[Annotated[list[str], MinLen(3), MaxLen(3)]]
+    wrong_labels: list[Annotated[list[str], MinLen(2)]]
     batch_size: PositiveInt
     workers: Count
     device: str
