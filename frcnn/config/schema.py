@@ -133,7 +133,7 @@ class Predict:
     min_score: Share | dict[str, Share]
     contact_sheet: Count
     device: str
-    precision: Precision
+    precision: Precision | Literal["run"]
     trust: list[str]
 
 
