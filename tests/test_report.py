@@ -568,6 +568,14 @@ def test_a_method_that_failed_or_is_wild_does_not_hide_the_others(tmp_path: Path
     assert axes.texts[0].get_position() == (drawn.low, 2)
 
 
+def test_the_ticks_of_a_forest_are_round_however_wide_it_is() -> None:
+    for width in (0.3, 3.0, 25.0, 1800.0, 4e5):
+        ticks = forest._ticks(forest.Forest([], {}, -width / 2, width / 2, None, None))
+        step = ticks[1] - ticks[0]
+        assert 3 <= len(ticks) <= 9 and 0 in ticks
+        assert f"{step:.0e}"[0] in "125"
+
+
 def test_the_page_sorts_opens_on_paper_and_loads_nothing(tmp_path: Path) -> None:
     page = html.page(of(sweep(tmp_path, ohem=2.0)), {})
     assert "http" not in page and "beforeprint" in page and "<details>" in page

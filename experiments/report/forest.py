@@ -6,6 +6,7 @@ Once as a figure for Markdown, and once as HTML that any width of a screen can s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from itertools import count
 from statistics import median
 
 from matplotlib.figure import Figure
@@ -197,8 +198,7 @@ def _span(kind: str, drawn: Forest, low: float, high: float, style: str = "") ->
 
 def _ticks(drawn: Forest) -> list[float]:
     """Round values, at most nine."""
-    step = next(
-        s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (drawn.high - drawn.low) / s <= 8
-    )
+    steps = (first * 10**power for power in count(-1) for first in (1, 2, 5))
+    step = next(s for s in steps if (drawn.high - drawn.low) / s <= 8)
     first = -int(-drawn.low / step)
     return [step * n for n in range(first, int(drawn.high / step) + 1)]
