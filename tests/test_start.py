@@ -12,9 +12,12 @@ from tiny import small_network, tiny
 from frcnn.build import dataset
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation.coco import coco_metrics
+from frcnn.losses import CrossEntropy
+from frcnn.model import build_detector
 from frcnn.training import start
 from frcnn.training.run import run
 from frcnn.training.start import Pace, check_image_size, objects_per_image, warn_of_limits
+from samplers import Random
 
 ONE_PIXEL = ["data.width=32", "data.height=32", "model.min_size=32", "model.max_size=32"]
 
@@ -135,3 +138,21 @@ def test_one_image_of_one_pixel_in_the_last_map(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too small for BatchNorm.*trainer.batch_size"):
         run(*tiny(*line, "trainer.batch_size=1"), tmp_path / "one")
     run(*tiny(*line, "trainer.batch_size=2"), tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("parts", "warned"),
+    [
+        ({"loss": CrossEntropy()}, True),
+        ({"loss": CrossEntropy("positive")}, False),
+        ({"loss": CrossEntropy(), "sampler": Random(8, 0.25)}, False),
+        ({}, False),  # focal loss per image, as torchvision
+    ],
+)
+def test_a_mean_over_all_anchors(
+    said: pytest.LogCaptureFixture, parts: dict[str, Any], warned: bool
+) -> None:
+    own = {group: {"dense": part} for group, part in parts.items()}
+    detector = build_detector(4, "retinanet_resnet18_fpn", fpn_channels=16, **own)
+    start.warn_of_mean_over_anchors(detector.sites)
+    assert ("set loss.dense.per=positive" in said.text) == warned

@@ -64,6 +64,7 @@ from frcnn.training.start import (
     check_image_size,
     view_in_words,
     warn_of_limits,
+    warn_of_mean_over_anchors,
     warn_of_warmup,
 )
 
@@ -463,6 +464,7 @@ class Run:
         log.info("%s", view_in_words(self.detector))
         limit = self.config["evaluation"]["max_detections"]
         warn_of_limits(self.val_set, self.config["model"], limit)
+        warn_of_mean_over_anchors(self.detector.sites)
         log.info(
             "%.1fM weights trained, %.1fM frozen, on %s in %s; run folder %s",
             trained / 1e6,

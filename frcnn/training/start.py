@@ -12,7 +12,10 @@ from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError
 from frcnn.evaluation.coco import MAX_DETECTIONS
 from frcnn.evaluation.federated import PER_IMAGE_LIMIT
+from frcnn.losses.activation import SoftmaxLoss
 from frcnn.model import Detector
+from frcnn.sites.site import Site
+from samplers import All
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,19 @@ def warn_of_limits(
                 counts.max(),
                 key,
                 counts.max(),
+            )
+
+
+def warn_of_mean_over_anchors(sites: Mapping[str, Site]) -> None:
+    """Warn of a softmax loss that is divided by all anchors, most of them background."""
+    for name, site in sites.items():
+        mean = isinstance(site.class_loss, SoftmaxLoss) and site.class_loss.per == "sample"
+        if mean and isinstance(site.sampler, All) and site.kind != "rcnn":
+            log.warning(
+                "%s: the class loss is a mean over all anchors, and nearly all are background: "
+                "set loss.%s.per=positive, or choose a sampler",
+                name,
+                name,
             )
 
 
