@@ -14,7 +14,7 @@ from frcnn.evaluation.coco import MAX_DETECTIONS
 from frcnn.evaluation.federated import PER_IMAGE_LIMIT
 from frcnn.losses.activation import SoftmaxLoss
 from frcnn.model import Detector
-from frcnn.sites.site import Site
+from frcnn.sites.site import Sites
 from samplers import All
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def warn_of_limits(
             )
 
 
-def warn_of_mean_over_anchors(sites: Mapping[str, Site]) -> None:
+def warn_of_mean_over_anchors(sites: Sites) -> None:
     """Warn of a softmax loss that is divided by all anchors, most of them background."""
     for name, site in sites.items():
         mean = isinstance(site.class_loss, SoftmaxLoss) and site.class_loss.per == "sample"
