@@ -43,6 +43,7 @@ def compose_once() -> Iterator[None]:
     make_list = config_loader_impl.create_defaults_list
     make_config = ConfigLoaderImpl._compose_config_from_defaults_list
     make_repo = CachingConfigRepository.__init__
+    make_sources = CachingConfigRepository.initialize_sources
     files: dict[Any, Any] = defaultdict(dict)
     lists: dict[Any, Any] = {}
     configs: dict[Any, Any] = {}
@@ -53,10 +54,17 @@ def compose_once() -> Iterator[None]:
         ours = all(path in ("", "hydra.conf") or path.startswith(ROOT) for path in found)
         return found if ours else None
 
+    def share_cache(repo: Any) -> None:
+        place = folders(repo)
+        repo.cache = {} if place is None else files[place]
+
     def create_repo(repo: Any, delegate: Any) -> None:
         make_repo(repo, delegate)
-        if folders(repo):
-            repo.cache = files[folders(repo)]
+        share_cache(repo)
+
+    def add_folders(repo: Any, config_search_path: Any) -> None:
+        make_sources(repo, config_search_path)
+        share_cache(repo)
 
     def create_list(repo: Any, config_name: str, overrides_list: Sequence[Any], **o: Any) -> Any:
         place = folders(repo)
@@ -81,6 +89,7 @@ def compose_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CachingConfigRepository, "__init__", create_repo)
+        patch.setattr(CachingConfigRepository, "initialize_sources", add_folders)
         patch.setattr(config_loader_impl, "create_defaults_list", create_list)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
         yield

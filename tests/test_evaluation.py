@@ -364,11 +364,11 @@ def test_table():
     classes = {"cell": own, "ghost": dict.fromkeys(PER_CLASS), "long " * 20: own}
     assert format_table(metrics | {"per_class": classes}).splitlines() == [
         f"{'':30}    AP  AP50  AP75   APs   APm   APl   AR1  AR10 AR100   ARs   ARm   ARl",
-        f"{'all':30}  43.2  50.0  50.0  50.0  50.0     -  50.0  50.0  50.0  50.0  50.0  50.0",
+        f"{'all':30}  43.2  50.0  50.0  50.0  50.0     –  50.0  50.0  50.0  50.0  50.0  50.0",
         "",
         f"{'':30}    AP  AP50  AP75  AP90    AR",
         f"{'cell':30} 100.0   0.0   0.0   0.0  25.0",
-        f"{'ghost':30}     -     -     -     -     -",
+        f"{'ghost':30}     –     –     –     –     –",
         f"{'long ' * 5}lo... 100.0   0.0   0.0   0.0  25.0",
     ]
     many = {f"class {number}": own for number in range(1230)}

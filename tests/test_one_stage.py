@@ -1,5 +1,6 @@
 """The study of experiments/one_stage: what its sweeps run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,10 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.report import __main__ as report
+from experiments.report import markdown
+from experiments.report.study import Plan, Study
+from experiments.report.tables import compare, tables
 from frcnn.config.compose import CONF
 
 OWN = Path(__file__).parents[1] / "experiments/one_stage/conf"
@@ -75,3 +80,28 @@ def test_pisa_in_one_stage_weighs_the_positives_of_all_anchors() -> None:
         sampler = arm(site, "pisa")["sampler"][site]
         assert sampler["batch_size_per_image"] is None and sampler["isr_p"]
         assert not sampler["score_hlr"] and not sampler["isr_n"]
+
+
+@pytest.fixture(scope="module")
+def dense() -> Study:
+    found = report._of_csv(OWN.parent / "runs.csv", "dense=focal", OWN.parent)
+    return replace(found, plan=Plan(seeds=3))
+
+
+def test_the_page_is_made_from_the_runs(dense: Study) -> None:
+    drawn = ["differences", "curves", "precision", "errors"]
+    assert (OWN.parent / "report.md").read_text() == markdown.page(dense, drawn)
+    _, _, after = (OWN.parent / "README.md").read_text().partition("one_stage/runs.csv -->\n")
+    assert after.partition("<!-- end -->")[0] == markdown.markdown(tables(dense)[0]) + "\n"
+    assert {len(runs) for runs in dense.methods.values()} == {3}
+
+
+def test_what_was_seen_at_retinanet_holds(dense: Study) -> None:
+    """Each method's difference and answer, as the README says them."""
+    text = " ".join((OWN.parent / "README.md").read_text().split())
+    found = compare(dense)
+    for name in ARMS:
+        if name != "focal":
+            verdict = found[f"dense={name}"]
+            assert f"{verdict.difference.mean:+.1f} AP, {verdict.answer}" in text, name
+    assert found["dense=ssd"].difference.mean > found["dense=ohem"].difference.mean
