@@ -85,10 +85,10 @@ class CascadeHeads(nn.Module):
         scores = []
         for head in cast(Sequence[SamplingRoIHeads], self.heads):
             if targets is not None:
-                terms, learned = head.learn(features, proposals, image_shapes, targets)
+                terms, sampled = head.learn(features, proposals, image_shapes, targets)
                 losses |= terms
                 if self.training:
-                    proposals = refined(head, learned.boxes, learned.deltas, image_shapes)
+                    proposals = refined(head, *sampled.proposals(), image_shapes)
                     continue
             logits, deltas = head.outputs(features, proposals, image_shapes)
             scores.append(head.site.class_loss.scores(logits)[:, 1:])

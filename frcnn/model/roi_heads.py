@@ -4,7 +4,7 @@ Shape letters: N proposals of the batch (images stacked), K rows of them, C obje
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,22 +22,25 @@ Sizes = list[tuple[int, int]]
 
 
 @dataclass
-class Learned:
-    """The proposals that a site sampled, without the appended objects.
+class Sampled:
+    """What a site sampled in one pass: proposals, and objects that were appended to them.
 
     Attributes:
-        boxes: [K_i, 4] of each image.
+        candidates: all of the site.
+        sizes: proposals of each image; the image's candidates after these are objects.
+        rows: [K] of the candidates, ascending.
         deltas: [K, D, 4] that the head predicts for them, without gradient.
     """
 
-    boxes: list[Tensor] = field(default_factory=list)
-    deltas: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 4))
+    candidates: Unassigned
+    sizes: Sequence[int]
+    rows: Tensor
+    deltas: Tensor
 
-    def keep(self, boxes: list[Tensor], deltas: Tensor, is_proposal: Tensor) -> None:
-        """Of [K_i, 4] boxes and [K, D, 4] deltas keep those that [K] ``is_proposal`` says."""
-        parts = is_proposal.split([len(part) for part in boxes])
-        self.boxes = [part[own] for part, own in zip(boxes, parts, strict=True)]
-        self.deltas = deltas[is_proposal]
+    def proposals(self) -> tuple[list[Tensor], Tensor]:
+        """[M_i, 4] proposals of each image, without the objects, and their [M, D, 4] deltas."""
+        own = _is_proposal(self.candidates, self.sizes)[self.rows]
+        return self.candidates.split(self.rows[own]), self.deltas[own]
 
 
 class SamplingRoIHeads(RoIHeads):
@@ -74,25 +77,24 @@ class SamplingRoIHeads(RoIHeads):
         proposals: list[Tensor],
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
-    ) -> tuple[dict[str, Tensor], "Learned"]:
-        """The terms of the site, and the proposals that it sampled."""
+    ) -> tuple[dict[str, Tensor], Sampled]:
+        """The terms of the site, and what it sampled."""
         sizes = [len(boxes) for boxes in proposals]
         if self.append_objects or not self.training:  # val/loss has one definition
             objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
             proposals = self.add_gt_proposals(proposals, objects)
         candidates = stack_candidates(proposals, targets, [target["labels"] for target in targets])
 
-        learned = Learned()
+        sampled: list[Sampled] = []
 
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
             # Rows ascend, so the head returns the images' boxes in the order of the rows.
-            boxes = candidates.split(rows)
-            logits, deltas = self.outputs(features, boxes, image_shapes)
-            learned.keep(boxes, deltas.detach(), _is_proposal(candidates, sizes)[rows])
+            logits, deltas = self.outputs(features, candidates.split(rows), image_shapes)
+            sampled.append(Sampled(candidates, sizes, rows, deltas.detach()))
             return logits, deltas
 
         preview = partial(self._preview, candidates, features, image_shapes)
-        return self.site(candidates, preview, head, targets), learned
+        return self.site(candidates, preview, head, targets), sampled[0]
 
     def outputs(
         self, features: Features, boxes: list[Tensor], image_shapes: Sizes
