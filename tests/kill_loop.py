@@ -36,7 +36,7 @@ CASES = {
     "ohem": ["sampler/rpn=ohem", "augmentation=scale_jitter"],
     "ohem_quota": ["trainer.workers=1", "augmentation=flip_color"],
     "hard_negative": ["trainer.checkpoint_minutes=10", "trainer.eval_every=2"],
-    "iou_balanced": ["data.min_size=[40,48,56]"],
+    "iou_balanced": ["model.min_size=[40,48,56]"],
     "instance_balanced": ["trainer.patience=1", "trainer.epochs=4"],
     "libra": ["optimizer=adamw", "optimizer.lr=0.001"],
     "pisa": ["box_loss=carl", "trainer.max_steps=9"],
