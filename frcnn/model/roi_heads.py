@@ -51,7 +51,7 @@ class SamplingRoIHeads(RoIHeads):
     """
 
     site: Site
-    append_objects: bool = True  # objects are proposals too, in training and for val/loss
+    append_objects: bool = True  # in training; val/loss has one definition, with objects
     preview_rows: int = 4096  # proposals that a preview pools at once; limits its memory
 
     def forward(
@@ -62,14 +62,36 @@ class SamplingRoIHeads(RoIHeads):
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of every image (eval mode only) and losses (if there are targets)."""
-        losses: dict[str, Tensor] = {}
-        if targets is not None:
-            losses, _ = self.learn(features, proposals, image_shapes, targets)
         if self.training:
+            assert targets is not None, "training needs targets"
+            losses, _ = self.learn(features, proposals, image_shapes, targets)
             return [], losses
-        logits, deltas = self.outputs(features, proposals, image_shapes)
+        logits, deltas, losses = self.evaluate(features, proposals, image_shapes, targets)
         scores = self.site.class_loss.scores(logits)[:, 1:]
         return self.detections(scores, deltas, proposals, image_shapes), losses
+
+    def evaluate(
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        image_shapes: Sizes,
+        targets: Sequence[dict[str, Tensor]] | None,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """``outputs`` of all proposals, and the validation losses (if there are targets).
+
+        The head runs once, over proposals and objects: both read their rows of its output.
+        """
+        if targets is None:
+            return *self.outputs(features, proposals, image_shapes), {}
+        candidates = self._candidates(proposals, targets, append=True)
+        logits, deltas = self.outputs(features, list(candidates.boxes), image_shapes)
+
+        def head(rows: Tensor) -> tuple[Tensor, Tensor]:
+            return logits[rows], deltas[rows]
+
+        losses = self.site(candidates, head, head, targets)
+        own = _is_proposal(candidates, [len(boxes) for boxes in proposals])
+        return logits[own], deltas[own], losses
 
     def learn(
         self,
@@ -78,13 +100,9 @@ class SamplingRoIHeads(RoIHeads):
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
     ) -> tuple[dict[str, Tensor], Sampled]:
-        """The terms of the site, and what it sampled."""
+        """The terms of the site in training, and what it sampled."""
         sizes = [len(boxes) for boxes in proposals]
-        if self.append_objects or not self.training:  # val/loss has one definition
-            objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
-            proposals = self.add_gt_proposals(proposals, objects)
-        candidates = stack_candidates(proposals, targets, [target["labels"] for target in targets])
-
+        candidates = self._candidates(proposals, targets, self.append_objects)
         sampled: list[Sampled] = []
 
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,6 +113,15 @@ class SamplingRoIHeads(RoIHeads):
 
         preview = partial(self._preview, candidates, features, image_shapes)
         return self.site(candidates, preview, head, targets), sampled[0]
+
+    def _candidates(
+        self, proposals: list[Tensor], targets: Sequence[dict[str, Tensor]], append: bool
+    ) -> Unassigned:
+        """The proposals of each image; ``append``: its objects after them."""
+        if append:
+            objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
+            proposals = self.add_gt_proposals(proposals, objects)
+        return stack_candidates(proposals, targets, [target["labels"] for target in targets])
 
     def outputs(
         self, features: Features, boxes: list[Tensor], image_shapes: Sizes
