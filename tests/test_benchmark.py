@@ -30,7 +30,9 @@ from experiments.benchmark import (
     samplers,
     scenes,
     setting,
+    start,
     targets,
+    worker,
 )
 from experiments.benchmark import step as steps
 from experiments.benchmark.limit import Layout, Recorder, recorded
@@ -499,8 +501,59 @@ def test_a_slower_checkout_has_a_ratio_above_one() -> None:
     }
     rows = {row["step"]: row for row in against.rows(found, CPU)}
     assert rows["random fp32"]["seconds here / there"]["median"] == 1.5
+    assert rows["random fp32"][targets.FASTER]["median"] == pytest.approx(2 / 3)
     assert rows["ohem fp32"]["rounds"] == 3
     assert rows["ohem bf16"] == {"step": "ohem bf16", report.WHY: setting.no_bf16(CPU)}
+
+
+def test_mining_is_compared_with_the_random_step_of_the_other_checkout() -> None:
+    seconds = {"random": (1.0, 2.0), "ohem": (2.7, 4.0), "pisa": (2.9, 4.0)}
+    seconds |= {"validation": (1.0, 1.3), "make-train": (1.0, 1.1)}
+    found = {
+        f"{where}, {work} bf16": [value] * 3
+        for work, pair in seconds.items()
+        for where, value in zip(("here", "there"), pair, strict=True)
+    }
+    tables = [table("This checkout", against.rows(found, CPU))]
+    results = {"machine": {"computes in bf16": True}, "parts": {"against": {"tables": tables}}}
+    rows = targets.compared(results, targets.AGAINST)["rows"]
+    # 2.7 / 2 and 2.9 / 2 against 1.42, 1.3 against 1.25, 1.1 against 1.15.
+    assert [row["reached"] for row in rows] == [True, False, True, False]
+
+
+def test_validation_leaves_the_network_as_it_was(trainings: tuple[dict, tuple]) -> None:
+    training, batch = trainings[0]["ours"], trainings[1]
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    seen: list[bool] = []
+    training.model.register_forward_hook(lambda m, i, out: seen.append(m.training))
+    worker.validate(training, batch, "fp32")
+    assert seen == [False] and training.model.training
+    assert all(torch.equal(training.model.state_dict()[name], before[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_every_limit_by_sampler_is_of_random_and_of_trained_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(setting, "computes_bf16", lambda _: False)
+    monkeypatch.setattr(samplers, "LIMITED", ("sampler=random", "sampler=ohem"))
+    train = samplers.Variants.train
+    monkeypatch.setattr(samplers.Variants, "train", lambda made, n: train(made, min(n, 1)))
+    with small_network():
+        content = samplers._limits(TINY, CPU, 0)
+    rows = [row["step"] for row in content["rows"]]
+    assert rows[1:] == [f"sampler=ohem, {w}" if w else "sampler=random, after 40 steps"
+                        for w in ("random weights", "", "after 40 steps")]  # fmt: skip
+    places = [t.place for t in targets.TARGETS if t.what.startswith("`sampler=ohem`, bf16")]
+    results = {"parts": {"samplers": {"tables": [content]}}}
+    assert [report.found(results, *place)["median"] > 1 for place in places] == [True]
+
+
+@pytest.mark.slow
+def test_a_start_ends_with_the_first_step() -> None:
+    start.first_step(CPU, ["data.train_images=4", "trainer.workers=0"])
+    with pytest.raises(SystemExit, match="without a step"):
+        start.first_step(CPU, ["no.such=key"])
 
 
 def test_two_checkouts_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
-"""``python -m experiments.benchmark [step|samplers|matching|evaluation|data|all|against=DIR]``.
+"""``python -m experiments.benchmark [PART|all|against=DIR]``; PART is one of ``PARTS``.
 
 Writes DIR/<device>.json, and DIR/<device>.md from it. ``--page`` puts the few figures of a CPU for
 the README into a page, between a comment that names the JSON and ``<!-- end -->``.
-``against=DIR`` compares the training step of this checkout with that of the checkout in DIR, and
-only prints.
+``against=DIR`` compares training and validation of this checkout with those of the checkout in DIR,
+and only prints.
 """
 
 import argparse
@@ -16,7 +16,16 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark import against, data, evaluation, matching, samplers, step
+from experiments.benchmark import (
+    against,
+    data,
+    evaluation,
+    matching,
+    samplers,
+    start,
+    step,
+    validation,
+)
 from experiments.benchmark.machine import machine, now
 from experiments.benchmark.report import headlines, markdown, store
 from experiments.benchmark.targets import compared
@@ -26,7 +35,9 @@ from frcnn.parallel.device import choose_device
 # Each part with its share of the time.
 PARTS = {
     "step": (step.measure, 0.15),
-    "samplers": (samplers.measure, 0.55),
+    "validation": (validation.measure, 0.05),
+    "start": (start.measure, 0.05),
+    "samplers": (samplers.measure, 0.45),
     "matching": (matching.measure, 0.08),
     "evaluation": (evaluation.measure, 0.05),
     "data": (data.measure, 0.17),

@@ -1,4 +1,4 @@
-"""The training step of this checkout against that of another one.
+"""Training and validation of this checkout against those of another one.
 
 Each checkout runs in a process of its own, with its own code. The two take turns, step by step, so
 that a machine that slows down slows both.
@@ -16,13 +16,17 @@ from typing import Any
 import torch
 
 from experiments.benchmark import setting, worker
+from experiments.benchmark.machine import machine
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, Workload
+from experiments.benchmark.targets import AGAINST, FASTER, THERE, compared
 from experiments.benchmark.timing import interleaved, ratio, spread
 
 HERE = Path(__file__).resolve().parents[2]
-SAMPLERS, PRECISIONS = ("random", "ohem"), ("fp32", "bf16")
-Step = tuple[str, str]  # sampler, precision
+# What ``worker`` can do; the first is what mining is compared with.
+WORK = ("random", "ohem", "pisa", "validation", "make-train")
+PRECISIONS = ("fp32", "bf16")
+Step = tuple[str, str]  # work, precision
 
 
 class Worker:
@@ -38,10 +42,10 @@ class Worker:
         if not file.is_relative_to(folder.resolve()):
             raise SystemExit(f"{folder}: not a checkout: its process imported {file}")
 
-    def step(self, sampler: str, precision: str) -> None:
-        """Run one training step; returns when it is done."""
+    def step(self, work: str, precision: str) -> None:
+        """Do a piece of work; returns when it is done."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{sampler} {precision}\n")
+        self.process.stdin.write(f"{work} {precision}\n")
         self.process.stdin.flush()
         self._answer()
 
@@ -92,15 +96,21 @@ def measure(
             for name, checkout in {"here": HERE, "there": folder}.items()
         }
         found = _in_turns(workers, steps(device), seconds)
-    title = f"Training step of this checkout against {folder}: {workload}"
-    note = "A ratio above 1: this checkout is slower."
-    return {"tables": [table(title, rows(found, device), note)], "seconds": found}
+    title = f"This checkout against {folder}: {workload}"
+    note = (
+        "A ratio above 1: this checkout is slower. `make-train` is an eighth of the steps and "
+        "validations of `make train`."
+    )
+    tables = [table(title, rows(found, device), note)]
+    results = {"machine": machine(device), "parts": {"against": {"tables": tables}}}
+    judged = compared(results, AGAINST, "Targets, of a checkout of 832344e")
+    return {"tables": [*tables, judged], "seconds": found}
 
 
 def steps(device: torch.device) -> list[Step]:
-    """What is measured: both samplers in each precision that the hardware computes in."""
+    """What is measured: all work in each precision that the hardware computes in."""
     precisions = [p for p in PRECISIONS if p != "bf16" or setting.computes_bf16(device)]
-    return [(sampler, precision) for precision in precisions for sampler in SAMPLERS]
+    return [(work, precision) for precision in precisions for work in WORK]
 
 
 def _in_turns(
@@ -116,21 +126,23 @@ def _in_turns(
 
 
 def rows(found: Mapping[str, Sequence[float]], device: torch.device) -> list[Row]:
-    """One row per sampler and precision; a precision that was not measured says why."""
-    return [
-        _row(f"{sampler} {precision}", found, device)
-        for precision in PRECISIONS
-        for sampler in SAMPLERS
-    ]
+    """One row per piece of work and precision; a precision that was not measured says why."""
+    return [_row(work, precision, found, device) for precision in PRECISIONS for work in WORK]
 
 
-def _row(name: str, found: Mapping[str, Sequence[float]], device: torch.device) -> Row:
+def _row(
+    work: str, precision: str, found: Mapping[str, Sequence[float]], device: torch.device
+) -> Row:
+    name = f"{work} {precision}"
     here, there = found.get(f"here, {name}"), found.get(f"there, {name}")
     if here is None or there is None:
         return {"step": name, WHY: setting.no_bf16(device)}
+    random = found.get(f"there, {WORK[0]} {precision}")
     return {
         "step": name,
         "seconds here / there": ratio(here, there),
+        FASTER: ratio(there, here),
+        **({} if random is None else {THERE: ratio(here, random)}),
         "seconds here": spread(here),
         "seconds there": spread(there),
         "rounds": len(here),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from experiments.benchmark import scenes, setting
+from experiments.benchmark.limit import recorded
 from experiments.benchmark.profile import profiled
 from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.scenes import Scene
@@ -24,8 +25,10 @@ from samplers import Sampler
 
 BASELINE = "sampler=random"
 MINING = "sampler=ohem"  # it previews every proposal
+LIMITED = (BASELINE, MINING, "sampler=pisa")  # compared with their own products
+TRAINED = 40  # steps; proposals of random weights hardly overlap, so that NMS takes longer
 TOGETHER = 12  # variants that share one baseline: all of them run within a minute
-STEPS, CALLS = 0.75, 0.1  # shares of the time; the rest is for growth
+STEPS, CALLS, LIMITS = 0.65, 0.1, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30  # per image
 TIMED = ("draw", "losses")  # the methods of a site whose time is taken within a step
 # Large enough that the work takes the time, and not the calls of a hundred operators.
@@ -59,7 +62,8 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     share = seconds * CALLS / len(sites)
     tables += [_alone(site, sites[site], calls, device, share) for site, calls in found.items()]
     last = list(sites)[-1]
-    left = seconds * (1 - STEPS - CALLS)
+    tables.append(_limits(workload, device, seconds * LIMITS))
+    left = seconds * (1 - STEPS - CALLS - LIMITS)
     tables.append(_growth(last, sites[last], found[last], device, left))
     return {"tables": tables, "seconds": raw}
 
@@ -119,6 +123,14 @@ class Variants:
             _step, self.training, contents(detector), self.batch, _precision(self.device)
         )
 
+    def train(self, steps: int) -> None:
+        """Change the weights by some steps on the batch."""
+        for value in (0.01, 0.0):
+            for group in self.training.optimizer.param_groups:
+                group["lr"] = value
+            for _ in range(steps if value else 0):
+                self.training.step(self.batch, _precision(self.device))
+
 
 def _steps(
     workload: Workload, device: torch.device, seconds: float
@@ -146,6 +158,30 @@ def _steps(
     rows += [{"variant": name, WHY: why} for name, why in refused.items()]
     looked_into = [name for name in (BASELINE, MINING) if name in steps]
     return rows, raw, {name: profiled(steps[name], device) for name in looked_into}
+
+
+def _limits(workload: Workload, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Steps against their own products, of random and of trained weights."""
+    made = Variants(workload, device)
+    steps = {name: made.step(name) for name in LIMITED}
+    rows: list[Row] = []
+    for count in (0, TRAINED):
+        made.train(count)
+        calls: dict[str, Callable[[], object]] = dict(steps)
+        calls |= {f"limit of {name}": recorded(step) for name, step in steps.items()}
+        found = interleaved(calls, seconds / 2, wait=setting.waiter(device))
+        weights = f"after {count} steps" if count else "random weights"
+        rows += [
+            {
+                "step": f"{name}, {weights}",
+                "step / limit": ratio(found[name], found[f"limit of {name}"]),
+                "times random": ratio(found[name], found[BASELINE]),
+                "seconds": spread(found[name]),
+            }
+            for name in LIMITED
+        ]
+    title = f"Distance from the limit by sampler: {workload}, {_precision(device)}"
+    return table(title, rows, "The limit is the convolutions and products of the same step.")
 
 
 def _built(

@@ -11,8 +11,11 @@ from experiments.benchmark.report import WHY, Row, table
 from experiments.benchmark.setting import ON_CPU, ON_CUDA, RETINANET_ON_CPU, Workload
 from experiments.benchmark.timing import interleaved, ratio, spread
 from experiments.benchmark.training import Training
+from frcnn.config.compose import KNOWN, one_line
 from frcnn.parallel.device import keep_freed_memory
 
+# Peak memory of these is measured beside that of the defaults.
+METHODS = ("sampler=random", "sampler=ohem", "sampler=pisa", "sampler/rcnn=all")
 BUILDERS = {"stock torchvision": setting.stock, "ours": setting.ours}
 
 
@@ -22,7 +25,7 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         workloads = (ON_CPU, RETINANET_ON_CPU)
         share = seconds / len(workloads)
         parts = [_compared(workload, ("fp32", "bf16"), device, share) for workload in workloads]
-        parts.append({"tables": [_without_cuda()], "seconds": {}})
+        parts.append({"tables": [_memory(ON_CPU, device), _without_cuda()], "seconds": {}})
     else:
         share = seconds / len(ON_CUDA)
         parts = [_compared(workload, ("bf16",), device, share) for workload in ON_CUDA]
@@ -30,6 +33,20 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         "tables": [content for part in parts for content in part["tables"]],
         "seconds": {name: s for part in parts for name, s in part["seconds"].items()},
     }
+
+
+def _memory(workload: Workload, device: torch.device) -> dict[str, Any]:
+    """Peak memory of a first step by sampler, and by box loss of the RCNN head."""
+    precision = "bf16" if setting.computes_bf16(device) else "fp32"
+    losses = [f"box_loss/rcnn={name}" for name in setting.options("box_loss/rcnn")]
+    rows: list[Row] = []
+    for method in (*METHODS, *losses):
+        try:
+            peak = _peak(workload, "ours", precision, device, method)
+            rows.append({"method": method, "peak memory, MB": peak})
+        except KNOWN as error:  # this network cannot have it
+            rows.append({"method": method, WHY: one_line("train", error)})
+    return table(f"Peak memory of a first step: {workload}, {precision}", rows)
 
 
 def _without_cuda() -> dict[str, Any]:
@@ -125,19 +142,24 @@ def _limit_rows(found: dict[str, list[float]], limits: dict[str, Replay]) -> lis
     return rows
 
 
-def _peak(workload: Workload, who: str, precision: str, device: torch.device) -> int | str:
+def _peak(
+    workload: Workload, who: str, precision: str, device: torch.device, *overrides: str
+) -> int | str:
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        return round(_first_step(workload, who, precision, str(device)) / memory.MB)
+        return round(_first_step(workload, who, precision, str(device), *overrides) / memory.MB)
     if not memory.can_measure():
         return f"{WHY}: {memory.NO_PROC}"
-    return round(memory.in_child(_first_step, workload, who, precision, "cpu") / memory.MB)
+    peak = memory.in_child(_first_step, workload, who, precision, "cpu", *overrides)
+    return round(peak / memory.MB)
 
 
-def _first_step(workload: Workload, who: str, precision: str, device_name: str) -> int:
+def _first_step(
+    workload: Workload, who: str, precision: str, device_name: str, *overrides: str
+) -> int:
     """Peak bytes of a step above the memory that the process had before it."""
     device = torch.device(device_name)
-    config = setting.compose(*workload.overrides())
+    config = setting.compose(*workload.overrides(), *overrides)
     batch, classes = setting.batch_of(config)
     if device.type == "cpu":
         keep_freed_memory()

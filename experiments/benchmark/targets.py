@@ -1,6 +1,6 @@
 """The project's targets against what was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.benchmark.report import WHY, Row, found, shown, table
@@ -18,6 +18,7 @@ class Target(NamedTuple):
 
 
 STEP = "times as fast as stock torchvision, fp32"
+LIMIT = "step / limit"
 MORE = "more than random, % of its step"
 PROPOSALS = "8 images x 2,000 candidates x 30 objects"
 ANCHORS = "8 images x 200,000 candidates x 30 objects"
@@ -27,6 +28,14 @@ TARGETS = (
            ("step", "Training step: fasterrcnn", "ours, fp32", STEP), least=True),
     Target("bf16 step, times as fast as stock torchvision in fp32", 3.5,
            ("step", "Training step: fasterrcnn", "ours, bf16", STEP), least=True, bf16=True),
+    Target("fp32 step, times its products", 1.14,
+           ("step", "Distance from the limit: fasterrcnn", "ours, fp32", LIMIT)),
+    Target("bf16 step, times its products", 1.28,
+           ("step", "Distance from the limit: fasterrcnn", "ours, bf16", LIMIT), bf16=True),
+    *(Target(f"`{name}`, bf16 step of trained weights, times its products", 1.25,
+             ("samplers", "Distance from the limit by sampler", f"{name}, after 40 steps", LIMIT),
+             bf16=True)
+      for name in ("sampler=ohem", "sampler=pisa")),
     Target("RetinaNet's fp32 step, times as fast as stock torchvision in fp32", 1.2,
            ("step", "Training step: retinanet", "ours, fp32", STEP), least=True),
     Target("RetinaNet's bf16 step, times as fast as stock torchvision in fp32", 2.1,
@@ -55,15 +64,47 @@ TARGETS = (
     Target("loading annotations of COCO's size, MB", 1_500, (*ANNOTATIONS, "peak memory, MB")),
 )  # fmt: skip
 
+# Against commit 832344e, by ``against=DIR``.
+THERE, FASTER = "seconds here / there's random", "times as fast as there"
+AGAINST = (
+    *(
+        Target(
+            f"`sampler={name}`, bf16 step, times random's there",
+            1.42,
+            ("against", "", f"{name} bf16", THERE),
+            bf16=True,
+        )
+        for name in ("ohem", "pisa")
+    ),
+    Target(
+        "images per second of validation, bf16, times those there",
+        1.25,
+        ("against", "", "validation bf16", FASTER),
+        least=True,
+        bf16=True,
+    ),
+    Target(
+        "`make train`, training and validation, bf16, times as fast as there",
+        1.15,
+        ("against", "", "make-train bf16", FASTER),
+        least=True,
+        bf16=True,
+    ),
+)
 
-def compared(results: Mapping[str, Any]) -> dict[str, Any]:
+
+def compared(
+    results: Mapping[str, Any],
+    targets: Sequence[Target] = TARGETS,
+    title: str = "Targets of two CPU cores",
+) -> dict[str, Any]:
     """A table of the targets of a CPU."""
     bf16 = results["machine"]["computes in bf16"]
-    rows = [_row(target, found(results, *target.place), bf16) for target in TARGETS]
+    rows = [_row(target, found(results, *target.place), bf16) for target in targets]
     note = (
         "The median is compared with the bound. A spread that contains the bound decides nothing."
     )
-    return table("Targets of two CPU cores", rows, note)
+    return table(title, rows, note)
 
 
 def _row(target: Target, value: Any, bf16: bool) -> Row:

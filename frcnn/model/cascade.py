@@ -84,13 +84,14 @@ class CascadeHeads(nn.Module):
         losses: dict[str, Tensor] = {}
         scores = []
         for head in cast(Sequence[SamplingRoIHeads], self.heads):
-            if targets is not None:
+            if self.training:
+                assert targets is not None, "training needs targets"
                 terms, sampled = head.learn(features, proposals, image_shapes, targets)
                 losses |= terms
-                if self.training:
-                    proposals = refined(head, *sampled.proposals(), image_shapes)
-                    continue
-            logits, deltas = head.outputs(features, proposals, image_shapes)
+                proposals = refined(head, *sampled.proposals(), image_shapes)
+                continue
+            logits, deltas, terms = head.evaluate(features, proposals, image_shapes, targets)
+            losses |= terms
             scores.append(head.site.class_loss.scores(logits)[:, 1:])
             before, proposals = proposals, refined(head, proposals, deltas, image_shapes)
         if self.training:

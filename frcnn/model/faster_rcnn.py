@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypedDict, Unpack
 from annotated_types import Ge, Gt, Le, MinLen
 from torch import nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from frcnn.config.schema import PositiveInt, Share
@@ -15,6 +16,7 @@ from frcnn.losses import BoxLoss, ClassLoss
 from frcnn.model.anchors import check_anchor_sizes, one_anchor_size_per_level
 from frcnn.model.architectures import FasterRCNNArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base, num_levels
+from frcnn.model.box_head import FastTwoMLPHead
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
@@ -178,6 +180,8 @@ def build_faster_rcnn(
     base = build_base(network, biases)
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign
+        if type(base.roi_heads.box_head) is TwoMLPHead:  # a subclass may do something else
+            base.roi_heads.box_head.__class__ = FastTwoMLPHead
     coders = {"rpn": base.rpn.box_coder, "rcnn": base.roi_heads.box_coder}
     sites = {site: make_site(site, SITES[site], coders[site], by_site[site]) for site in SITES}
     return SamplingFasterRCNN(base, sites, append_objects)

@@ -3,7 +3,7 @@
 Shape letters: N proposals of the batch (images stacked), K rows of them, C object classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from frcnn.losses.samples import widened
+from frcnn.model.box_head import PreviewedRows
 from frcnn.model.modes import eval_mode, no_graph
 from frcnn.sites.assigners import Unassigned
 from frcnn.sites.site import Site, stack_candidates
@@ -51,7 +52,7 @@ class SamplingRoIHeads(RoIHeads):
     """
 
     site: Site
-    append_objects: bool = True  # objects are proposals too, in training and for val/loss
+    append_objects: bool = True  # in training; val/loss has one definition, with objects
     preview_rows: int = 4096  # proposals that a preview pools at once; limits its memory
 
     def forward(
@@ -62,14 +63,36 @@ class SamplingRoIHeads(RoIHeads):
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of every image (eval mode only) and losses (if there are targets)."""
-        losses: dict[str, Tensor] = {}
-        if targets is not None:
-            losses, _ = self.learn(features, proposals, image_shapes, targets)
         if self.training:
+            assert targets is not None, "training needs targets"
+            losses, _ = self.learn(features, proposals, image_shapes, targets)
             return [], losses
-        logits, deltas = self.outputs(features, proposals, image_shapes)
+        logits, deltas, losses = self.evaluate(features, proposals, image_shapes, targets)
         scores = self.site.class_loss.scores(logits)[:, 1:]
         return self.detections(scores, deltas, proposals, image_shapes), losses
+
+    def evaluate(
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        image_shapes: Sizes,
+        targets: Sequence[dict[str, Tensor]] | None,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """``outputs`` of all proposals, and the validation losses (if there are targets).
+
+        The head runs once, over proposals and objects: both read their rows of its output.
+        """
+        if targets is None:
+            return *self.outputs(features, proposals, image_shapes), {}
+        candidates = self._candidates(proposals, targets, append=True)
+        logits, deltas = self.outputs(features, list(candidates.boxes), image_shapes)
+
+        def head(rows: Tensor) -> tuple[Tensor, Tensor]:
+            return logits[rows], deltas[rows]
+
+        losses = self.site(candidates, head, head, targets)
+        own = _is_proposal(candidates, [len(boxes) for boxes in proposals])
+        return logits[own], deltas[own], losses
 
     def learn(
         self,
@@ -78,45 +101,72 @@ class SamplingRoIHeads(RoIHeads):
         image_shapes: Sizes,
         targets: Sequence[dict[str, Tensor]],
     ) -> tuple[dict[str, Tensor], Sampled]:
-        """The terms of the site, and what it sampled."""
+        """The terms of the site in training, and what it sampled."""
         sizes = [len(boxes) for boxes in proposals]
-        if self.append_objects or not self.training:  # val/loss has one definition
-            objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
-            proposals = self.add_gt_proposals(proposals, objects)
-        candidates = stack_candidates(proposals, targets, [target["labels"] for target in targets])
-
+        candidates = self._candidates(proposals, targets, self.append_objects)
         sampled: list[Sampled] = []
+        box_head = PreviewedRows(self.box_head, len(candidates.stacked))
 
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
             # Rows ascend, so the head returns the images' boxes in the order of the rows.
-            logits, deltas = self.outputs(features, candidates.split(rows), image_shapes)
+            boxes, reused = candidates.split(rows), partial(box_head, rows)
+            logits, deltas = self.outputs(features, boxes, image_shapes, reused)
             sampled.append(Sampled(candidates, sizes, rows, deltas.detach()))
             return logits, deltas
 
-        preview = partial(self._preview, candidates, features, image_shapes)
-        return self.site(candidates, preview, head, targets), sampled[0]
+        look = partial(self._preview, candidates, features, image_shapes)
+        preview = partial(look, keep=box_head.preview)
+        return self.site(candidates, preview, head, targets, observed=look), sampled[0]
+
+    def _candidates(
+        self, proposals: list[Tensor], targets: Sequence[dict[str, Tensor]], append: bool
+    ) -> Unassigned:
+        """The proposals of each image; ``append``: its objects after them."""
+        if append:
+            objects = [t["boxes"].to(proposals[0], non_blocking=True) for t in targets]
+            proposals = self.add_gt_proposals(proposals, objects)
+        return stack_candidates(proposals, targets, [target["labels"] for target in targets])
 
     def outputs(
-        self, features: Features, boxes: list[Tensor], image_shapes: Sizes
+        self,
+        features: Features,
+        boxes: list[Tensor],
+        image_shapes: Sizes,
+        box_head: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """[K, C+1] logits and [K, C+1, 4] deltas, float32."""
+        """[K, C+1] logits and [K, C+1, 4] deltas, float32.
+
+        Args:
+            box_head: pooled rows -> what the predictor reads; None = ``self.box_head``.
+        """
         # torchvision guesses the levels' strides from its first batch and keeps them. For images
         # below about 80 pixels the guess depends on their size. A resumed run has another first
         # batch and would pool from other places, so the strides are set for every batch.
         self.box_roi_pool.scales = None
         pooled = self.box_roi_pool(features, boxes, image_shapes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+        logits, deltas = self.box_predictor((box_head or self.box_head)(pooled))
         return widened(logits), widened(deltas).unflatten(1, (-1, 4))
 
     def _preview(
-        self, candidates: Unassigned, features: Features, image_shapes: Sizes, rows: Tensor
+        self,
+        candidates: Unassigned,
+        features: Features,
+        image_shapes: Sizes,
+        rows: Tensor,
+        keep: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The head's output at some proposals, without gradient; the network does not change."""
+        """The head's output at some proposals, without gradient; the network does not change.
+
+        Args:
+            keep: candidates and their pooled rows -> the box head's output; None = ``self.box_head``.
+        """
         order = candidates.image[rows].argsort(stable=True)
         parts = []
         with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
             for chunk in rows[order].split(self.preview_rows):
-                parts.append(self.outputs(features, candidates.split(chunk), image_shapes))
+                box_head = None if keep is None else partial(keep, chunk)
+                boxes = candidates.split(chunk)
+                parts.append(self.outputs(features, boxes, image_shapes, box_head))
         back = order.argsort()
         logits, deltas = (torch.cat(part)[back] for part in zip(*parts, strict=True))
         return logits, deltas

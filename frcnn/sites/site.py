@@ -93,6 +93,7 @@ class Site(nn.Module):
         preview: Head,
         head: Head,
         targets: Sequence[dict[str, Tensor]],
+        observed: Head | None = None,
     ) -> dict[str, Tensor]:
         """Boxes to assigned labels to sampled rows to named terms.
 
@@ -102,6 +103,8 @@ class Site(nn.Module):
                 ascending order.
             targets: of each image; "seed" gives the image its own random generator, "placeholder"
                 marks an image that only fills an empty batch (``frcnn.data.empty_batch``).
+            observed: the preview that an observer gets; None = ``preview``. A head that reuses
+                previews must not reuse an observer's: a step is the same, observed or not.
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
         candidates.total = self.exchange.total
@@ -114,10 +117,11 @@ class Site(nn.Module):
         candidates.predict = no_outputs  # the preview refers to the candidates: break the cycle
         generators = site_generators(targets, self.index, assigned.boxes.device)
 
-        def predict(rows: Tensor) -> Prediction:
-            return self.prediction(assigned, rows, *preview(rows))
+        def predict(rows: Tensor, look: Head = preview) -> Prediction:
+            return self.prediction(assigned, rows, *look(rows))
 
-        rows, weights = self.draw(assigned, predict, generators)
+        show = None if observed is None else partial(predict, look=observed)
+        rows, weights = self.draw(assigned, predict, generators, show)
         return self.losses(assigned, rows, weights, *head(rows))
 
     @torch.no_grad()
@@ -126,8 +130,13 @@ class Site(nn.Module):
         assigned: Assigned,
         predict: Callable[[Tensor], Prediction],
         generators: Sequence[torch.Generator] | None,
+        show: Callable[[Tensor], Prediction] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Let the sampler weigh the candidates.
+
+        Args:
+            predict: what the sampler may ask.
+            show: what the observer may ask; None = ``predict``.
 
         Returns:
             [K] rows of weight above 0, ascending, and their [K] weights.
@@ -156,6 +165,7 @@ class Site(nn.Module):
                 f"{type(sampler).__name__} at {self.name}: a weight is negative or NaN"
             )
         if self.observer is not None:
+            candidates.predict = show or predict
             self.observer(self.name, candidates, weights)
         rows = torch.where(weights > 0)[0]
         return rows, weights[rows]
