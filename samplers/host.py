@@ -5,9 +5,10 @@ until all launched work is done, and then the GPU waits for the host. So every n
 needs is asked for as early as possible and read as late as possible, many at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import local
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -32,17 +33,17 @@ class Numbers:
         self._parts = parts
         self._values: list[Any] | None = None
         if not all(reads_are_free(part.device) for part in parts):
-            _asked().append(self)
+            _asked().add(self)
 
     def read(self) -> list[Any]:
         """A number, or nested lists of numbers, for each part.
 
-        The first read copies everything that this thread has asked for by then, in one wait.
+        A GPU's numbers are copied with all others that this thread has asked for, in one wait.
         """
-        if self._values is None and self in _asked():
-            _copy_all(_asked())
-        elif self._values is None:
-            self._values = [part.tolist() for part in self._parts]
+        if self._values is None:
+            asked = list(_asked()) if self in _asked() else [self]
+            _asked().clear()
+            _copy(asked)
         assert self._values is not None
         return self._values
 
@@ -50,23 +51,23 @@ class Numbers:
 _thread = local()
 
 
-def _asked() -> list[Numbers]:
-    """What this thread has asked for and not read."""
+def _asked() -> WeakSet[Numbers]:
+    """What this thread has asked for and not read; numbers that nobody waits for leave it."""
     if not hasattr(_thread, "asked"):
-        _thread.asked = []
+        _thread.asked = WeakSet()
     return _thread.asked
 
 
-def _copy_all(asked: list[Numbers]) -> None:
+def _copy(asked: Sequence[Numbers]) -> None:
     parts = [part for numbers in asked for part in numbers._parts]
-    copied = torch.cat([part.reshape(-1).long() for part in parts]).cpu()
-    on_host = iter(copied.split([part.numel() for part in parts]))
+    if not all(reads_are_free(part.device) for part in parts):
+        joined = torch.cat([part.reshape(-1).long() for part in parts]).cpu()
+        copied = joined.split([part.numel() for part in parts])
+        parts = [c.to(p.dtype).reshape(p.shape) for c, p in zip(copied, parts, strict=True)]
+    on_host = iter(parts)
     for numbers in asked:
-        numbers._values = [
-            next(on_host).to(part.dtype).reshape(part.shape).tolist() for part in numbers._parts
-        ]
+        numbers._values = [next(on_host).tolist() for _ in numbers._parts]
         numbers._parts = ()
-    asked.clear()
 
 
 def ask_rows(*masks: Tensor) -> Callable[[], list[Tensor]]:
@@ -84,4 +85,6 @@ def ask_rows(*masks: Tensor) -> Callable[[], list[Tensor]]:
 
 def rows_where(mask: Tensor, count: int) -> Tensor:
     """[count] ascending rows of an [N] mask that holds ``count`` times; a GPU's host goes on."""
+    if reads_are_free(mask.device):
+        return torch.where(mask)[0]
     return torch.nonzero_static(mask, size=count)[:, 0]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.clusters import iou
+from samplers.iou import iou
 
 LEFT_OUT = -1  # the group of a box that neither removes nor is kept
 # Columns that are settled at a time. They cost B^2 per round, and a block needs at most B rounds.
@@ -33,14 +33,14 @@ def cluster_heads(
 
     Args:
         boxes: [G, M, 4] xyxy pixels, best first.
-        group: [G, M] int64; only boxes of one group remove one another. a box of ``LEFT_OUT``
+        group: [G, M] int64; only boxes of one group remove one another. A box of ``LEFT_OUT``
             neither removes nor is kept.
         threshold: IoU above which a kept box removes another.
         attempt: each one has more rounds; the third is always exact.
 
     Returns:
-        [G, M] int64, the column of the head, M for a box that is left out; and 0-d bool, whether the
-        rounds were enough. If not, ask again with ``attempt + 1``.
+        [G, M] int64, the column of the head, M for a box that is left out; and 0-d bool, whether
+        the rounds were enough. If not, ask again with ``attempt + 1``.
     """
     size = group.shape[1]
     column = torch.arange(size, device=boxes.device)

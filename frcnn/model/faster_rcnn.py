@@ -15,6 +15,7 @@ from frcnn.losses import BoxLoss, ClassLoss
 from frcnn.model.anchors import check_anchor_sizes, one_anchor_size_per_level
 from frcnn.model.architectures import FasterRCNNArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base, num_levels
+from frcnn.model.box_coder import BoxCoder
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
@@ -179,6 +180,8 @@ def build_faster_rcnn(
     if roi_align == "fast":
         base.roi_heads.box_roi_pool.__class__ = FastRoIAlign
     coders = {"rpn": base.rpn.box_coder, "rcnn": base.roi_heads.box_coder}
+    for coder in coders.values():
+        coder.__class__ = BoxCoder
     sites = {site: make_site(site, SITES[site], coders[site], by_site[site]) for site in SITES}
     return SamplingFasterRCNN(base, sites, append_objects)
 

@@ -49,7 +49,8 @@ class ProposalFilter:
 
     Attributes:
         pre_nms_top_n: candidates of each level, by score.
-        post_nms_top_n: proposals of each image; ties go to the lowest level and the highest logit.
+        post_nms_top_n: proposals of each image, by score. On a GPU ties go to the lowest level and
+            then to the highest logit; on a CPU they are in torchvision's order, which is open.
         nms_thresh: IoU above which the box of lower score is removed.
         score_thresh: lowest score of a proposal.
         min_size: lowest width and height in pixels.
@@ -129,15 +130,12 @@ def suppress(
         boxes, scores, levels: [K_i, 4], [K_i] and [K_i] of each image; levels ascend.
 
     Returns:
-        Rows that are kept, for each image, by falling score; ties go to the lowest row.
+        Rows that are kept, for each image, by falling score; ties are in ``batched_nms``'s order.
     """
     parts = [_lists(*image) for image in zip(boxes, scores, levels, strict=True)]
     done = iter(_run([partial(part.kept, threshold) for image in parts for part in image]))
-    kept = [torch.cat([next(done) for _ in image]).sort().values for image in parts]
-    return [
-        rows[own[rows].argsort(descending=True, stable=True)]
-        for rows, own in zip(kept, scores, strict=True)
-    ]
+    kept = [[next(done) for _ in image] for image in parts]
+    return [_joined(rows, own) for rows, own in zip(kept, scores, strict=True)]
 
 
 class _List(NamedTuple):
@@ -162,9 +160,18 @@ def _lists(boxes: Tensor, scores: Tensor, levels: Tensor) -> list[_List]:
     """The lists of one image, as ``batched_nms`` makes them."""
     if len(boxes) <= MOVED_APART:
         return [_List(0, boxes, scores, levels)]
-    sizes = levels.bincount().tolist()
+    sizes = [size for size in levels.bincount().tolist() if size]
     firsts = [0, *accumulate(sizes)]
     return list(map(_List, firsts, boxes.split(sizes), scores.split(sizes)))
+
+
+def _joined(kept: Sequence[Tensor], scores: Tensor) -> Tensor:
+    """Kept rows of each list of an image -> of the image, by falling score."""
+    if len(scores) <= MOVED_APART:
+        return kept[0]
+    rows = torch.cat(list(kept)).sort().values
+    # Not stable, because torchvision's is not: equal rows give the same order.
+    return rows[scores[rows].sort(descending=True).indices]
 
 
 def _run(jobs: Sequence[Callable[[], Tensor]]) -> list[Tensor]:

@@ -14,8 +14,10 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from frcnn.losses.samples import widened
 from frcnn.model.modes import eval_mode, no_graph
+from frcnn.model.roi_align import ask_levels
 from frcnn.sites.assigners import Unassigned
 from frcnn.sites.site import Site, stack_candidates
+from samplers.host import Numbers, rows_where
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -40,7 +42,11 @@ class Sampled:
     def proposals(self) -> tuple[list[Tensor], Tensor]:
         """[M_i, 4] proposals of each image, without the objects, and their [M, D, 4] deltas."""
         own = _is_proposal(self.candidates, self.sizes)[self.rows]
-        return self.candidates.split(self.rows[own]), self.deltas[own]
+        image = self.candidates.image[self.rows]
+        none = own.new_zeros(len(self.sizes), dtype=torch.int64)
+        (sizes,) = Numbers(none.scatter_add(0, image, own.long())).read()
+        own = rows_where(own, sum(sizes))
+        return self.candidates.split(self.rows[own], sizes), self.deltas[own]
 
 
 class SamplingRoIHeads(RoIHeads):
@@ -89,7 +95,8 @@ class SamplingRoIHeads(RoIHeads):
 
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
             # Rows ascend, so the head returns the images' boxes in the order of the rows.
-            logits, deltas = self.outputs(features, candidates.split(rows), image_shapes)
+            boxes = candidates.split(rows, candidates.kept)
+            logits, deltas = self.outputs(features, boxes, image_shapes)
             sampled.append(Sampled(candidates, sizes, rows, deltas.detach()))
             return logits, deltas
 
@@ -97,14 +104,23 @@ class SamplingRoIHeads(RoIHeads):
         return self.site(candidates, preview, head, targets), sampled[0]
 
     def outputs(
-        self, features: Features, boxes: list[Tensor], image_shapes: Sizes
+        self,
+        features: Features,
+        boxes: list[Tensor],
+        image_shapes: Sizes,
+        on_levels: Numbers | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """[K, C+1] logits and [K, C+1, 4] deltas, float32."""
+        """[K, C+1] logits and [K, C+1, 4] deltas, float32.
+
+        Args:
+            on_levels: of ``ask_levels``, if they were asked for before.
+        """
         # torchvision guesses the levels' strides from its first batch and keeps them. For images
         # below about 80 pixels the guess depends on their size. A resumed run has another first
         # batch and would pool from other places, so the strides are set for every batch.
         self.box_roi_pool.scales = None
-        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        known = {} if on_levels is None else {"on_levels": on_levels}
+        pooled = self.box_roi_pool(features, boxes, image_shapes, **known)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return widened(logits), widened(deltas).unflatten(1, (-1, 4))
 
@@ -115,8 +131,14 @@ class SamplingRoIHeads(RoIHeads):
         order = candidates.image[rows].argsort(stable=True)
         parts = []
         with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
-            for chunk in rows[order].split(self.preview_rows):
-                parts.append(self.outputs(features, candidates.split(chunk), image_shapes))
+            chunks = rows[order].split(self.preview_rows)
+            # All chunks ask before the first one reads: a GPU's host waits once.
+            sizes = [candidates.ask_sizes(chunk) for chunk in chunks]
+            boxes = [candidates.stacked[chunk] for chunk in chunks]
+            on_levels = [ask_levels(self.box_roi_pool, features, b, image_shapes) for b in boxes]
+            for chunk, asked, known in zip(chunks, sizes, on_levels, strict=True):
+                split = candidates.split(chunk, asked.read()[0])
+                parts.append(self.outputs(features, split, image_shapes, known))
         back = order.argsort()
         logits, deltas = (torch.cat(part)[back] for part in zip(*parts, strict=True))
         return logits, deltas
