@@ -1,5 +1,7 @@
 """The filter of proposals picks what torchvision's picks, in the same order."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from pretend_gpu import pretend_gpu, to_gpu, to_host
@@ -11,7 +13,7 @@ from frcnn.model.proposals import ProposalFilter
 from samplers import suppression
 
 SIZES = [(90, 120), (100, 80), (64, 64)]
-LEVELS = [1500, 400, 90, 6]
+LEVELS = [900, 300, 90, 6]
 
 
 def cases() -> list[tuple[Tensor, Tensor]]:
@@ -35,7 +37,7 @@ def cases() -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-@pytest.fixture(params=[(2000, 300), (30, 1000), (200, 5)], ids=str)
+@pytest.fixture(params=[(2000, 300), (100, 5)], ids=str)
 def network(request: pytest.FixtureRequest) -> RegionProposalNetwork:
     """torchvision's, with the numbers of candidates and of proposals."""
     rpn = quick().rpn
@@ -47,6 +49,11 @@ def network(request: pytest.FixtureRequest) -> RegionProposalNetwork:
 def filter_of(rpn: RegionProposalNetwork) -> ProposalFilter:
     numbers = rpn.pre_nms_top_n(), rpn.post_nms_top_n()
     return ProposalFilter(*numbers, rpn.nms_thresh, rpn.score_thresh, rpn.min_size)
+
+
+def joined_in_fixed_order(kept: Sequence[Tensor], scores: Tensor) -> Tensor:
+    rows = torch.cat([*kept, torch.zeros(0, dtype=torch.int64)]).sort().values
+    return rows[scores[rows].argsort(descending=True, stable=True)]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -65,18 +72,19 @@ def test_the_same_as_torchvision(network: RegionProposalNetwork, threads: int) -
         torch.set_num_threads(before)
 
 
-# Blocks of 8 have more than one block and more rounds than the first attempt in every list.
-@pytest.mark.parametrize(("block", "rounds"), [(512, 16), (8, 1)])
+# With 64 columns a block and one round a list has many blocks and needs further attempts.
+@pytest.mark.parametrize(("block", "rounds"), [(512, 16), (64, 1)])
 def test_a_gpu_gives_the_same(
     network: RegionProposalNetwork, block: int, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suppression, "BLOCK", block)
     monkeypatch.setattr(suppression, "ROUNDS", rounds)
-    # Levels moved apart round otherwise; a GPU suppresses each level by itself.
+    # A GPU suppresses each level by itself, and its order of ties is fixed.
     monkeypatch.setattr("frcnn.model.proposals.MOVED_APART", 0)
-    for boxes, logits in cases():
+    monkeypatch.setattr("frcnn.model.proposals._joined", joined_in_fixed_order)
+    for boxes, logits in cases()[::2]:
         expected = filter_of(network).ask(boxes, logits, SIZES, LEVELS)()
         with pretend_gpu() as waits:
             found = filter_of(network).ask(to_gpu(boxes), to_gpu(logits), SIZES, LEVELS)()
         assert all(map(torch.equal, to_host(found), expected))
-        assert waits.total() == (1 if rounds > 1 else waits.total()) <= 4, waits
+        assert waits.total() == 1 if rounds > 1 else 1 < waits.total() <= 3, waits

@@ -20,8 +20,9 @@ from torch._subclasses.fake_tensor import (
 
 from samplers import Candidates, Prediction
 
-# NMS: whether it has looked at enough boxes. ISR-P: the number of the positives that it looks at.
-WAITS = {"ohem": 1, "pisa": 2, "isr_p": 1, "effective_prime": 2, "effective_prime_isr_p": 1}
+# Whether NMS has looked at enough boxes, twice in OHEM with a quota. PISA also counts the rows that
+# it asks for predictions.
+WAITS = {"ohem": 2, "pisa": 2, "isr_p": 2, "effective_prime": 2, "effective_prime_isr_p": 2}
 SIZES = (300, 280, 300)
 
 
