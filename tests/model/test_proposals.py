@@ -82,7 +82,7 @@ def test_a_gpu_gives_the_same(
     # A GPU suppresses each level by itself, and its order of ties is fixed.
     monkeypatch.setattr("frcnn.model.proposals.MOVED_APART", 0)
     monkeypatch.setattr("frcnn.model.proposals._joined", joined_in_fixed_order)
-    given, reads = cases()[::2], 0
+    given, reads = cases()[1::2], 0  # the crowded ones
     for boxes, logits in given:
         expected = filter_of(network).ask(boxes, logits, SIZES, LEVELS)()
         with pretend_gpu() as waits:
