@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from samplers.host import reads_are_free
+
 
 @dataclass
 class Prediction:
@@ -119,20 +121,27 @@ class Candidates:
         """[N] float32 losses now, "loss" or "class_loss" of the prediction.
 
         Raises:
-            FloatingPointError: a loss is not finite, so that nothing can be ranked by it. On a GPU
-                the site raises it after the draw, because reading a number makes the host wait.
+            FloatingPointError: a loss is not finite, so that nothing can be ranked by it; see
+                ``require``.
         """
         rows = torch.arange(len(self.labels), device=self.labels.device)
         loss = getattr(self.predict(rows), part).float()
-        self.finite = self.finite & (loss.isfinite() | (self.labels < 0)).all()
-        if loss.device.type == "cpu":
-            self.check_finite()
+        self.require((loss.isfinite() | (self.labels < 0)).all())
         return loss
 
+    def require(self, finite: Tensor) -> None:
+        """Raise FloatingPointError unless this holds, a 0-d bool: what is predicted is finite.
+
+        On a GPU the site raises it after the draw, because reading a number makes the host wait.
+        """
+        self.finite = self.finite & finite
+        if reads_are_free(finite.device):
+            self.check_finite()
+
     def check_finite(self) -> None:
-        """Raise FloatingPointError if ``losses`` met a loss that is not finite."""
+        """Raise FloatingPointError if something that ``require`` was given did not hold."""
         if not self.finite:
-            raise FloatingPointError("the loss of a candidate is not finite")
+            raise FloatingPointError("a predicted loss, score or box of a candidate is not finite")
 
     def pad_by_image(self, values: Tensor, fill: float = 0) -> Tensor:
         """[N] values -> [I, M]: one row per image, padded with ``fill`` to the largest image."""

@@ -4,15 +4,22 @@ Shape letters: K boxes of a batch, sorted by image and falling score, I images, 
 boxes per image, R rows of a block, E pairs of boxes.
 """
 
+from itertools import count as attempts
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from samplers.host import Numbers, reads_are_free
+from samplers.iou import iou
 from samplers.quota import count, starts
+from samplers.suppression import LEFT_OUT, cluster_heads
 
 # Candidates per image that are clustered at a time.
 BLOCK = 256
+# Candidates per image that a GPU clusters at first.
+GPU_WINDOW = 2048
 # Pairs of boxes compared at a time: they fit into the cache of a core and bound the memory.
 PAIRS = 2**18
 # Fills up tables of rows. As an index it selects a box without area, which overlaps nothing.
@@ -30,10 +37,13 @@ def local_clusters(boxes: Tensor, image: Tensor, num_needed: Tensor, threshold: 
 
     Args:
         boxes: [K, 4] xyxy pixels, by falling score within an image.
-        image: [K] int64 in 0..I-1, ascending.
+        image: [K] int64 in 0..I-1, ascending. On a GPU I marks candidates that are left out; they
+            go to one cluster.
         num_needed: [I] how many heads are enough.
         threshold: IoU above which a head takes a box.
     """
+    if not reads_are_free(boxes.device):
+        return _clusters_on_gpu(boxes, image, num_needed, threshold)
     sizes, first_row = count(image, len(num_needed)), starts(image, len(num_needed))
     cluster = first_row[image]
     # The last column is the box that PADDING selects.
@@ -50,6 +60,28 @@ def local_clusters(boxes: Tensor, image: Tensor, num_needed: Tensor, threshold: 
         join_first_heads(cluster, block[inside], pairs)
         heads = torch.cat([heads, heads_of(cluster, block)], 1)
     return cluster
+
+
+def _clusters_on_gpu(boxes: Tensor, image: Tensor, num_needed: Tensor, threshold: float) -> Tensor:
+    """The same on a window of each image, which grows until it has the heads that are needed."""
+    images = len(num_needed)
+    sizes, first_row = count(image, images + 1), starts(image, images + 1)
+    padded = F.pad(boxes, (0, 0, 0, 1))
+    for attempt in attempts():
+        window = min(GPU_WINDOW << attempt, len(image))
+        column = torch.arange(window, device=image.device)
+        inside = column < sizes[:images, None]
+        rows = torch.where(inside, first_row[:images, None] + column, PADDING)
+        group = torch.where(inside, 0, LEFT_OUT)
+        head, exact = cluster_heads(padded[rows], group, threshold, attempt)
+        enough = ((head == column).sum(1) >= num_needed) | (sizes[:images] <= window)
+        if Numbers(exact & enough.all()).read()[0]:
+            break
+    cluster = first_row[image]
+    position = torch.arange(len(image), device=image.device) - cluster
+    in_window = (position < window) & (image < images)
+    own_head = head[image.clamp(max=images - 1), position.clamp(max=window - 1)]
+    return cluster + own_head.where(in_window, 0)
 
 
 def join_first_heads(cluster: Tensor, rows: Tensor, pairs: Tensor) -> None:
@@ -97,11 +129,3 @@ def overlapping_pairs(corners: Tensor, rivals: Tensor, block: Tensor, threshold:
         image, a, b = torch.where(overlaps)
         found.append(torch.stack([part[image, a], block[image, b]]))
     return torch.cat(found, 1)
-
-
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """[...] IoU of boxes [4, ...] that broadcast; NaN if neither box has an area."""
-    width = a[2].minimum(b[2]).sub_(a[0].maximum(b[0])).clamp_(min=0)
-    intersection = a[3].minimum(b[3]).sub_(a[1].maximum(b[1])).clamp_(min=0).mul_(width)
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return intersection.div_(areas.sub_(intersection))

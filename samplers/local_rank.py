@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from samplers.clusters import local_clusters
-from samplers.quota import starts
+from samplers.quota import eligible_rows, starts
 
 
 def hierarchical_local_rank(
@@ -35,21 +35,29 @@ def place_in_group(key: Tensor, group: Tensor, num_groups: int) -> Tensor:
 
 
 def score_hlr(
-    boxes: Tensor, scores: Tensor, image: Tensor, num_needed: Tensor, threshold: float
+    boxes: Tensor,
+    scores: Tensor,
+    image: Tensor,
+    mask: Tensor,
+    num_needed: Tensor,
+    threshold: float,
 ) -> Tensor:
-    """[K] rank of each candidate in its image by Score-HLR; exact below ``num_needed``.
+    """[K] rank of each eligible candidate in its image by Score-HLR; exact below ``num_needed``.
 
     Args:
         boxes: [K, 4] decoded, xyxy pixels.
         scores: [K] in [0, 1].
         image: [K] int64 in 0..I-1.
+        mask: [K] bool, the eligible candidates; the rank of the others is undefined.
         num_needed: [I] how many ranks are needed per image.
         threshold: IoU above which boxes belong to one cluster.
     """
-    order = scores.argsort(descending=True, stable=True)
+    # The others form an image of their own behind all images.
+    image = torch.where(mask, image, len(num_needed))
+    rows = eligible_rows(mask)
+    order = rows[scores[rows].argsort(descending=True, stable=True)]
     order = order[image[order].argsort(stable=True)]
-    image = image[order]
-    cluster = local_clusters(boxes[order], image, num_needed, threshold)
-    rank = torch.empty_like(order)
-    rank[order] = hierarchical_local_rank(cluster, image, len(order), len(num_needed))
+    cluster = local_clusters(boxes[order], image[order], num_needed, threshold)
+    rank = torch.zeros_like(image)
+    rank[order] = hierarchical_local_rank(cluster, image[order], len(order), len(num_needed) + 1)
     return rank

@@ -5,11 +5,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from samplers.arguments import check_budget, check_choice, check_iou_threshold
 from samplers.candidates import Candidates
-from samplers.quota import count, take_quota, top
+from samplers.nms_by_label import first_survivors
+from samplers.quota import hardest, take_quota
 
 RankBy = Literal["loss", "class_loss"]
 
@@ -68,49 +68,15 @@ class OHEM:
         loss = candidates.losses(self.rank_by)
         if self.positive_fraction is None:
             pool = self._pool(candidates, loss, candidates.labels >= 0)
-            return self._hardest(candidates, loss, pool, self.batch_size_per_image).float()
+            return hardest(candidates, loss, pool, self.batch_size_per_image).float()
         positive = self._pool(candidates, loss, candidates.positive)
         negative = self._pool(candidates, loss, candidates.negative)
         labels = torch.where(positive | negative, candidates.labels, -1)
         pooled = replace(candidates, labels=labels)
         return take_quota(pooled, loss, self.batch_size_per_image, self.positive_fraction)
 
-    def _hardest(self, candidates: Candidates, loss: Tensor, mask: Tensor, number: int) -> Tensor:
-        """[N] bool: the ``number`` highest losses of the mask, per image."""
-        quota = torch.full((candidates.num_images,), number, device=loss.device)
-        return top(candidates, loss, mask, quota, number)
-
     def _pool(self, candidates: Candidates, loss: Tensor, mask: Tensor) -> Tensor:
-        """[N] bool: the candidates of the mask that compete, with NMS at least the hardest B.
-
-        Greedy NMS never looks at a lower loss, so the first B survivors of an image depend only on
-        its hardest candidates. NMS therefore runs on a window of these, which grows until B
-        survive: near-duplicates are few, and the cost of NMS grows with the square of the window.
-        """
+        """[N] bool: the candidates of the mask that compete, with NMS at least the hardest B."""
         if self.nms_iou is None:
             return mask
-        sizes = candidates.pad_by_image(mask).sum(1)
-        window = 5 * self.batch_size_per_image // 4
-        while True:
-            rows = torch.where(self._hardest(candidates, loss, mask, window))[0]
-            survives = nms_by_label(candidates, loss, rows, self.nms_iou)
-            survivors = candidates.pad_by_image(survives).sum(1)
-            if ((survivors >= self.batch_size_per_image) | (sizes <= window)).all():
-                return survives
-            window *= 2
-
-
-def nms_by_label(candidates: Candidates, loss: Tensor, rows: Tensor, threshold: float) -> Tensor:
-    """[N] bool: the rows that survive NMS among the rows of equal image and label."""
-    survives = torch.zeros_like(candidates.labels, dtype=torch.bool)
-    if not len(rows):
-        return survives
-    boxes = candidates.boxes[rows].double()
-    # Move the boxes of each label away from all others. In float32 many labels would leave too
-    # few digits for the boxes.
-    boxes += (candidates.labels[rows] * (1 + boxes.max() - boxes.min()))[:, None]
-    sizes = count(candidates.image[rows], candidates.num_images).tolist()
-    by_image = (values.split(sizes) for values in (rows, boxes, loss[rows].double()))
-    for image_rows, image_boxes, image_loss in zip(*by_image, strict=True):
-        survives[image_rows[nms(image_boxes, image_loss, threshold)]] = True
-    return survives
+        return first_survivors(candidates, loss, mask, self.nms_iou, self.batch_size_per_image)

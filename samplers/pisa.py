@@ -17,7 +17,8 @@ from samplers.arguments import (
     check_share,
 )
 from samplers.candidates import Candidates
-from samplers.clusters import iou
+from samplers.host import ask_rows
+from samplers.iou import iou
 from samplers.local_rank import hierarchical_local_rank, score_hlr
 from samplers.quota import count, quotas, rank_within, take_quota
 from samplers.random import shuffled
@@ -165,7 +166,8 @@ class PISA:
         negatives = candidates.negative & (self.score_hlr or self.isr_n)
         if not self.score_hlr:
             negatives &= drawn
-        return torch.where(positives)[0], torch.where(negatives)[0]
+        positive_rows, negative_rows = ask_rows(positives, negatives)()
+        return positive_rows, negative_rows
 
     def _isr_p(self, candidates: Candidates, rows: Tensor, seen: "Predictions") -> Tensor:
         """[P] weights of the drawn positives, ranked among the positives of all processes."""
@@ -210,17 +212,11 @@ class PISA:
         First the negatives above the score threshold by Score-HLR, then the others by random key.
         """
         score = seen.scores[:, 1:].amax(1)
-        is_above = score > self.score_threshold
-        above, below = torch.where(is_above)[0], torch.where(~is_above)[0]
-        num_above = count(image[above], len(num_needed))
-        rank = torch.empty_like(image)
-        rank[above] = score_hlr(
-            seen.boxes[above], score[above], image[above], num_needed, self.cluster_iou
-        )
-        everyone = torch.ones_like(below, dtype=torch.bool)
-        order = rank_within(image[below], random_key[below], len(num_needed), everyone)
-        rank[below] = num_above[image[below]] + order
-        return rank, num_above
+        above = score > self.score_threshold
+        num_above = torch.zeros_like(num_needed).scatter_add_(0, image, above.long())
+        by_score = score_hlr(seen.boxes, score, image, above, num_needed, self.cluster_iou)
+        at_random = rank_within(image, random_key, len(num_needed), ~above)
+        return torch.where(above, by_score, num_above[image] + at_random), num_above
 
 
 class Predictions(NamedTuple):
@@ -257,7 +253,8 @@ def finite_predictions(candidates: Candidates, rows: Tensor) -> Predictions:
     """The float32 predictions of some candidates.
 
     Raises:
-        FloatingPointError: a prediction is not finite, so that nothing can be ranked by it.
+        FloatingPointError: a prediction is not finite, so that nothing can be ranked by it; see
+            ``Candidates.require``.
     """
     prediction = candidates.predict(rows)
     scores, boxes, loss = (
@@ -265,8 +262,7 @@ def finite_predictions(candidates: Candidates, rows: Tensor) -> Predictions:
     )
     # A sum is finite only if every term is, in one pass. A float32 sum may overflow by itself.
     sums = [values.sum(dtype=torch.float64) for values in (scores, boxes, loss)]
-    if not torch.stack(sums).isfinite().all():
-        raise FloatingPointError("the prediction of a candidate is not finite")
+    candidates.require(torch.stack(sums).isfinite().all())
     return Predictions(scores, boxes, loss)
 
 

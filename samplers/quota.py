@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from samplers.candidates import Candidates
+from samplers.host import reads_are_free
 
 
 def take_quota(
@@ -66,6 +67,12 @@ def top(
     return candidates.unpad(highest(table, quota, max_quota))
 
 
+def hardest(candidates: Candidates, priority: Tensor, mask: Tensor, number: int) -> Tensor:
+    """[N] bool: the ``number`` eligible candidates of highest priority, per image; see ``top``."""
+    quota = torch.full((candidates.num_images,), number, device=priority.device)
+    return top(candidates, priority, mask, quota, number)
+
+
 def highest(table: Tensor, quota: Tensor, max_quota: int | None = None) -> Tensor:
     """[..., M] bool: the ``quota`` highest values of each row; ties go to the lowest index.
 
@@ -90,7 +97,7 @@ def lowest_picked(table: Tensor, quota: Tensor, max_quota: int | None) -> Tensor
     0. A full sort is not needed: the ``max_quota`` highest values contain it.
     """
     row_length = table.shape[-1]
-    if table.device.type == "cpu":
+    if reads_are_free(table.device):
         max_quota = int(quota.max())
     depth = row_length if max_quota is None else max(1, min(max_quota, row_length))
     falling = table.topk(depth, dim=-1).values
@@ -111,15 +118,20 @@ def rank_within(group: Tensor, priority: Tensor, num_groups: int, mask: Tensor) 
     """
     # The others form a group of their own behind all groups.
     group = torch.where(mask, group, num_groups)
-    # A CPU sorts only the eligible. A GPU sorts all: its host would have to wait for their number.
-    on_cpu = group.device.type == "cpu"
-    rows = torch.where(mask)[0] if on_cpu else torch.arange(len(group), device=group.device)
+    rows = eligible_rows(mask)
     order = rows[priority[rows].argsort(descending=True, stable=True)]
     order = order[group[order].argsort(stable=True)]
     first = starts(group[rows], num_groups + 1)
     rank = torch.zeros_like(group)
     rank[order] = torch.arange(len(order), device=group.device) - first[group[order]]
     return rank
+
+
+def eligible_rows(mask: Tensor) -> Tensor:
+    """[K] rows of the mask, ascending; on a GPU all [N] rows, whose number its host knows."""
+    if reads_are_free(mask.device):
+        return torch.where(mask)[0]
+    return torch.arange(len(mask), device=mask.device)
 
 
 def count(group: Tensor, num_groups: int) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from samplers.arguments import check_budget
 from samplers.candidates import Candidates
+from samplers.host import reads_are_free
 from samplers.quota import take_quota
 
 
@@ -47,7 +48,7 @@ def shuffled(candidates: Candidates) -> Tensor:
     so that the same seed gives the same picks. A GPU would have to wait for their lengths, so
     there the priorities are plain random numbers.
     """
-    if candidates.labels.device.type != "cpu":
+    if not reads_are_free(candidates.labels.device):
         return noise(candidates)
     priority = torch.zeros(len(candidates.labels))
     first = 0

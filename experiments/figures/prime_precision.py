@@ -26,7 +26,7 @@ from frcnn.losses.activation import SigmoidLoss
 from frcnn.model import Detector
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.sites.site import deltas_of_label, stack_candidates, usual_assigner
-from samplers.clusters import iou
+from samplers.iou import iou
 
 LOWERED = 0.1  # the share of the positives' class loss that is taken away
 TOPS = (5, 25)

@@ -16,7 +16,7 @@ from frcnn.sites.site import Site
 from frcnn.sites.weighers import SWN
 from frcnn.sites.weighers.swn import features
 from samplers import Candidates, Prediction
-from samplers.clusters import iou
+from samplers.iou import iou
 from samplers.local_rank import hierarchical_local_rank
 from samplers.quota import starts
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from frcnn.losses.samples import Samples
-from samplers.clusters import iou
+from samplers.iou import iou
 
 
 class SoftTargets(nn.Module):

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Unpack, cast
 import torch
 from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image
 
 from frcnn.config.schema import PositiveInt
 from frcnn.losses import BoxLoss, ClassLoss
+from frcnn.model.box_coder import BoxCoder
 from frcnn.model.detector import Detector
 from frcnn.model.faster_rcnn import NONE, TorchvisionOptions, build_faster_rcnn
 from frcnn.model.roi_heads import Features, SamplingRoIHeads, Sizes

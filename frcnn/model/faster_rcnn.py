@@ -16,6 +16,7 @@ from frcnn.losses import BoxLoss, ClassLoss
 from frcnn.model.anchors import check_anchor_sizes, one_anchor_size_per_level
 from frcnn.model.architectures import FasterRCNNArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base, num_levels
+from frcnn.model.box_coder import BoxCoder
 from frcnn.model.box_head import FastTwoMLPHead
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.roi_align import FastRoIAlign
@@ -183,6 +184,8 @@ def build_faster_rcnn(
         if type(base.roi_heads.box_head) is TwoMLPHead:  # a subclass may do something else
             base.roi_heads.box_head.__class__ = FastTwoMLPHead
     coders = {"rpn": base.rpn.box_coder, "rcnn": base.roi_heads.box_coder}
+    for coder in coders.values():
+        coder.__class__ = BoxCoder
     sites = {site: make_site(site, SITES[site], coders[site], by_site[site]) for site in SITES}
     return SamplingFasterRCNN(base, sites, append_objects)
 

@@ -11,7 +11,6 @@ import torch
 from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -23,6 +22,7 @@ from frcnn.losses.samples import widened
 from frcnn.model.anchors import ASPECT_RATIOS, anchor_levels, check_anchor_sizes, scaled_sizes
 from frcnn.model.architectures import RetinaNetArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base
+from frcnn.model.box_coder import BoxCoder
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.faster_rcnn import NONE
 from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site
@@ -71,6 +71,7 @@ class SamplingRetinaNet(Detector, RetinaNet):
         """Give torchvision's RetinaNet its site. Its modules stay what they are."""
         base.__class__ = cls
         base.transform.__class__ = Transform
+        base.box_coder.__class__ = BoxCoder
         add_sites(base, sites)
         assert isinstance(base, SamplingRetinaNet)
         return base

@@ -17,34 +17,79 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import _filter_input, _setup_scales
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops.poolers import _convert_to_roi_format, _filter_input, _setup_scales
+
+from samplers.host import Numbers, reads_are_free
+from samplers.quota import count
 
 
 class FastRoIAlign(MultiScaleRoIAlign):
     """``MultiScaleRoIAlign`` with a fast CPU path; equal to 1e-4 in value and gradient.
 
-    torchvision's own kernel serves other devices.
+    On other devices torchvision's own kernel pools; the host waits for the numbers of boxes of all
+    levels once.
     """
 
     scales: list[float] | None
     map_levels: Any
 
     def forward(
-        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self,
+        x: dict[str, Tensor],
+        boxes: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        on_levels: Numbers | None = None,
     ) -> Tensor:
-        """[R, C, output height, output width], boxes in xyxy pixels of the resized image."""
-        if boxes[0].device.type != "cpu":
-            return super().forward(x, boxes, image_shapes)
+        """[R, C, output height, output width], boxes in xyxy pixels of the resized image.
+
+        Args:
+            on_levels: what ``ask`` returned for these boxes, if it was called before.
+        """
+        levels = self._levels(x, image_shapes)
+        if not reads_are_free(boxes[0].device):
+            on_levels = on_levels or self.ask(x, boxes, image_shapes)
+            return self._by_level(levels, boxes, on_levels.read()[0])
+        table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels])
+        pooled = self._pooled(table.float(), *self._on_levels(levels, boxes))
+        pooled = pooled.to(table.dtype).unflatten(1, self.output_size)
+        return pooled.permute(0, 3, 1, 2)
+
+    def ask(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Numbers:
+        """How many boxes are pooled from each level."""
+        levels = self._levels(x, image_shapes)
+        return Numbers(count(self._level_of(boxes, len(levels)), len(levels)))
+
+    def _levels(self, x: dict[str, Tensor], image_shapes: list[tuple[int, int]]) -> list[Tensor]:
+        """The levels that boxes are pooled from; sets their scales."""
         levels = _filter_input(x, self.featmap_names)
         if self.scales is None or self.map_levels is None:
             self.scales, self.map_levels = _setup_scales(
                 levels, image_shapes, self.canonical_scale, self.canonical_level
             )
-        table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels])
-        pooled = self._pooled(table.float(), *self._on_levels(levels, boxes))
-        pooled = pooled.to(table.dtype).unflatten(1, self.output_size)
-        return pooled.permute(0, 3, 1, 2)
+        return levels
+
+    def _level_of(self, boxes: Sequence[Tensor], num_levels: int) -> Tensor:
+        """[R] the level of each box."""
+        if num_levels > 1:
+            return self.map_levels(list(boxes))
+        return torch.zeros(sum(map(len, boxes)), dtype=torch.int64, device=boxes[0].device)
+
+    def _by_level(
+        self, levels: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[int]
+    ) -> Tensor:
+        """torchvision's kernel at each level, over the ``sizes`` boxes that belong to it."""
+        assert self.scales is not None  # set with the levels
+        order = self._level_of(boxes, len(levels)).argsort(stable=True)
+        rois = _convert_to_roi_format(list(boxes))[order]
+        parts = [
+            roi_align(level, part, self.output_size, scale, self.sampling_ratio)
+            for level, part, scale in zip(levels, rois.split(list(sizes)), self.scales, strict=True)
+        ]
+        pooled = torch.cat([part.to(levels[0].dtype) for part in parts])
+        return torch.empty_like(pooled).index_copy(0, order, pooled)
 
     @torch.no_grad()
     def _on_levels(
@@ -55,8 +100,7 @@ class FastRoIAlign(MultiScaleRoIAlign):
         Returns:
             [R, 4] boxes xyxy, and [3, R] the map's first row in the table, its height and width.
         """
-        level = self.map_levels(boxes) if len(levels) > 1 else torch.zeros(sum(map(len, boxes)))
-        level = level.to(torch.int64)
+        level = self._level_of(boxes, len(levels))
         sizes = torch.tensor([[f.shape[2], f.shape[3]] for f in levels])
         pixels = sizes.prod(1) * len(boxes)
         image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
@@ -99,6 +143,15 @@ class FastRoIAlign(MultiScaleRoIAlign):
         weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
         reads = 4 * samples[0] * samples[1]
         return rows.reshape(-1, reads), weights.reshape(-1, reads)
+
+
+def ask_levels(
+    pool: MultiScaleRoIAlign, features: dict[str, Tensor], boxes: Tensor, image_shapes: Any
+) -> Numbers | None:
+    """How many of the [K, 4] boxes each level has, where a GPU's host will have to know it."""
+    if reads_are_free(boxes.device) or not isinstance(pool, FastRoIAlign):
+        return None
+    return pool.ask(features, [boxes], image_shapes)
 
 
 def _axis(

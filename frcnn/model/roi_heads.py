@@ -15,8 +15,10 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from frcnn.losses.samples import widened
 from frcnn.model.box_head import PreviewedRows
 from frcnn.model.modes import eval_mode, no_graph
+from frcnn.model.roi_align import ask_levels
 from frcnn.sites.assigners import Unassigned
 from frcnn.sites.site import Site, stack_candidates
+from samplers.host import Numbers, rows_where
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -41,7 +43,11 @@ class Sampled:
     def proposals(self) -> tuple[list[Tensor], Tensor]:
         """[M_i, 4] proposals of each image, without the objects, and their [M, D, 4] deltas."""
         own = _is_proposal(self.candidates, self.sizes)[self.rows]
-        return self.candidates.split(self.rows[own]), self.deltas[own]
+        image = self.candidates.image[self.rows]
+        none = own.new_zeros(len(self.sizes), dtype=torch.int64)
+        (sizes,) = Numbers(none.scatter_add(0, image, own.long())).read()
+        own = rows_where(own, sum(sizes))
+        return self.candidates.split(self.rows[own], sizes), self.deltas[own]
 
 
 class SamplingRoIHeads(RoIHeads):
@@ -109,7 +115,7 @@ class SamplingRoIHeads(RoIHeads):
 
         def head(rows: Tensor) -> tuple[Tensor, Tensor]:
             # Rows ascend, so the head returns the images' boxes in the order of the rows.
-            boxes, reused = candidates.split(rows), partial(box_head, rows)
+            boxes, reused = candidates.split(rows, candidates.kept), partial(box_head, rows)
             logits, deltas = self.outputs(features, boxes, image_shapes, reused)
             sampled.append(Sampled(candidates, sizes, rows, deltas.detach()))
             return logits, deltas
@@ -133,17 +139,20 @@ class SamplingRoIHeads(RoIHeads):
         boxes: list[Tensor],
         image_shapes: Sizes,
         box_head: Callable[[Tensor], Tensor] | None = None,
+        on_levels: Numbers | None = None,
     ) -> tuple[Tensor, Tensor]:
         """[K, C+1] logits and [K, C+1, 4] deltas, float32.
 
         Args:
             box_head: pooled rows -> what the predictor reads; None = ``self.box_head``.
+            on_levels: of ``ask_levels``, if they were asked for before.
         """
         # torchvision guesses the levels' strides from its first batch and keeps them. For images
         # below about 80 pixels the guess depends on their size. A resumed run has another first
         # batch and would pool from other places, so the strides are set for every batch.
         self.box_roi_pool.scales = None
-        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        known = {} if on_levels is None else {"on_levels": on_levels}
+        pooled = self.box_roi_pool(features, boxes, image_shapes, **known)
         logits, deltas = self.box_predictor((box_head or self.box_head)(pooled))
         return widened(logits), widened(deltas).unflatten(1, (-1, 4))
 
@@ -158,15 +167,20 @@ class SamplingRoIHeads(RoIHeads):
         """The head's output at some proposals, without gradient; the network does not change.
 
         Args:
-            keep: candidates and their pooled rows -> the box head's output; None = ``self.box_head``.
+            keep: candidates and their pooled rows -> what the predictor reads; None = the head.
         """
         order = candidates.image[rows].argsort(stable=True)
         parts = []
         with no_graph(rows.device), eval_mode(self.box_head, self.box_predictor):
-            for chunk in rows[order].split(self.preview_rows):
+            chunks = rows[order].split(self.preview_rows)
+            # All chunks ask before the first one reads: a GPU's host waits once.
+            sizes = [candidates.ask_sizes(chunk) for chunk in chunks]
+            boxes = [candidates.stacked[chunk] for chunk in chunks]
+            on_levels = [ask_levels(self.box_roi_pool, features, b, image_shapes) for b in boxes]
+            for chunk, asked, known in zip(chunks, sizes, on_levels, strict=True):
+                split = candidates.split(chunk, asked.read()[0])
                 box_head = None if keep is None else partial(keep, chunk)
-                boxes = candidates.split(chunk)
-                parts.append(self.outputs(features, boxes, image_shapes, box_head))
+                parts.append(self.outputs(features, split, image_shapes, box_head, known))
         back = order.argsort()
         logits, deltas = (torch.cat(part)[back] for part in zip(*parts, strict=True))
         return logits, deltas

@@ -15,6 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from frcnn.losses.samples import widened
 from frcnn.model.anchors import anchor_levels
 from frcnn.model.modes import no_graph
+from frcnn.model.proposals import ProposalFilter
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
 from frcnn.sites.site import Site, stack_candidates
 
@@ -44,15 +45,22 @@ class SamplingRPN(RegionProposalNetwork):
             logits, deltas, sizes = self._dense(levels)
         with torch.no_grad():
             decoded = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
-            proposals, _ = self.filter_proposals(decoded, logits, images.image_sizes, sizes)
+            logits_of_images = logits.detach().view(len(anchors), -1)
+            ask = self._filter().ask
+            proposals = ask(decoded, logits_of_images, images.image_sizes, sizes)
         if targets is None:
-            return proposals, {}
+            return proposals(), {}
         labels = [torch.ones_like(target["labels"]) for target in targets]
         level, strides = anchor_levels(images, levels, sizes)
         candidates = stack_candidates(anchors, targets, labels, level=level, strides=strides)
         preview = partial(_at_rows, logits.detach(), deltas.detach())
         head = partial(self._kept, levels, logits, deltas)
-        return proposals, self.site(candidates, preview, head, targets)
+        losses = self.site(candidates, preview, head, targets)
+        return proposals(), losses  # read together with the site's draw
+
+    def _filter(self) -> ProposalFilter:
+        numbers = self.pre_nms_top_n(), self.post_nms_top_n()
+        return ProposalFilter(*numbers, self.nms_thresh, self.score_thresh, self.min_size)
 
     def _dense(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
         """[N] logits and [N, 4] deltas, float32 at least; anchors per image at each level."""

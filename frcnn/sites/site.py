@@ -7,7 +7,7 @@ class-agnostic (the RPN).
 
 from collections.abc import Callable, ItemsView, Sequence, ValuesView
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from frcnn.sites.assigners.contract import no_outputs
 from frcnn.sites.kinds import KINDS, term_names
 from frcnn.sites.weighers import Weighed, Weigher
 from samplers import Candidates, Prediction, Random, Sampler
+from samplers.host import Numbers, ask_rows, rows_where
 
 Observer = Callable[[str, Candidates, Tensor], None]
 # Rows [K] of the candidates -> [K, C+1] logits and [K, D, 4] deltas, float32.
@@ -118,11 +119,15 @@ class Site(nn.Module):
         generators = site_generators(targets, self.index, assigned.boxes.device)
 
         def predict(rows: Tensor, look: Head = preview) -> Prediction:
-            return self.prediction(assigned, rows, *look(rows))
+            # Asked for before the preview: a GPU's host then waits once for both.
+            ask = ask_counted(assigned.labels[rows])
+            return self.prediction(assigned, rows, *look(rows), ask)
 
         show = None if observed is None else partial(predict, look=observed)
-        rows, weights = self.draw(assigned, predict, generators, show)
-        return self.losses(assigned, rows, weights, *head(rows))
+        kept = self.draw(assigned, predict, generators, show)
+        candidates.kept = kept.sizes
+        logits, deltas = head(kept.rows)
+        return self.losses(assigned, kept.rows, kept.weights, logits, deltas, kept.positive)
 
     @torch.no_grad()
     def draw(
@@ -131,15 +136,12 @@ class Site(nn.Module):
         predict: Callable[[Tensor], Prediction],
         generators: Sequence[torch.Generator] | None,
         show: Callable[[Tensor], Prediction] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Let the sampler weigh the candidates.
+    ) -> "Kept":
+        """Let the sampler weigh the candidates; a GPU's host waits once, for all checks and counts.
 
         Args:
             predict: what the sampler may ask.
             show: what the observer may ask; None = ``predict``.
-
-        Returns:
-            [K] rows of weight above 0, ascending, and their [K] weights.
 
         Raises:
             ValueError: a weight is negative or NaN; FloatingPointError: a loss that the sampler
@@ -159,7 +161,12 @@ class Site(nn.Module):
         )
         sampler = self.sampler if self.training else self._validation_sampler()
         weights = sampler(candidates)
-        if not ((weights >= 0).all() & candidates.finite):  # one wait for a GPU serves both checks
+        kept = weights > 0
+        is_right = (weights >= 0).all() & candidates.finite
+        sizes = torch.stack([part.sum() for part in kept.split(list(candidates.sizes))])
+        found = Numbers(is_right, sizes, (kept & candidates.positive).sum())
+        right, kept_sizes, positives = found.read()
+        if not right:
             candidates.check_finite()
             raise ValueError(
                 f"{type(sampler).__name__} at {self.name}: a weight is negative or NaN"
@@ -167,11 +174,18 @@ class Site(nn.Module):
         if self.observer is not None:
             candidates.predict = show or predict
             self.observer(self.name, candidates, weights)
-        rows = torch.where(weights > 0)[0]
-        return rows, weights[rows]
+        rows = rows_where(kept, sum(kept_sizes))
+        positive = rows_where(assigned.labels[rows] > 0, positives)
+        return Kept(rows, weights[rows], positive, kept_sizes)
 
     def losses(
-        self, assigned: Assigned, rows: Tensor, weights: Tensor, logits: Tensor, deltas: Tensor
+        self,
+        assigned: Assigned,
+        rows: Tensor,
+        weights: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        positive: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Named terms of the kept rows, attached to the graph even where there is no row.
 
@@ -181,10 +195,13 @@ class Site(nn.Module):
         their positives for the box term. With several processes these are the terms' shares: their
         sum over the processes is the term.
 
+        Args:
+            positive: [P] rows of the positives among the K, if they are known.
+
         Raises:
             ValueError: a weigher's term has the name of another term.
         """
-        samples = self._samples(assigned, rows, weights, logits, deltas)
+        samples = self._samples(assigned, rows, weights, logits, deltas, positive)
         samples.training = self.training
         class_loss, box_loss, weigher = self._learning() if self.training else self._validating()
         class_values, box_values = class_loss(samples), box_loss(samples)
@@ -204,19 +221,34 @@ class Site(nn.Module):
         return self._with_all_parameters(terms)
 
     def prediction(
-        self, assigned: Assigned, rows: Tensor, logits: Tensor, deltas: Tensor
+        self,
+        assigned: Assigned,
+        rows: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        ask: Callable[[], list[Tensor]] | None = None,
     ) -> Prediction:
         """What a sampler sees of [K, C+1] logits and [K, D, 4] deltas of some rows.
 
         Losses are computed over the rows that are not ignored, so that an ignored candidate
         changes nothing; its own losses are 0.
+
+        Args:
+            ask: of ``ask_counted``, if it was called before.
         """
         labels = assigned.labels[rows]
-        counted = torch.where(labels >= 0)[0]
+        counted, positive = (ask or ask_counted(labels))()
         class_values, values = logits.new_zeros(2, len(rows))
-        samples = self._samples(assigned, rows[counted], None, logits[counted], deltas[counted])
+        samples = self._samples(
+            assigned,
+            rows[counted],
+            logits.new_ones(len(counted)),
+            logits[counted],
+            deltas[counted],
+            torch.searchsorted(counted, positive),
+        )
         class_values[counted] = self.class_loss(samples).to(class_values)
-        values[counted[samples.positive]] = self.box_loss(samples).to(values)
+        values[positive] = self.box_loss(samples).to(values)
         activation = self.class_loss.scores
 
         def boxes() -> Tensor:
@@ -284,19 +316,21 @@ class Site(nn.Module):
         self,
         assigned: Assigned,
         rows: Tensor,
-        weights: Tensor | None,
+        weights: Tensor,
         logits: Tensor,
         deltas: Tensor,
+        positive: Tensor | None,
     ) -> Samples:
         labels = assigned.labels[rows]
-        positive = torch.where(labels > 0)[0]
+        if positive is None:
+            positive = torch.where(labels > 0)[0]
         positive_rows = rows[positive]
         boxes = assigned.boxes[positive_rows]
         objects = assigned.gt_boxes[assigned.gt[positive_rows]]
         return Samples(
             logits=logits,
             labels=labels,
-            weights=logits.new_ones(len(rows)) if weights is None else weights,
+            weights=weights,
             positive=positive,
             deltas=deltas_of_label(deltas[positive], labels[positive]),
             targets=self.box_coder.encode_single(objects, boxes),
@@ -321,6 +355,22 @@ class Site(nn.Module):
         return torch.Generator(device).manual_seed(self.seed)
 
 
+class Kept(NamedTuple):
+    """The candidates that a sampler kept.
+
+    Attributes:
+        rows: [K] of the candidates, ascending.
+        weights: [K] > 0.
+        positive: [P] rows of the positives among the K.
+        sizes: K of each image.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    positive: Tensor
+    sizes: Sequence[int]
+
+
 class Sites(nn.ModuleDict):
     """The sites of a detector by name, in the order in which the network meets them."""
 
@@ -329,6 +379,11 @@ class Sites(nn.ModuleDict):
         def __getitem__(self, key: str) -> Site: ...
         def values(self) -> ValuesView[Site]: ...
         def items(self) -> ItemsView[str, Site]: ...
+
+
+def ask_counted(labels: Tensor) -> Callable[[], list[Tensor]]:
+    """Of [K] labels: the rows that are not ignored, and those of positives; see ``ask_rows``."""
+    return ask_rows(labels >= 0, labels > 0)
 
 
 def usual_assigner(kind: str) -> Assigner:

@@ -243,9 +243,10 @@ class Engine:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        value = norm.item()  # a GPU's host waits here, and for the terms, and nowhere else
         # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
-        if not self.scaler.is_enabled() and not norm.isfinite():
-            raise self._not_finite(batch, f"gradient norm {norm.item()}")
+        if not self.scaler.is_enabled() and not math.isfinite(value):
+            raise self._not_finite(batch, f"gradient norm {value}")
         if self.options.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(
                 self.detector.parameters(), self.options.clip_norm, norm
@@ -255,7 +256,7 @@ class Engine:
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        return norm.item()
+        return value
 
     def _not_finite(self, batch: Batch, what: str) -> UserError:
         path = self.folder / "bad_batch.pt"

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from samplers import clusters
-from samplers.clusters import iou, local_clusters
+from samplers.clusters import local_clusters
+from samplers.iou import iou
 
 
 def test_iou_of_pairs() -> None:

@@ -1,7 +1,7 @@
 """No sampler makes the host wait for a GPU: its numbers are never needed to go on.
 
-That is of the samplers' own work. The look at the network that some ask for waits for the number
-of positives once.
+That is of the samplers' own work. Those that look at the network, or suppress boxes, wait once for
+each.
 """
 
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from pretend_gpu import pretend_gpu, to_gpu, to_host
 from small import part, stacked
 from test_contract import CHOICES, sampler_of
 from torch._subclasses.fake_tensor import (
@@ -19,9 +20,9 @@ from torch._subclasses.fake_tensor import (
 
 from samplers import Candidates, Prediction
 
-# NMS: how many boxes it leaves is known only when it is done, in torchvision's kernel too. ISR-P
-# asks for the predictions of the positives, whose number it reads.
-WAITS = {"ohem", "pisa", "isr_p", "effective_prime", "effective_prime_isr_p"}
+# Whether NMS has looked at enough boxes, twice in OHEM with a quota. PISA also counts the rows that
+# it asks for predictions.
+WAITS = {"ohem": 2, "pisa": 2, "isr_p": 2, "effective_prime": 2, "effective_prime_isr_p": 2}
 SIZES = (300, 280, 300)
 
 
@@ -62,6 +63,30 @@ def test_nothing_is_read_from_a_gpu(site: str, name: str, values: str) -> None:
             assert sampler(candidates).shape == candidates.labels.shape
 
 
+@pytest.mark.parametrize(("site", "name", "values"), [o for o in CHOICES if o[1] in WAITS])
+def test_a_pretended_gpu_is_waited_for_seldom_and_weighs_like_a_cpu(
+    site: str, name: str, values: str
+) -> None:
+    sampler, _ = sampler_of(site, name, values)
+    parts = [part([0] * 40 + [1] * 9 + [-1] * 3, 1, seed) for seed in range(3)]
+    torch.manual_seed(0)
+    expected = sampler(stacked(parts))
+    with pretend_gpu() as waits:
+        torch.manual_seed(0)
+        weights = to_host(sampler(on_pretended_gpu(parts)))
+    assert waits.total() <= WAITS[name], waits
+    if name == "ohem":
+        assert weights.equal(expected)
+    assert_counts(weights, expected, stacked(parts))
+
+
+def on_pretended_gpu(parts: list[dict[str, torch.Tensor]]) -> Candidates:
+    candidates = stacked(to_gpu(parts))
+    candidates.image = to_gpu(candidates.image)
+    candidates.sizes = [len(p["labels"]) for p in parts]
+    return candidates
+
+
 @contextmanager
 def raising_on_waits() -> Iterator[None]:
     """CUDA's own watch over calls that synchronise."""
@@ -96,6 +121,10 @@ def test_a_gpu_gives_weights_like_a_cpu(site: str, name: str, values: str) -> No
     device.image = device.image.cuda()
     torch.manual_seed(0)
     weights = sampler(device).cpu()
+    assert_counts(weights, expected, host)
+
+
+def assert_counts(weights: torch.Tensor, expected: torch.Tensor, host: Candidates) -> None:
     assert not weights[host.labels < 0].any()
     # Random draws differ between devices, how many are drawn does not.
     for sign in (host.positive, host.negative):

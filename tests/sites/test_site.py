@@ -157,7 +157,7 @@ def test_draw_keeps_rows_above_zero_and_shows_them() -> None:
     here = site()
     here.sampler = sampler
     here.observer = lambda *what: seen.append(what)
-    rows, weights = here.draw(ASSIGNED, lambda rows: None, None)
+    rows, weights, *_ = here.draw(ASSIGNED, lambda rows: None, None)
     assert (rows.tolist(), weights.tolist()) == ([0, 3], [0.5, 2.0])
     ((name, candidates, shown),) = seen
     assert name == "rcnn"
@@ -198,7 +198,7 @@ def test_ignored_candidates_change_nothing_in_a_preview(loss: Any) -> None:
             found, torch.arange(5 + ignored), logits, torch.zeros(len(logits), 1, 4)
         )
         assert shown.loss[5:].tolist() == [0.0] * ignored
-        rows, _ = here.draw(found, lambda rows, shown=shown: shown, None)
+        rows, *_ = here.draw(found, lambda rows, shown=shown: shown, None)
         seen.append((shown.loss[:5].tolist(), rows.tolist()))
     assert seen[0] == seen[1]
 
@@ -270,7 +270,7 @@ def test_in_eval_mode_the_draw_is_random_whatever_the_sampler() -> None:
         here = site()
         here.sampler = sampler
         generators = [torch.Generator().manual_seed(i) for i in range(2)]
-        rows, _ = here.eval().draw(ASSIGNED, None, generators)  # it asks for no prediction
+        rows, *_ = here.eval().draw(ASSIGNED, None, generators)  # it asks for no prediction
         seen.append(rows.tolist())
     assert seen[0] == seen[1] == [0, 1, 3]  # the kind's budget holds all three
 

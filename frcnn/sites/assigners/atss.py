@@ -21,7 +21,7 @@ from frcnn.sites.assigners.pairs import (
     smallest,
 )
 from samplers.arguments import check_share
-from samplers.clusters import iou
+from samplers.iou import iou
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from frcnn.losses.samples import single_total
+from samplers.host import Numbers
+from samplers.quota import count
 
 IGNORE, BACKGROUND = -1, 0
 
@@ -55,6 +57,7 @@ class Unassigned:
             equally often.
         total: a sum over the candidates of this process -> over those of all processes, for an
             assigner that takes a statistic over the batch. Every process calls it equally often.
+        kept: rows of each image that the sampler kept; set by the site before it calls the head.
     """
 
     boxes: Sequence[Tensor]
@@ -65,6 +68,7 @@ class Unassigned:
     strides: Sequence[int] = ()
     predict: Callable[[Tensor], Outputs] = no_outputs
     total: Callable[[Tensor], Tensor] = single_total
+    kept: Sequence[int] | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -82,11 +86,19 @@ class Unassigned:
         indices = [boxes.new_full((len(boxes),), i) for i, boxes in enumerate(self.boxes)]
         return torch.cat(indices).long()
 
-    def split(self, rows: Tensor) -> list[Tensor]:
-        """[K] ascending rows -> the boxes of these rows, [K_i, 4] for each image."""
-        sizes = torch.zeros(len(self.boxes), dtype=torch.int64, device=rows.device)
-        sizes.scatter_add_(0, self.image[rows], torch.ones_like(rows))
-        return list(self.stacked[rows].split(sizes.tolist()))
+    def split(self, rows: Tensor, sizes: Sequence[int] | None = None) -> list[Tensor]:
+        """[K] ascending rows -> the boxes of these rows, [K_i, 4] for each image.
+
+        Args:
+            sizes: K_i of each image if the host knows them; else a GPU's host waits for them.
+        """
+        if sizes is None:
+            (sizes,) = self.ask_sizes(rows).read()
+        return list(self.stacked[rows].split(list(sizes)))
+
+    def ask_sizes(self, rows: Tensor) -> Numbers:
+        """How many of the [K] rows each image has."""
+        return Numbers(count(self.image[rows], len(self.boxes)))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from frcnn.sites.assigners.contract import (
     ignore_background_inside,
 )
 from frcnn.sites.assigners.max_iou import GPU_PAIRS, PAIRS, MaxIoU
-from samplers.clusters import iou
+from samplers.iou import iou
 
 NO_OBJECT = -1
 MARGIN = 0.01  # pixels by which a centre must lie inside a box, as in released code
