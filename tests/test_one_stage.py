@@ -18,6 +18,9 @@ OWN = Path(__file__).parents[1] / "experiments/one_stage/conf"
 ARMS = ("alpha", "focal", "ghm", "ohem", "pisa", "random", "ssd")
 METHOD = ("site", "sampler", "loss", "box_loss")  # what an arm may change
 SWEEPS = {"dense": "one_stage", "rpn": "one_stage_rpn"}
+# Folder of the runs, and the method that the others are compared with.
+REPORTS = {"dense": (OWN.parent, "dense=focal"), "rpn": (OWN.parent / "rpn", "rpn=random")}
+README = (OWN.parent / "README.md").read_text()
 
 
 def composed(*line: str) -> dict[str, Any]:
@@ -82,26 +85,33 @@ def test_pisa_in_one_stage_weighs_the_positives_of_all_anchors() -> None:
         assert not sampler["score_hlr"] and not sampler["isr_n"]
 
 
-@pytest.fixture(scope="module")
-def dense() -> Study:
-    found = report._of_csv(OWN.parent / "runs.csv", "dense=focal", OWN.parent)
-    return replace(found, plan=Plan(seeds=3))
+def seen(site: str) -> Study:
+    folder, baseline = REPORTS[site]
+    return replace(report.study_of_csv(folder / "runs.csv", baseline, folder), plan=Plan(seeds=3))
 
 
-def test_the_page_is_made_from_the_runs(dense: Study) -> None:
+@pytest.mark.parametrize("site", SWEEPS)
+def test_the_pages_are_made_from_the_runs(site: str) -> None:
+    folder, found = REPORTS[site][0], seen(site)
     drawn = ["differences", "curves", "precision", "errors"]
-    assert (OWN.parent / "report.md").read_text() == markdown.page(dense, drawn)
-    _, _, after = (OWN.parent / "README.md").read_text().partition("one_stage/runs.csv -->\n")
-    assert after.partition("<!-- end -->")[0] == markdown.markdown(tables(dense)[0]) + "\n"
-    assert {len(runs) for runs in dense.methods.values()} == {3}
+    assert (folder / "report.md").read_text() == markdown.page(found, drawn)
+    name = (folder / "runs.csv").relative_to(OWN.parents[2]).as_posix()
+    _, _, after = README.partition(f"<!-- {name} -->\n")
+    assert after.partition("<!-- end -->")[0] == markdown.markdown(tables(found)[0]) + "\n"
+    assert {len(runs) for runs in found.methods.values()} == {3} and len(found.methods) == len(ARMS)
 
 
-def test_what_was_seen_at_retinanet_holds(dense: Study) -> None:
+@pytest.mark.parametrize("site", SWEEPS)
+def test_what_was_seen_holds(site: str) -> None:
     """Each method's difference and answer, as the README says them."""
-    text = " ".join((OWN.parent / "README.md").read_text().split())
-    found = compare(dense)
+    text = " ".join(README.split())
+    found = compare(seen(site))
     for name in ARMS:
-        if name != "focal":
-            verdict = found[f"dense={name}"]
+        if f"{site}={name}" != REPORTS[site][1]:
+            verdict = found[f"{site}={name}"]
             assert f"{verdict.difference.mean:+.1f} AP, {verdict.answer}" in text, name
+
+
+def test_mining_is_above_the_hardest_anchors_at_retinanet() -> None:
+    found = compare(seen("dense"))
     assert found["dense=ssd"].difference.mean > found["dense=ohem"].difference.mean

@@ -55,9 +55,9 @@ def main() -> None:
         parser.error("--also adds to a folder of runs")
     try:
         if source.is_dir():
-            found = _of_folder(source, options.also, options.baseline, out)
+            found = study_of_folder(source, options.also, options.baseline, out)
         else:
-            found = _of_csv(source, options.baseline, out)
+            found = study_of_csv(source, options.baseline, out)
         plan = Plan(options.equivalent, options.planned_seeds, options.common)
         found = replace(_with_family(found, options.family), plan=plan)
     except LookupError as error:
@@ -71,7 +71,7 @@ def main() -> None:
     print("\n".join([*found.problems, *sentences(found), str(out / "report.html")]))
 
 
-def _of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path) -> Study:
+def study_of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path) -> Study:
     """The study of run folders, and of the runs of a CSV that have none; writes runs.csv."""
     from experiments.report.detections import draws_of, looked_at  # torch takes seconds to load
 
@@ -89,7 +89,7 @@ def _of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path)
     return replace(found, draws=draws)
 
 
-def _of_csv(file: Path, baseline: str | None, out: Path) -> Study:
+def study_of_csv(file: Path, baseline: str | None, out: Path) -> Study:
     """The study of a runs.csv, and of the draws beside it."""
     found = _study(_read_csv(file), baseline, file)
     out.mkdir(parents=True, exist_ok=True)

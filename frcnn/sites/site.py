@@ -319,7 +319,7 @@ class Site(nn.Module):
         weights: Tensor,
         logits: Tensor,
         deltas: Tensor,
-        positive: Tensor | None,
+        positive: Tensor | None = None,
     ) -> Samples:
         labels = assigned.labels[rows]
         if positive is None:
