@@ -48,9 +48,11 @@ def first_step(device: torch.device, overrides: Sequence[str] = ()) -> None:
         command = [
             *(sys.executable, "-m", "frcnn.train", "data=shapes", "wandb.mode=disabled"),
             *("trainer.max_steps=1", "trainer.log_every=1", f"trainer.device={device.type}"),
+            *("schedule.warmup_steps=0", "trainer.workers=0"),
             *(f"hydra.run.dir={folder / 'run'}", *overrides),
         ]
-        with subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL) as process:
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, cwd=HERE, stdout=quiet, stderr=quiet) as process:
             while not _recorded(folder / "run/metrics.jsonl"):
                 if process.poll() is not None:
                     raise SystemExit(f"{' '.join(command)}: ended without a step")
