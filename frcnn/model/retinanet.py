@@ -104,12 +104,14 @@ class SamplingRetinaNet(Detector, RetinaNet):
     def _outputs(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """[I, N, C+1] logits and [I, N, 4] deltas, float32 at least."""
         classes, boxes = self.head.classification_head, self.head.regression_head
-        layers = [*boxes.conv, boxes.bbox_reg]
-        if torch.is_grad_enabled() and can_be_sparse(layers, levels[0].device):
-            deltas = _per_anchor(sparse_tower(layers, levels), 4)
-        else:
-            deltas = boxes(levels)
-        return widened(classes(levels)), widened(deltas)
+        # The kept anchors touch more locations than the positives do: in bf16 that gains nothing.
+        full_precision = not torch.is_autocast_enabled(levels[0].device.type)
+        logits = _tower([*classes.conv, classes.cls_logits], levels, full_precision)
+        deltas = _tower([*boxes.conv, boxes.bbox_reg], levels, True)
+        return (
+            widened(_per_anchor(logits, classes.num_classes)),
+            widened(_per_anchor(deltas, 4)),
+        )
 
     def _losses(
         self,
@@ -259,6 +261,19 @@ def check_boxes(targets: Sequence[Mapping[str, Tensor]]) -> None:
         if flat.any():
             box = target["boxes"][flat][0].tolist()
             raise ValueError(f"image {number} of the batch: box {box} has no height or no width")
+
+
+def _tower(layers: Sequence[nn.Module], levels: Sequence[Tensor], sparse: bool) -> Sequence[Tensor]:
+    """The [I, C, H, W] levels after all layers of a tower of the head.
+
+    Args:
+        sparse: let the backward pass leave out locations without a gradient, where it can.
+    """
+    if sparse and torch.is_grad_enabled() and can_be_sparse(layers, levels[0].device):
+        return sparse_tower(layers, levels)
+    for layer in layers:
+        levels = [layer(level) for level in levels]
+    return levels
 
 
 def _per_anchor(levels: Sequence[Tensor], columns: int) -> Tensor:

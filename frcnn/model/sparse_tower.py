@@ -1,17 +1,18 @@
 """A tower of 3x3 convolutions whose backward pass visits only locations that have a gradient.
 
-The box loss of RetinaNet (arXiv 1708.02002) has a gradient at the positive anchors only. Each
-layer of the tower, from the last to the first, spreads it by one pixel. The forward pass is the
-usual one. The backward pass of a layer gathers the 3x3 neighbourhood of each location that has a
-gradient, and is two matrix products over these rows. The outputs are equal to those of the usual
-pass, and the gradients are equal up to rounding.
+The box loss of RetinaNet (arXiv 1708.02002) has a gradient at the positive anchors only, and the
+class loss at the anchors that the sampler kept. Each layer of the tower, from the last to the
+first, spreads it by one pixel. The forward pass is the usual one. The backward pass of a layer
+gathers the 3x3 neighbourhood of each location that has a gradient, and is two matrix products over
+these rows. Where too many locations have one, it is the usual pass. The outputs are equal to those
+of the usual pass, and the gradients are equal up to rounding.
 
 Shape letters: I images, P locations of the zero-padded maps of all levels and images, K locations
 with a gradient, C input channels and D output channels of a layer.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -86,18 +87,56 @@ class Tower(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the levels, and of weight and bias of each layer."""
         count, saved = ctx.count, ctx.saved_tensors
-        layers = len(saved) // (count + 1)
-        inputs, weights = saved[:-layers], saved[-layers:]
-        grid = Grid(gradients)
-        gradient = grid.table(gradients)
-        found: list[Tensor] = []
-        for layer in reversed(range(layers)):
-            table = grid.table(inputs[layer * count : (layer + 1) * count]).to(gradient.dtype)
-            into, *of_layer = grid.convolution_backward(gradient, table, weights[layer])
-            found = [*of_layer, *found]
-            # The ReLU; the padding, which has no gradient, is 0 too.
-            gradient = into * (table > 0) if layer else into
-        return None, *grid.levels(gradient), *found
+        number = len(saved) // (count + 1)
+        inputs, weights = saved[:-number], saved[-number:]
+        layers = [
+            Layer(inputs[i * count : (i + 1) * count], weights[i], i > 0) for i in range(number)
+        ]
+        grid, found = Grid(gradients), list[Tensor]()
+        given: Sequence[Tensor] = gradients
+        if grid.share(given) <= SPARSE_SHARE:
+            given = grid.gathered_backward(layers, given, found)
+        # In the layers that are left many locations have a gradient: each layer adds some.
+        while layers:
+            given = _usual_backward(layers.pop(), given, found)
+        return None, *given, *found
+
+
+class Layer(NamedTuple):
+    """A convolution, and what its backward pass needs.
+
+    Args:
+        inputs: [I, C, H, W] of each level.
+        weight: [D, C, 3, 3].
+        after_relu: the inputs are outputs of a ReLU.
+    """
+
+    inputs: Sequence[Tensor]
+    weight: Tensor
+    after_relu: bool
+
+
+def _usual_backward(
+    layer: Layer, gradients: Sequence[Tensor], found: list[Tensor]
+) -> Sequence[Tensor]:
+    """[I, D, H, W] gradients of each level -> those of the inputs.
+
+    The gradients of weight and bias are put before those in ``found``.
+    """
+    weight = layer.weight.to(gradients[0].dtype)
+    parts = [
+        torch.ops.aten.convolution_backward(
+            gradient, x.to(weight.dtype), weight, [len(weight)],
+            [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3,
+        )
+        for gradient, x in zip(gradients, layer.inputs, strict=True)
+    ]  # fmt: skip
+    into, *of_layer = zip(*parts, strict=True)
+    found[:0] = [torch.stack([widened(x) for x in part]).sum(0) for part in of_layer]
+    if layer.after_relu:
+        relu = torch.ops.aten.threshold_backward
+        return [relu(x, own, 0) for x, own in zip(into, layer.inputs, strict=True)]
+    return into
 
 
 class Grid:
@@ -123,32 +162,38 @@ class Grid:
         maps = [part.unflatten(0, shape)[:, 1:-1, 1:-1] for part, shape in parts]
         return [x.contiguous().permute(0, 3, 1, 2) for x in maps]
 
-    def convolution_backward(self, gradient: Tensor, table: Tensor, weight: Tensor) -> Gradients:
-        """Gradients of the [P, C] input, the weight and the bias.
+    def share(self, levels: Sequence[Tensor]) -> float:
+        """Share of the locations of [I, C, H, W] levels with a number that is not 0."""
+        return sum(int(x.any(1).sum()) for x in levels) / self.locations
+
+    def gathered_backward(
+        self, layers: list[Layer], gradients: Sequence[Tensor], found: list[Tensor]
+    ) -> Sequence[Tensor]:
+        """Go back through the last layers while few locations have a gradient.
 
         Args:
-            gradient: [P, D], 0 in the padding.
-            weight: [D, C, 3, 3].
-        """
-        weight = weight.to(table.dtype)
-        rows = torch.where(gradient.any(1))[0]
-        if len(rows) > SPARSE_SHARE * self.locations:
-            return self._dense(gradient, table, weight)
-        return self._gathered(gradient, table, weight, rows)
+            layers: all of them; those that were visited are taken away.
+            gradients: [I, D, H, W] of each level, of the last layer's output.
+            found: gradients of weight and bias are put before those in it.
 
-    def _dense(self, gradient: Tensor, table: Tensor, weight: Tensor) -> Gradients:
-        parts = [
-            torch.ops.aten.convolution_backward(
-                grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3
-            )
-            for grad, x in zip(self.levels(gradient), self.levels(table), strict=True)
-        ]
-        inputs, *of_layer = zip(*parts, strict=True)
-        weight, bias = (torch.stack([widened(x) for x in part]).sum(0) for part in of_layer)
-        return self.table(inputs), weight, bias
+        Returns:
+            [I, C, H, W] gradients of each level, of the input of the last visited layer.
+        """
+        gradient = self.table(gradients)
+        while layers:
+            rows = torch.where(gradient.any(1))[0]
+            if len(rows) > SPARSE_SHARE * self.locations:
+                break
+            layer = layers.pop()
+            table = self.table(layer.inputs).to(gradient.dtype)
+            into, *of_layer = self._gathered(gradient, table, layer.weight.to(table.dtype), rows)
+            found[:0] = of_layer
+            # The inputs are 0 in the padding, so no gradient is left there.
+            gradient = into * (table > 0) if layer.after_relu else into
+        return self.levels(gradient)
 
     def _gathered(self, gradient: Tensor, table: Tensor, weight: Tensor, rows: Tensor) -> Gradients:
-        """[K] rows -> as ``convolution_backward``; sums are float32 at least."""
+        """[P, D] gradient, [P, C] inputs, [K] rows of a gradient -> sums in float32 at least."""
         kernel = weight.permute(0, 2, 3, 1).flatten(1)  # [D, 9C]
         into, of_kernel = widened(torch.zeros_like(table)), widened(torch.zeros_like(kernel))
         for part in rows.split(CHUNK):
