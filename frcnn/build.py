@@ -77,9 +77,6 @@ def detector(config: dict[str, Any], num_classes: int) -> Detector:
         ConfigError: a site without a part in a group that the configuration names.
     """
     model = {key: value for key, value in config["model"].items() if key != "sites"}
-    sizes = model.get("min_size")
-    # torchvision draws from a sequence but fails on a list.
-    model["min_size"] = tuple(sizes) if isinstance(sizes, list) else sizes
     parts = {
         group: {site: build(n, f"{group}.{site}") for site, n in config[group].items() if n}
         for group in GROUPS

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import small_network, tiny
+import torch
+from tiny import SMALL, composed, small_network, tiny
 
-from frcnn.build import dataset
+from frcnn.build import dataset, detector
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation.coco import coco_metrics
 from frcnn.losses import CrossEntropy
@@ -156,3 +157,13 @@ def test_a_mean_over_all_anchors(
     detector = build_detector(4, "retinanet_resnet18_fpn", fpn_channels=16, **own)
     start.warn_of_mean_over_anchors(detector.sites)
     assert ("set loss.dense.per=positive" in said.text) == warned
+
+
+def test_each_image_of_a_batch_has_one_of_several_sizes() -> None:
+    config, _ = composed(*SMALL, "model.min_size=[40,48,56]", "model.max_size=200")
+    with small_network():
+        model = detector(config, 4)
+    torch.manual_seed(0)
+    sides = {model.transform([torch.rand(3, 60, 80)])[0].image_sizes[0][0] for _ in range(20)}
+    assert sides == {40, 48, 56}
+    assert model.eval().transform([torch.rand(3, 60, 80)])[0].image_sizes[0][0] == 56

@@ -256,7 +256,7 @@ def build(node: Mapping[str, Any], path: str = "") -> Any:
         ConfigError: the constructor refuses a value.
     """
     try:
-        return hydra.utils.instantiate(dict(node))
+        return hydra.utils.instantiate(dict(node), _convert_="all")  # plain lists and dicts
     except hydra.errors.InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
