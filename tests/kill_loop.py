@@ -107,6 +107,8 @@ class Case:
                 if watch is not None:
                     watch_files(folder, watch)
                 code = call(train.main, *self.command, f"hydra.run.dir={folder}")
+            except KeyboardInterrupt:  # before the command listens; Python would end so by itself
+                code = 128 + signal.SIGINT
             except Exception:
                 traceback.print_exc()
             finally:  # nothing of the parent's may run twice

@@ -229,7 +229,10 @@ def test_sruns_tasks_are_one_run_and_say_once_what_fails(tmp_path: Path) -> None
 
 
 def second_ones_image(root: Path) -> str:
-    """A VOC folder whose images are whole but for one of the second process; that one's name."""
+    """A VOC folder whose images are whole but for one of the second process; that one's name.
+
+    A run does not see the damage at its start.
+    """
     bad = f"{next(iter(AspectGroupedBatches(np.ones(8), 4, 0, 1, 2)))[0][1]}.jpg"
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / part).mkdir(parents=True)
@@ -241,9 +244,15 @@ def second_ones_image(root: Path) -> str:
         text = f"<annotation>{size}<object><name>cat</name>{box}</object></annotation>"
         (root / f"Annotations/{name}.xml").write_text(text)
     whole = (root / "JPEGImages" / bad).read_bytes()
-    (root / "JPEGImages" / bad).write_bytes(whole[: len(whole) // 2])
+    (root / "JPEGImages" / bad).write_bytes(without_huffman_codes(whole))
     (root / "ImageSets/Main/all.txt").write_text("\n".join(map(str, range(8))))
     return bad
+
+
+def without_huffman_codes(jpeg: bytes) -> bytes:
+    """A JPEG file with an impossible table of codes: its header and its end are right."""
+    counts = jpeg.index(b"\xff\xc4") + 5  # after the marker, the length and the table's number
+    return jpeg[:counts] + b"\xff" * 16 + jpeg[counts + 16 :]
 
 
 def test_torchrun_without_a_folder_is_refused() -> None:
