@@ -1,13 +1,21 @@
 """What every detector of this project is: torchvision's network, and its sites."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from frcnn.model.modes import compile_methods
 from frcnn.sites.site import Sites
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A module that knows which of its parts ``torch.compile`` can take."""
+
+    def compile_parts(self, **options: Any) -> None: ...
 
 
 class Detector(nn.Module):
@@ -34,6 +42,23 @@ class Detector(nn.Module):
     sites: Sites
     backbone: nn.Module
     transform: "Transform"
+
+    def compile_parts(self, **options: Any) -> None:
+        """Let ``torch.compile`` take the backbone, the heads and the losses of all sites.
+
+        Parameters keep their names. What is left is the work whose sizes depend on values:
+        matching, sampling, suppression of overlapping boxes, and RoI pooling. Torch finds by itself
+        that the number of sampled rows differs from batch to batch: the second batch compiles anew.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        self.backbone.compile(**options)
+        for module in self.modules():
+            if module is not self and isinstance(module, HasParts):
+                module.compile_parts(**options)
+        for site in self.sites.values():
+            compile_methods(site, "losses", **options)
 
     def eager_outputs(self, losses: dict[str, Tensor], detections: list[dict[str, Tensor]]) -> Any:
         """What ``forward`` returns (torchvision's hook)."""

@@ -1,7 +1,8 @@
-"""Context managers for forward passes that do not change the network."""
+"""Ways to run a network: without a graph, in eval mode, compiled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,3 +35,9 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def compile_methods(module: nn.Module, *names: str, **options: Any) -> None:
+    """Put ``torch.compile`` around methods of one module; ``options`` are its own."""
+    for name in names:
+        setattr(module, name, torch.compile(getattr(module, name), **options))

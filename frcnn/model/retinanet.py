@@ -25,6 +25,7 @@ from frcnn.model.backbones import STOCK, Network, Width, build_base
 from frcnn.model.box_coder import BoxCoder
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.faster_rcnn import NONE
+from frcnn.model.modes import compile_methods
 from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site
 from frcnn.model.sparse_tower import can_be_sparse, sparse_tower
 from frcnn.sites.assigners import Assigner
@@ -100,6 +101,11 @@ class SamplingRetinaNet(Detector, RetinaNet):
         ]
         detections = self.transform.postprocess(detections, batch.image_sizes, original_sizes)
         return (detections, losses) if losses else detections
+
+    def compile_parts(self, **options: Any) -> None:
+        """As ``Detector``; the head is both towers at all levels."""
+        super().compile_parts(**options)
+        compile_methods(self, "_outputs", **options)
 
     def _outputs(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """[I, N, C+1] logits and [I, N, 4] deltas, float32 at least."""

@@ -6,6 +6,7 @@ Shape letters: N proposals of the batch (images stacked), K rows of them, C obje
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,11 @@ class SamplingRoIHeads(RoIHeads):
     site: Site
     append_objects: bool = True  # in training; val/loss has one definition, with objects
     preview_rows: int = 4096  # proposals that a preview pools at once; limits its memory
+
+    def compile_parts(self, **options: Any) -> None:
+        """Let ``torch.compile`` take the layers after RoI pooling; see ``Detector``."""
+        self.box_head.compile(**options)
+        self.box_predictor.compile(**options)
 
     def forward(
         self,

@@ -6,6 +6,7 @@ Shape letters: N anchors of the batch (images stacked, all levels).
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 
 from frcnn.losses.samples import widened
 from frcnn.model.anchors import anchor_levels
-from frcnn.model.modes import no_graph
+from frcnn.model.modes import compile_methods, no_graph
 from frcnn.model.proposals import ProposalFilter
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
 from frcnn.sites.site import Site, stack_candidates
@@ -32,6 +33,10 @@ class SamplingRPN(RegionProposalNetwork):
 
     site: Site
 
+    def compile_parts(self, **options: Any) -> None:
+        """Let ``torch.compile`` take the head and the decoding of its boxes; see ``Detector``."""
+        compile_methods(self, "_dense", "_decoded", **options)
+
     def forward(
         self,
         images: ImageList,
@@ -44,7 +49,7 @@ class SamplingRPN(RegionProposalNetwork):
         with no_graph(levels[0].device) if can_be_sparse(self.head) else nullcontext():
             logits, deltas, sizes = self._dense(levels)
         with torch.no_grad():
-            decoded = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
+            decoded = self._decoded(deltas, anchors)
             logits_of_images = logits.detach().view(len(anchors), -1)
             ask = self._filter().ask
             proposals = ask(decoded, logits_of_images, images.image_sizes, sizes)
@@ -68,6 +73,10 @@ class SamplingRPN(RegionProposalNetwork):
         sizes = [level[0].numel() for level in objectness]
         logits, deltas = concat_box_prediction_layers(objectness, deltas)
         return widened(logits.flatten()), widened(deltas), sizes
+
+    def _decoded(self, deltas: Tensor, anchors: list[Tensor]) -> Tensor:
+        """[N, 4] deltas -> [I, N / I, 4] boxes of each image."""
+        return self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
 
     def _kept(
         self, levels: Sequence[Tensor], logits: Tensor, deltas: Tensor, rows: Tensor

@@ -116,8 +116,7 @@ class Run:
         if trainer["channels_last"]:
             self.detector.to(memory_format=torch.channels_last)
         if trainer["compile"]:
-            # The one large part of fixed shape; parameters keep their names.
-            self.detector.backbone.compile()
+            self.detector.compile_parts()
         self.best: dict[str, Any] = {"AP": None, "step": 0}
         self.since_best = 0  # validations
         self.validated = 0  # the step of the last validation
