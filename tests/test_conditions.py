@@ -22,7 +22,8 @@ from experiments.conditions.tables import scale, table
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.markdown import markdown
 from experiments.report.runs import Run, read
-from experiments.report.verdicts import ALPHA, FAILED
+from experiments.report.study import Plan
+from experiments.report.verdicts import ALPHA, BETTER, EQUIVALENT, FAILED
 
 KEYS = ("data.clutter", "data.imbalance")
 SAMPLERS = ("random", "ohem", "pisa")
@@ -60,7 +61,8 @@ def test_a_known_gain_is_found_where_it_is_and_nowhere_else(tmp_path: Path) -> N
     told = {key for key, verdict in found.verdicts.items() if verdict.differs}
     assert told == {(("16", "10"), "sampler=ohem"), (("6", "100"), "sampler=pisa")}
     ends = ("data.clutter=16", "data.imbalance=100")
-    first, *said_of, of_all = sentences(found)
+    first, *said_of, of_all, plan = sentences(found)
+    assert plan.startswith("No number of seeds was planned")
     of_methods, of_axes = said_of[:2], said_of[2:]
     assert first.startswith("Over all conditions, of 2 methods 1 is shown better, 1 is worse.")
     assert of_all.startswith("The methods' differences do depend on the condition (analysis of")
@@ -308,7 +310,7 @@ def test_an_unsteady_baseline_is_what_the_analysis_lacks() -> None:
         for run in drawn(rng, 0)
     ]
     found = make(runs, KEYS[:1])
-    assert "without `sampler=random`" in sentences(found)[-1]
+    assert "without `sampler=random`" in sentences(found)[-2]
 
 
 def test_an_axis_may_have_none_numbers_and_lists() -> None:
@@ -339,3 +341,20 @@ def test_conditions_off_the_axes_are_named(tmp_path: Path) -> None:
     found = make(read(folder), KEYS)
     assert ("0", "100") not in found.studies
     assert "data.clutter=0, data.imbalance=100: lies on no axis: left out." in found.problems
+
+
+def test_a_region_and_planned_seeds_are_those_of_the_report(tmp_path: Path) -> None:
+    gains = {("ohem", condition): 8.0 for condition in CONDITIONS}
+    runs = read(fabricated_map(tmp_path, gains))
+    found = make(runs, KEYS, plan=Plan(equivalent=5.0, seeds=3))
+    assert found.overall["sampler=ohem"].answer == BETTER
+    assert found.overall["sampler=pisa"].answer == EQUIVALENT
+    said = sentences(found)
+    assert said[-1] == "The 3 planned seeds are there."
+    assert any("`sampler=pisa`: equivalent over all conditions" in text for text in said)
+    early = make(runs, KEYS, plan=Plan(seeds=5))
+    assert sentences(early)[-1].startswith("This is an early look: 3 of 5 planned seeds.")
+    half = early.overall["sampler=ohem"].interval[1] - early.overall["sampler=ohem"].interval[0]
+    usual = make(runs, KEYS).overall["sampler=ohem"].interval
+    assert half > 1.5 * (usual[1] - usual[0])
+    assert "at 0.1 % for all" in table(early).notes[1]

@@ -1,7 +1,7 @@
 """Where does a method pay? Its difference to the baseline, condition by condition.
 
-``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--out FOLDER]
-[--page FILE]``
+``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--equivalent AP]
+[--planned-seeds N] [--out FOLDER] [--page FILE]``
 
 DIR is the folder of a sweep over methods, seeds and settings of the data; the KEYs are those
 settings, such as ``data.clutter``. Writes conditions.html (self-contained), conditions.md and
@@ -20,6 +20,7 @@ try:
     from experiments.report.csv_files import read_csv, write_csv
     from experiments.report.markdown import markdown
     from experiments.report.runs import LOSS, read
+    from experiments.report.study import Plan
     from experiments.report.tables import Table, figures_named, made
     from experiments.style import png
     from experiments.table import put
@@ -77,7 +78,8 @@ def main() -> None:
     source, out = places(options)
     try:
         runs = read(source) if source.is_dir() else read_csv(source)
-        found = make(runs, options.by, options.baseline)
+        plan = Plan(options.equivalent, options.planned_seeds)
+        found = make(runs, options.by, options.baseline, plan)
     except LookupError as error:
         raise SystemExit(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)

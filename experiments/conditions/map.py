@@ -12,11 +12,12 @@ from experiments.report.differences import Difference, Rules, compared
 from experiments.report.interaction import depends, steady
 from experiments.report.runs import Run, is_condition
 from experiments.report.spread import failed
-from experiments.report.study import Study, grouped, made_apart, named_run, usable_runs
+from experiments.report.study import Plan, Study, grouped, made_apart, named_run, usable_runs
 from experiments.report.tables import differences
-from experiments.report.verdicts import Verdict, verdicts
+from experiments.report.verdicts import Key, Verdict, verdicts
 
 Condition = tuple[str, ...]  # the value of each key, as JSON
+NO_PLAN = Plan()
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Map:
             from it in that key alone.
         centre: the most frequent value of each key.
         problems: a sentence for each run, seed, method and condition that is left out.
+        plan: what was said beforehand.
     """
 
     keys: Sequence[str]
@@ -37,6 +39,7 @@ class Map:
     axes: Sequence[Sequence[Condition]]
     centre: Condition
     problems: Sequence[str]
+    plan: Plan = NO_PLAN
 
     @property
     def baseline(self) -> str:
@@ -60,11 +63,21 @@ class Map:
         """AP in percent, one value per seed."""
         return list(self.studies[condition].values(method, "AP").values())
 
+    @property
+    def seeds(self) -> int:
+        """Those of the method and condition that has the fewest."""
+        found = self.studies.values()
+        return min(len(own) for study in found for own in study.methods.values())
+
+    def judged(self, found: Mapping[Key, Difference]) -> dict[Key, Verdict]:
+        """The verdicts on differences, as planned."""
+        return verdicts(found, self.plan.level(self.seeds), self.plan.equivalent)
+
     @cached_property
     def verdicts(self) -> dict[tuple[Condition, str], Verdict]:
         """By condition and method: the spread of the condition's runs, one correction for all."""
         of = enumerate(self.studies.items(), start=1)
-        return verdicts({(c, m): d for i, (c, s) in of for m, d in differences(s, i).items()})
+        return self.judged({(c, m): d for i, (c, s) in of for m, d in differences(s, i).items()})
 
     @cached_property
     def means(self) -> dict[str, dict[int, float]]:
@@ -74,7 +87,7 @@ class Map:
     @cached_property
     def overall(self) -> dict[str, Verdict]:
         """By method, on the ``means``."""
-        return verdicts(compared(self.means, self.baseline))
+        return self.judged(compared(self.means, self.baseline))
 
     @cached_property
     def changes(self) -> dict[tuple[int, str], Verdict]:
@@ -82,7 +95,7 @@ class Map:
         that at the first."""
         ends = [(self.studies[axis[0]], self.studies[axis[-1]]) for axis in self.axes]
         of = enumerate(ends)
-        return verdicts({(i, m): d for i, pair in of for m, d in along(*pair, i).items()})
+        return self.judged({(i, m): d for i, pair in of for m, d in along(*pair, i).items()})
 
     @cached_property
     def steady(self) -> list[str]:
@@ -99,7 +112,9 @@ class Map:
         return depends(of_steady)
 
 
-def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) -> Map:
+def make(
+    runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None, plan: Plan = NO_PLAN
+) -> Map:
     """Split the runs by condition and compare the methods under each.
 
     Raises:
@@ -115,7 +130,7 @@ def make(runs: Sequence[Run], keys: Sequence[str], baseline: str | None = None) 
     shown = {condition for axis in axes for condition in axis}
     studies = {condition: study for condition, study in found.items() if condition in shown}
     problems += [f"{name(keys, c)}: lies on no axis: left out." for c in found if c not in shown]
-    return Map(keys, studies, axes, centre, [*problems, *_unequal(studies, keys)])
+    return Map(keys, studies, axes, centre, [*problems, *_unequal(studies, keys)], plan)
 
 
 def _centre(

@@ -6,7 +6,7 @@ from experiments.conditions.map import Condition, Map
 from experiments.conditions.tables import ALL, ends, label
 from experiments.report.sentences import code, counted, setting
 from experiments.report.tables import equals, interval, p_value
-from experiments.report.verdicts import ALPHA, BETTER, WORSE
+from experiments.report.verdicts import ALPHA, BETTER, EQUIVALENT, WORSE
 
 
 def facts(found: Map) -> str:
@@ -35,13 +35,14 @@ def sentences(found: Map) -> list[str]:
         if not tested:
             said.append(f"`{method}` has one seed: no comparison.")
             continue
-        better, worse = ([c for c, v in tested.items() if v.answer == a] for a in (BETTER, WORSE))
-        parts = [f"better at {_listed(found, better)}"] if better else []
-        parts += [f"worse at {_listed(found, worse)}"] if worse else []
-        rest = len(tested) - len(better) - len(worse)
+        parts, rest = [], len(tested)
+        for answer in (BETTER, WORSE, EQUIVALENT):
+            there = [c for c, v in tested.items() if v.answer == answer]
+            parts += [f"{answer} at {_listed(found, there)}"] if there else []
+            rest -= len(there)
         parts += [f"undecided at {rest} of {len(tested)} conditions"] if rest else []
         said.append(f"`{method}`: {_over_all(found, method)}{', '.join(parts)}.")
-    return said + _changed(found)
+    return [*said, *_changed(found), found.plan.said(found.seeds)]
 
 
 def _changed(found: Map) -> list[str]:

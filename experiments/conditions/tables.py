@@ -4,7 +4,7 @@ from experiments.conditions.map import Condition, Map, name
 from experiments.report.runs import LOSS
 from experiments.report.sentences import least_seen
 from experiments.report.tables import NONE, POOLED, Table, figures_named, mean_of, ratios
-from experiments.report.verdicts import ALPHA, FAILED, Verdict
+from experiments.report.verdicts import FAILED, Verdict
 
 ALL = "all conditions"
 
@@ -99,14 +99,15 @@ def _notes(found: Map) -> list[str]:
     least = least_seen(found.verdicts)
     if least is None:
         return [first, "One seed does not show how much seeds differ: no difference is shown."]
+    level = f"{100 * found.plan.level(found.seeds):.2g}"
     tested = sum(verdict.p is not None for verdict in found.verdicts.values())
     return [
         first,
-        f"Bold: a difference is shown, at {100 * ALPHA:.0f} % for all {tested} differences by "
+        f"Bold: a difference is shown, at {level} % for all {tested} differences by "
         f"condition together (step-down Dunnett). A true difference of {least:.1f} AP would have "
         f"been seen four times in five; a smaller one may exist without being shown. The column "
         f"{ALL} has the mean over the conditions seed by seed. It is a comparison of its own, with "
-        f"{100 * ALPHA:.0f} % for its {len(found.overall)} methods together.{_failed(found)}",
+        f"{level} % for its {len(found.overall)} methods together.{_failed(found)}",
         POOLED,
     ]
 

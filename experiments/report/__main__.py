@@ -38,12 +38,6 @@ def main() -> None:
         "--family", metavar="KEY", help="the methods with KEY=... are variants, shown apart"
     )
     parser.add_argument(
-        "--equivalent", type=float, metavar="AP", help="smaller differences do not matter: 1.0"
-    )
-    parser.add_argument(
-        "--planned-seeds", type=int, metavar="N", help="with fewer, this is an early look"
-    )
-    parser.add_argument(
         "--common", action="store_true", help="one spread: all methods are equally steady"
     )
     parser.add_argument(

@@ -5,11 +5,17 @@ from pathlib import Path
 
 
 def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser for the runs (folder or CSV), the baseline and the places of the result."""
+    """A parser for the runs (folder or CSV), the baseline, the plan, and where the result goes."""
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument("source", type=Path, metavar="DIR|FILE.csv")
     parser.add_argument(
         "--baseline", metavar="TEXT", help="a method or a part of its label: sampler=all"
+    )
+    parser.add_argument(
+        "--equivalent", type=float, metavar="AP", help="smaller differences do not matter: 1.0"
+    )
+    parser.add_argument(
+        "--planned-seeds", type=int, metavar="N", help="with fewer, this is an early look"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     parser.add_argument("--page", type=Path, metavar="FILE")

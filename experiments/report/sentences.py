@@ -9,11 +9,9 @@ from typing import Any
 from experiments.report.plan import on_repetition, seeds_needed, smallest_seen, std_range
 from experiments.report.runs import FACTS, Run
 from experiments.report.study import Study
-from experiments.report.tables import compare, groups, interval
+from experiments.report.tables import compare, fewest_seeds, groups, interval
 from experiments.report.verdicts import (
-    ALPHA,
     BETTER,
-    EARLY,
     EQUIVALENT,
     FAILED,
     UNDECIDED,
@@ -121,7 +119,7 @@ def sentences(study: Study) -> list[str]:
     for answer, what in OTHERS.items():
         names = [f"`{method}`" for method, verdict in found.items() if verdict.answer == answer]
         said += [f"{what}: {', '.join(names)}."] if names else []
-    return [text for text in [*said, _plan(study), _needed(found)] if text]
+    return [text for text in [*said, study.plan.said(fewest_seeds(study)), _needed(found)] if text]
 
 
 OF_FOLDS = (
@@ -157,22 +155,6 @@ def _shown(method: str, verdict: Verdict) -> str:
         f"`{method}` is {verdict.answer}: {size} with {own.n} runs. Expect {again:+z.1f} if it is "
         "repeated: a difference that is shown is too large on average."
     )
-
-
-def _plan(study: Study) -> str:
-    planned = study.plan.seeds
-    if planned is None:
-        return (
-            "No number of seeds was planned (`--planned-seeds`): if runs are added until a "
-            f"difference is shown, false ones are shown more often than {100 * ALPHA:.0f} %."
-        )
-    least = min(len(study.methods[method]) for method in study.compared)
-    if least < planned:
-        return (
-            f"This is an early look: {least} of {planned} planned seeds. Differences are shown at "
-            f"{100 * EARLY:.1f} %, so that the planned comparison keeps its level."
-        )
-    return f"The {planned} planned seeds are there."
 
 
 def _needed(found: Mapping[str, Verdict]) -> str:

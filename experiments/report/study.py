@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.report.images import difference_over
 from experiments.report.runs import FOLD, MADE, Run, is_condition, terms
+from experiments.report.verdicts import ALPHA, EARLY, level_of_look
 
 # The options of the default baseline, by group; GROUP/SITE has those of GROUP, whatever the site.
 DEFAULTS = {
@@ -53,6 +54,24 @@ class Plan:
     equivalent: float | None = None
     seeds: int | None = None
     common: bool = False
+
+    def level(self, seeds: int) -> float:
+        """The alpha at which methods with this many seeds are judged."""
+        return level_of_look(seeds, self.seeds)
+
+    def said(self, seeds: int) -> str:
+        """Whether this is the planned comparison or an early look, as a sentence."""
+        if self.seeds is None:
+            return (
+                "No number of seeds was planned (`--planned-seeds`): if runs are added until a "
+                f"difference is shown, false ones are shown more often than {100 * ALPHA:.0f} %."
+            )
+        if seeds < self.seeds:
+            return (
+                f"This is an early look: {seeds} of {self.seeds} planned seeds. Differences are "
+                f"shown at {100 * EARLY:.1f} %, so that the planned comparison keeps its level."
+            )
+        return f"The {self.seeds} planned seeds are there."
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from experiments.report.runs import (
 )
 from experiments.report.spread import Spread, Values, failed, seed_effect, spread
 from experiments.report.study import Study
-from experiments.report.verdicts import ALPHA, Verdict, level_of_look, verdicts
+from experiments.report.verdicts import ALPHA, Verdict, verdicts
 
 NONE = "–"
 
@@ -35,10 +35,14 @@ class Table:
 
 def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method, the largest difference first."""
-    seeds = [len(study.methods[method]) for method in study.compared]
-    alpha = level_of_look(min(seeds, default=0), study.plan.seeds)
+    alpha = study.plan.level(fewest_seeds(study))
     found = verdicts(differences(study), alpha, study.plan.equivalent)
     return dict(sorted(found.items(), key=lambda pair: -pair[1].difference.mean))
+
+
+def fewest_seeds(study: Study) -> int:
+    """The seeds of the method that has the fewest."""
+    return min((len(study.methods[method]) for method in study.compared), default=0)
 
 
 def differences(study: Study, stream: int = 0) -> dict[str, Difference]:
