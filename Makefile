@@ -60,7 +60,8 @@ study-which: $(READY) ## experiments/which_sampler, DATA=FOLDER of the four sets
 	-$(WHICH) sweep=which_test_lite0
 	-$(WHICH) sweep=which_scale
 	-$(WHICH) sweep=which_quota
-	for part in length test scale quota; do \
+	-$(WHICH) sweep=which_weights
+	for part in length test scale quota weights; do \
 	    $(PY) -m experiments.which_sampler collect runs/which_sampler/$$part; done
 
 study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER of BCCD; hours, likewise

@@ -83,6 +83,7 @@ def test_the_sweeps_are_the_protocol_s() -> None:
     assert len(scale) == 40
     _, quota = jobs("which_quota")
     assert len(quota) == 2**3 * 3
+    assert len(jobs("which_weights")[1]) == 2 * 5
 
 
 def test_all_runs_share_what_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
