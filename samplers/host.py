@@ -1,4 +1,4 @@
-"""What the host reads of a GPU, as seldom as possible.
+"""Reads of a GPU's numbers, put together so that the host seldom waits.
 
 The host launches a GPU's work ahead of time. Before it can read a number of the GPU it must wait
 until all launched work is done, and then the GPU waits for the host. So every number that the host

@@ -11,6 +11,8 @@ from samplers.host import Numbers, reads_are_free
 from samplers.quota import count, hardest
 from samplers.suppression import LEFT_OUT, cluster_heads
 
+WINDOW_ON_GPU = 2_500  # all proposals of an image, and its objects
+
 
 def first_survivors(
     candidates: Candidates, priority: Tensor, mask: Tensor, threshold: float, number: int
@@ -43,7 +45,7 @@ def first_survivors(
 
 def _first_window(device: torch.device, number: int) -> int:
     """On a GPU a larger window costs less than a second one, for which its host would wait."""
-    return 5 * number // 4 if reads_are_free(device) else 2 * number
+    return 5 * number // 4 if reads_are_free(device) else max(2 * number, WINDOW_ON_GPU)
 
 
 def _on_cpu(candidates: Candidates, priority: Tensor, pool: Tensor, threshold: float) -> Tensor:

@@ -28,8 +28,8 @@ def cluster_heads(
     kept box that overlaps it. The columns are settled block by block. Earlier blocks are right, so
     what they remove is known at once. Within a block the first guess is that all others are kept.
     Each round removes what overlaps an earlier box that is kept by the guess, which gives the next
-    guess. Round n is right about every chain of up to n boxes that remove one another, so a guess
-    that does not change is right.
+    guess. After n rounds at least the first n boxes of the block are right, and often all of them:
+    a guess that does not change is right.
 
     Args:
         boxes: [G, M, 4] xyxy pixels, best first.

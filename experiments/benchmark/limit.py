@@ -1,8 +1,8 @@
 """The machine's limit: a step's convolutions and matrix products alone.
 
-They are the work that a step must do on any machine, with the vendor's kernels. They are recorded
-while a step runs, forward and backward, and repeated alone on random numbers of the same shape,
-layout and type. The time of the step beyond that is what can still be gained.
+They are recorded while a step of ours runs, forward and backward, and repeated alone on random
+numbers of the same shape, layout and type, with the vendor's kernels. The time of the step beyond
+that is what can still be gained without fewer products.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,6 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     found = interleaved(
         {
             "imports of a training run": lambda: _run("-c", "import frcnn.training.launch"),
-            "`python -m frcnn.train --help`": lambda: _run("-m", "frcnn.train", "--help"),
             "command to the first step": lambda: first_step(device),
         },
         seconds,

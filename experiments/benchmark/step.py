@@ -83,7 +83,9 @@ def _compared(
                 f"Training step: {workload}",
                 rows,
                 "Both ran in one process, so stock torchvision too gains from memory that the C "
-                "library keeps. Peak memory is that of a first step in a process of its own.",
+                "library keeps. Each has the memory format of its own training script: ours is "
+                "channels-last, torchvision's is not. Peak memory is that of a first step in a "
+                "process of its own.",
             ),
             table(f"Distance from the limit: {workload}", _limit_rows(found, limits)),
         ],

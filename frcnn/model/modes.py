@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,4 +41,6 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
 def compile_methods(module: nn.Module, *names: str, **options: Any) -> None:
     """Put ``torch.compile`` around methods of one module; ``options`` are its own."""
     for name in names:
-        setattr(module, name, torch.compile(getattr(module, name), **options))
+        # A partial function, and not the bound method: a copy of the module then calls its own.
+        function = torch.compile(getattr(type(module), name), **options)
+        setattr(module, name, partial(function, module))

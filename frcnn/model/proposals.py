@@ -3,6 +3,8 @@
 The picks and their order are those of torchvision's ``RegionProposalNetwork.filter_proposals``,
 which filters image by image. On a CPU the suppressions of all images and levels run in threads. On
 a GPU all images are filtered at once, and the host waits for one thing, the numbers of proposals.
+There a pick may differ where an IoU lies within rounding of the threshold: torchvision moves the
+levels apart before it compares boxes, which rounds their corners.
 
 Shape letters: I images, N anchors of an image, K candidates of an image: the best of each level.
 """
@@ -21,8 +23,8 @@ from torchvision.ops import batched_nms, nms
 from samplers.host import Numbers, reads_are_free, rows_where
 from samplers.suppression import LEFT_OUT, cluster_heads
 
-# Up to so many boxes torchvision's ``batched_nms`` moves the levels apart and suppresses all at
-# once. Its rounding then depends on the move, so the same boxes have to go through it.
+# Up to so many boxes torchvision's ``batched_nms`` adds an offset per level to them, so that one
+# call serves all levels. Its rounding depends on the offset, so the same boxes must go through it.
 MOVED_APART = 1000
 
 
@@ -50,7 +52,8 @@ class ProposalFilter:
     Attributes:
         pre_nms_top_n: candidates of each level, by score.
         post_nms_top_n: proposals of each image, by score. On a GPU ties go to the lowest level and
-            then to the highest logit; on a CPU they are in torchvision's order, which is open.
+            then to the highest logit; on a CPU they are in torchvision's order, which it does not
+            define.
         nms_thresh: IoU above which the box of lower score is removed.
         score_thresh: lowest score of a proposal.
         min_size: lowest width and height in pixels.

@@ -65,10 +65,10 @@ class FastRoIAlign(MultiScaleRoIAlign):
     def _levels(self, x: dict[str, Tensor], image_shapes: list[tuple[int, int]]) -> list[Tensor]:
         """The levels that boxes are pooled from; sets their scales."""
         levels = _filter_input(x, self.featmap_names)
-        if self.scales is None or self.map_levels is None:
-            self.scales, self.map_levels = _setup_scales(
-                levels, image_shapes, self.canonical_scale, self.canonical_level
-            )
+        # For every batch: see ``SamplingRoIHeads.outputs``.
+        self.scales, self.map_levels = _setup_scales(
+            levels, image_shapes, self.canonical_scale, self.canonical_level
+        )
         return levels
 
     def _level_of(self, boxes: Sequence[Tensor], num_levels: int) -> Tensor:

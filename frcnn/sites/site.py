@@ -6,7 +6,7 @@ class-agnostic (the RPN).
 """
 
 from collections.abc import Callable, ItemsView, Sequence, ValuesView
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -104,8 +104,8 @@ class Site(nn.Module):
                 ascending order.
             targets: of each image; "seed" gives the image its own random generator, "placeholder"
                 marks an image that only fills an empty batch (``frcnn.data.empty_batch``).
-            observed: the preview that an observer gets; None = ``preview``. A head that reuses
-                previews must not reuse an observer's: a step is the same, observed or not.
+            observed: the preview that an observer gets; None = ``preview``. An observer must change
+                nothing, so what it asks for is not kept for the pass with gradient.
         """
         candidates.predict = partial(self._outputs, candidates.stacked, preview)
         candidates.total = self.exchange.total
@@ -289,8 +289,8 @@ class Site(nn.Module):
         samples.class_values = (samples.weights * weighed.class_values).detach()
         samples.box_values = weighed.box_values.detach()
         # Each is computed once, also where the other one asks for it.
-        samples.class_normalizer = cache(partial(class_loss.normalizer, samples))
-        samples.box_normalizer = cache(partial(box_loss.normalizer, samples))
+        samples.class_normalizer = Once(partial(class_loss.normalizer, samples))
+        samples.box_normalizer = Once(partial(box_loss.normalizer, samples))
         if (own := weighed.normalizer) is not None:
             samples.class_normalizer = samples.box_normalizer = lambda: own
 
@@ -353,6 +353,24 @@ class Site(nn.Module):
         if self.seed is None:
             return None
         return torch.Generator(device).manual_seed(self.seed)
+
+
+class Once:
+    """A normalizer that is computed when it is first asked for (``torch.compile`` knows no cache).
+
+    Args:
+        compute: () -> the normalizer.
+    """
+
+    def __init__(self, compute: Callable[[], float | Tensor]) -> None:
+        self.compute = compute
+        self.value: float | Tensor | None = None
+
+    def __call__(self) -> float | Tensor:
+        """The normalizer."""
+        if self.value is None:
+            self.value = self.compute()
+        return self.value
 
 
 class Kept(NamedTuple):

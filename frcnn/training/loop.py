@@ -243,7 +243,9 @@ class Engine:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()  # a GPU's host waits here, and for the terms, and nowhere else
+        # A GPU's host waits here and for the terms, and nowhere else; in fp16 the scaler waits once
+        # more for each optimizer.
+        value = norm.item()
         # fp16's scaler skips such a step by itself; else the weights would all be NaN now.
         if not self.scaler.is_enabled() and not math.isfinite(value):
             raise self._not_finite(batch, f"gradient norm {value}")

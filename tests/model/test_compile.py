@@ -14,6 +14,7 @@ from torch import Tensor
 from frcnn.build import dataset, fill_from_data
 from frcnn.build import detector as build
 from frcnn.model import Detector, build_retinanet
+from frcnn.model.box_head import FastTwoMLPHead
 from samplers import OHEM
 
 # Dynamo looks at the gradient of what it is given, and torch warns.
@@ -25,6 +26,10 @@ OBJECTS = [(3, 2), (1, 4), (0, 0)]
 def retinanet() -> Detector:
     small = {"fpn_channels": 16, "backbone_width": 0.25, "head_depth": 2}
     return build_retinanet(4, "retinanet_resnet18_fpn", min_size=64, max_size=128, **small)
+
+
+def mining() -> Detector:
+    return quick(sampler={"rcnn": OHEM(8)})
 
 
 def steps(model: Detector, objects: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
@@ -57,14 +62,27 @@ def check_compiled(model: Detector, objects: Sequence[tuple[int, ...]], **option
 
 
 def test_losses_and_gradients_are_the_eager_ones() -> None:
-    model = quick(sampler={"rcnn": OHEM(8)})
-    check_compiled(model, OBJECTS[1:], backend="aot_eager")
-    # Backbone, RPN head, decoding, box head, predictor, losses of two sites: nothing fell back.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 7
+    model = quick()
+    model.roi_heads.box_head = FastTwoMLPHead(16 * 49, 32)
+    check_compiled(model, OBJECTS[:1], backend="aot_eager")
+    counters = torch._dynamo.utils.counters
+    # Backbone, RPN head, decoding, box head, predictor, losses of two sites: each is one graph.
+    assert counters["stats"]["unique_graphs"] == 7 and not counters["graph_break"]
+
+
+def test_a_copy_of_a_compiled_network_has_weights_of_its_own() -> None:
+    torch._dynamo.reset()
+    model = quick()
+    model.compile_parts(backend="aot_eager")
+    copied = copy.deepcopy(model)
+    for weight in copied.rpn.head.parameters():
+        torch.nn.init.zeros_(weight)
+    features = [torch.ones(1, 16, 4, 4)]
+    assert not copied.rpn._dense(features)[0].any() and model.rpn._dense(features)[0].any()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [quick, cascade, retinanet])
+@pytest.mark.parametrize("network", [mining, cascade, retinanet])
 def test_every_network(network) -> None:
     check_compiled(network(), OBJECTS, backend="aot_eager")
 

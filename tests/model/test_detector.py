@@ -177,3 +177,15 @@ def test_a_batch_is_pooled_alike_whatever_came_before_it() -> None:
             last = model(images, targets)[1]["loss_classifier"]
         losses.append(last)
     assert losses[0] == losses[1]
+
+
+def test_the_image_mean_follows_the_options_and_serves_training_after_a_validation() -> None:
+    transform = quick().transform
+    image = torch.rand(3, 8, 8)
+    with torch.inference_mode():
+        transform.normalize(image)
+    image.requires_grad_()
+    transform.normalize(image).sum().backward()
+    assert image.grad is not None
+    transform.image_mean, transform.image_std = [0.0] * 3, [0.5] * 3
+    torch.testing.assert_close(transform.normalize(image), 2 * image)

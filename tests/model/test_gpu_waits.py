@@ -9,6 +9,7 @@ from pretend_gpu import pretend_gpu, to_gpu, to_host
 from small import batch, detector, gradients, quick
 from torch import Tensor, nn
 
+from frcnn.model.roi_align import FastRoIAlign, ask_levels
 from samplers import OHEM, PISA
 
 IMAGES = 3
@@ -63,6 +64,23 @@ def test_a_step_on_a_gpu_is_that_on_a_cpu(samplers: dict[str, Any]) -> None:
         torch.testing.assert_close(found[name], value)
     for name, value in gradients(model).items():
         torch.testing.assert_close(value, expected_gradients[name], atol=1e-5, rtol=1e-3)
+
+
+def test_a_preview_pools_from_the_levels_of_its_own_batch() -> None:
+    def counts(pool: FastRoIAlign, size: int) -> list[int]:
+        padded = -(-size // 32) * 32
+        maps = {str(n): torch.zeros(1, 1, padded >> n + 2, padded >> n + 2) for n in range(4)}
+        boxes = torch.tensor([[0.0, 0, 100, 100], [5, 5, 20, 20]])
+        asked = ask_levels(pool, to_gpu(maps), to_gpu(boxes), [(size, size)])
+        assert asked is not None
+        return asked.read()[0]
+
+    with pretend_gpu():
+        expected = counts(FastRoIAlign(list("0123"), 7, 2), 128)
+        pool = FastRoIAlign(list("0123"), 7, 2)
+        # torchvision guesses strides of 2, 4, 8 and 16 from an image of 40 pixels.
+        assert counts(pool, 40) != expected
+        assert counts(pool, 128) == expected
 
 
 @pytest.mark.gpu
