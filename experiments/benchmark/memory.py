@@ -5,7 +5,8 @@ keep freed memory: so each action runs in a fresh process. Linux only, through /
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,19 @@ def can_measure() -> bool:
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
     """Call ``function`` in a fresh process and return its result; all must pickle."""
-    # The server that forks it has run nothing: no threads, little memory.
+    (result,) = in_children(function, [args])
+    return result
+
+
+def in_children(function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """The same for several calls, each in a process of its own, as many at a time as cores."""
+    # The server that forks them has run nothing: no threads, little memory.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        method = multiprocessing.get_start_method()
-        return pool.submit(_usual, method, function, *args).result()
+    method = multiprocessing.get_start_method()
+    with ProcessPoolExecutor(os.cpu_count(), context, max_tasks_per_child=1) as pool:
+        asked = [pool.submit(_usual, method, function, *args) for args in calls]
+        return [one.result() for one in asked]
 
 
 def _usual(method: str, function: Callable[..., Any], *args: Any) -> Any:

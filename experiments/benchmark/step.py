@@ -25,7 +25,7 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
         workloads = (ON_CPU, RETINANET_ON_CPU)
         share = seconds / len(workloads)
         parts = [_compared(workload, ("fp32", "bf16"), device, share) for workload in workloads]
-        parts.append({"tables": [_memory(ON_CPU, device), _without_cuda()], "seconds": {}})
+        parts.append({"tables": [_memory(ON_CPU), _without_cuda()], "seconds": {}})
     else:
         share = seconds / len(ON_CUDA)
         parts = [_compared(workload, ("bf16",), device, share) for workload in ON_CUDA]
@@ -35,18 +35,24 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     }
 
 
-def _memory(workload: Workload, device: torch.device) -> dict[str, Any]:
+def _memory(workload: Workload) -> dict[str, Any]:
     """Peak memory of a first step by sampler, and by box loss of the RCNN head."""
-    precision = "bf16" if setting.computes_bf16(device) else "fp32"
+    precision = "bf16" if setting.computes_bf16(torch.device("cpu")) else "fp32"
     losses = [f"box_loss/rcnn={name}" for name in setting.options("box_loss/rcnn")]
-    rows: list[Row] = []
-    for method in (*METHODS, *losses):
-        try:
-            peak = _peak(workload, "ours", precision, device, method)
-            rows.append({"method": method, "peak memory, MB": peak})
-        except KNOWN as error:  # this network cannot have it
-            rows.append({"method": method, WHY: one_line("train", error)})
+    calls = [(workload, precision, method) for method in (*METHODS, *losses)]
+    if memory.can_measure():
+        rows = memory.in_children(_memory_row, calls)
+    else:
+        rows = [{"method": method, WHY: memory.NO_PROC} for _, _, method in calls]
     return table(f"Peak memory of a first step: {workload}, {precision}", rows)
+
+
+def _memory_row(workload: Workload, precision: str, method: str) -> Row:
+    try:
+        peak = _first_step(workload, "ours", precision, "cpu", method)
+    except KNOWN as error:  # this network cannot have it
+        return {"method": method, WHY: one_line("train", error)}
+    return {"method": method, "peak memory, MB": round(peak / memory.MB)}
 
 
 def _without_cuda() -> dict[str, Any]:

@@ -33,7 +33,7 @@ TARGETS = (
     Target("bf16 step, times its products", 1.28,
            ("step", "Distance from the limit: fasterrcnn", "ours, bf16", LIMIT), bf16=True),
     *(Target(f"`{name}`, bf16 step of trained weights, times its products", 1.25,
-             ("samplers", "Distance from the limit by sampler", f"{name}, after 40 steps", LIMIT),
+             ("samplers", "Distance from the limit by sampler", f"{name}, after 20 steps", LIMIT),
              bf16=True)
       for name in ("sampler=ohem", "sampler=pisa")),
     Target("RetinaNet's fp32 step, times as fast as stock torchvision in fp32", 1.2,
