@@ -85,7 +85,7 @@ study-label-noise: $(READY) ## experiments/label_noise; hours, likewise
 	$(PY) -m experiments.conditions runs/label_noise --out experiments/label_noise \
 	    --baseline method=random --by data.swapped_classes data.moved_boxes data.dropped_boxes
 
-bench: $(READY) ## time everything on this machine, under ten minutes; experiments/benchmarks/, README.md
+bench: $(READY) ## time everything on this machine, about ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
 lint: $(READY) ## ruff and mypy

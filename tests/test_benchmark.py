@@ -408,10 +408,14 @@ def test_an_option_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch
     assert rows[0]["drawing and losses, ms"] > 0 and rows[0]["more than random, % of its step"] == 0
 
 
+MINED = "`sampler=ohem`, bf16 step of trained weights, times its products"
+
+
 def test_targets_are_compared_in_the_right_direction() -> None:
     spread = {"median": 1.9, "q1": 1.7, "q3": 2.0}
     steps = table("Training step: fasterrcnn", [{"step": "ours, fp32", targets.STEP: spread}])
-    ohem = table("A step", [{"variant": "sampler=ohem", "times random": spread}])
+    after = "sampler=ohem, after 20 steps"
+    ohem = table("Distance from the limit by sampler", [{"step": after, targets.LIMIT: spread}])
     wait = table("Waiting", [{"data": "BCCD", "share of time waiting, %": 5.1}])
     parts = {
         "step": {"tables": [steps]},
@@ -422,13 +426,13 @@ def test_targets_are_compared_in_the_right_direction() -> None:
     rows = {row["what"]: row for row in targets.compared(results)["rows"]}
     assert rows["fp32 step, times as fast as stock torchvision in fp32"]["reached"] is True
     assert rows["waiting for data, % of the time"]["reached"] is False
-    mining = rows["`sampler=ohem`, step times random's"]
+    mining = rows[MINED]
     assert mining["reached"] == "" and "in fp32 1.90 (1.70 to 2.00)" in mining["measured"]
     assert "no bf16" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
     assert "no such row" in rows["loading annotations of COCO's size, seconds"]["measured"]
     results["machine"]["computes in bf16"] = True
     rows = {row["what"]: row for row in targets.compared(results)["rows"]}
-    assert rows["`sampler=ohem`, step times random's"]["reached"] is False
+    assert rows[MINED]["reached"] is False
     assert (
         "no such row" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
     )

@@ -45,10 +45,6 @@ TARGETS = (
       for name in ("sampler=iou_balanced", "sampler=instance_balanced", "sampler/rpn=iou_balanced",
                    "sampler/rpn=instance_balanced", "sampler/rpn=hard_negative",
                    "sampler/rpn=ohem", "loss=focal", "loss=ghm")),
-    Target("`sampler=ohem`, step times random's", 1.3,
-           ("samplers", "A step", "sampler=ohem", "times random"), bf16=True),
-    Target("`sampler=pisa`, step times random's", 1.4,
-           ("samplers", "A step", "sampler=pisa", "times random"), bf16=True),
     *(Target(f"`sampler/rcnn={name}`, ms of a call beyond the preview, {PROPOSALS}", 20,
              ("samplers", f"Call of a sampler/rcnn: {PROPOSALS}", name, "ms"))
       for name in options("sampler/rcnn")),
