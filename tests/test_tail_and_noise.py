@@ -66,7 +66,7 @@ def test_the_order_of_the_images_is_a_method_to_the_report() -> None:
 
 
 def test_methods_and_conditions_of_the_noise_are_apart() -> None:
-    assert len(METHODS) == 6 and len(NOISES) == 10
+    assert len(METHODS) == 6 and len(NOISES) == 7
     own, rest = zip(
         *(split(composed(NOISE, "sweep=label_noise", one)) for one in METHODS), strict=True
     )
