@@ -1,8 +1,9 @@
 """Collect finished runs into a CSV, and the CSV into a Markdown table.
 
-``python -m experiments.table RUN... --csv FILE`` reads each run folder's ``summary.json`` and
-``status.json``; ``python -m experiments.table --csv FILE`` prints the table of a CSV, and with
-``--page README.md`` writes it there, where a comment names the CSV.
+``python -m experiments.table RUN... --csv FILE [--add]`` reads each run folder's ``summary.json``
+and ``status.json``, and with ``--add`` keeps the CSV's rows of other commands. ``python -m
+experiments.table --csv FILE`` prints the table of a CSV, and with ``--page README.md`` writes it
+there, where a comment names the CSV.
 """
 
 import argparse
@@ -70,6 +71,12 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def others(path: Path, found: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows of a CSV that are of another command or seed than those found."""
+    own = {(cells["command"], cells["seed"]) for cells in found}
+    return [cells for cells in read(path) if (cells["command"], cells["seed"]) not in own]
+
+
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
     """Write the rows as a CSV; a cell is empty where a run has no such class."""
     columns = dict.fromkeys(name for cells in rows for name in cells)
@@ -93,10 +100,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--csv", required=True, type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the rows of other commands")
     parser.add_argument("--page", action="append", default=[], type=Path)
     options = parser.parse_args()
     if options.runs:
-        write(options.csv, [row(folder) for folder in options.runs])
+        found = [row(folder) for folder in options.runs]
+        write(options.csv, [*(others(options.csv, found) if options.add else ()), *found])
     table = markdown(read(options.csv))
     for page in options.page:
         put(table, options.csv.as_posix(), page)

@@ -14,7 +14,7 @@ from fabricated import fabricate
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from experiments.conditions.__main__ import main, page
+from experiments.conditions.__main__ import main, page, runs_of
 from experiments.conditions.figure import figure
 from experiments.conditions.map import make
 from experiments.conditions.sentences import sentences
@@ -358,3 +358,15 @@ def test_a_region_and_planned_seeds_are_those_of_the_report(tmp_path: Path) -> N
     usual = make(runs, KEYS).overall["sampler=ohem"].interval
     assert half > 1.5 * (usual[1] - usual[0])
     assert "at 0.1 % for all" in table(early).notes[1]
+
+
+def test_a_map_goes_on_from_its_csv_where_folders_are_gone(tmp_path: Path) -> None:
+    """The runs of two machines, of one of which only the CSV is left, give the same map."""
+    whole = fabricated_map(tmp_path / "whole", {})
+    here, gone = tmp_path / "here", tmp_path / "gone"
+    for run in whole.iterdir():
+        shutil.copytree(run, (gone if run.name.endswith("1") else here) / run.name)
+    write_csv(read(gone), tmp_path / "gone.csv")
+    write_csv(runs_of(here, tmp_path / "gone.csv"), tmp_path / "both.csv")
+    write_csv(read(whole), tmp_path / "whole.csv")
+    assert (tmp_path / "both.csv").read_text() == (tmp_path / "whole.csv").read_text()

@@ -131,7 +131,10 @@ def test_also_is_a_csv_beside_a_folder(
     source = tmp_path / ("runs.csv" if what == "source" else "runs")
     with pytest.raises(SystemExit) as said:
         report(monkeypatch, source, "--also", missing)
-    assert str(said.value) == ("2" if what == "source" else f"{missing}: No such file or directory")
+    wanted = "--also adds to a folder of runs"
+    assert str(said.value) == (
+        wanted if what == "source" else f"{missing}: No such file or directory"
+    )
 
 
 def test_errors_and_precision_are_in_tables_and_figures(seen: Path) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from experiments.benchmark.report import headlines
 from experiments.benchmark.report import page as benchmark_page
-from experiments.table import markdown, put, read, row, write
+from experiments.table import main, markdown, put, read, row, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
@@ -93,6 +94,20 @@ def test_a_command_can_be_typed_and_splits_no_cell(tmp_path: Path) -> None:
     made = row(finished(tmp_path, ["data.classes=[a|b,c d]"]))
     assert made["command"] == "python -m frcnn.train 'data.classes=[a|b,c d]'"
     assert r"| `python -m frcnn.train 'data.classes=[a\|b,c d]'` |" in markdown([made])
+
+
+def test_rows_are_added_to_those_of_other_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "results.csv"
+    write(file, [row(finished(tmp_path / name, [f"sampler={name}"])) for name in ("a", "b")])
+    for name in ("b", "c"):
+        finished(tmp_path / name, [f"sampler={name}"], ap=0.5)
+    runs = [str(tmp_path / name) for name in ("b", "c")]
+    monkeypatch.setattr(sys, "argv", ["table", *runs, "--csv", str(file), "--add"])
+    main()
+    found = {cells["command"].rpartition("=")[2]: cells["AP"] for cells in read(file)}
+    assert found == {"a": "0.1235", "b": "0.5000", "c": "0.5000"}
 
 
 @pytest.mark.parametrize("before", ["", "| old |\n"])

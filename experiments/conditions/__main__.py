@@ -1,14 +1,17 @@
 """Where does a method pay? Its difference to the baseline, condition by condition.
 
 ``python -m experiments.conditions DIR|FILE.csv --by KEY... [--baseline TEXT] [--equivalent AP]
-[--planned-seeds N] [--out FOLDER] [--page FILE]``
+[--planned-seeds N] [--also FILE.csv] [--out FOLDER] [--page FILE]``
 
 DIR is the folder of a sweep over methods, seeds and settings of the data; the KEYs are those
 settings, such as ``data.clutter``. Writes conditions.html (self-contained), conditions.md and
 conditions.png to DIR/report, or beside the CSV. From a folder it also writes conditions.csv (one
-row per run), which is enough to make all again. ``--page`` puts the table into a page, between a
+row per run), which is enough to make all again. ``--also`` adds the runs of such a CSV that have no
+folder below DIR. ``--page`` puts the table into a page, between a
 comment that names the CSV and ``<!-- end -->``.
 """
+
+from pathlib import Path
 
 try:
     from experiments.conditions.figure import figure
@@ -17,9 +20,9 @@ try:
     from experiments.conditions.tables import changes, scale, table
     from experiments.html import figure as html_figure
     from experiments.report.command import arguments, places
-    from experiments.report.csv_files import read_csv, write_csv
+    from experiments.report.csv_files import merged, read_csv, write_csv
     from experiments.report.markdown import markdown
-    from experiments.report.runs import LOSS, read
+    from experiments.report.runs import LOSS, Run, read
     from experiments.report.study import Plan
     from experiments.report.tables import Table, figures_named, made
     from experiments.style import png
@@ -77,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     source, out = places(options)
     try:
-        runs = read(source) if source.is_dir() else read_csv(source)
+        runs = runs_of(source, options.also)
         plan = Plan(options.equivalent, options.planned_seeds)
         found = make(runs, options.by, options.baseline, plan)
     except LookupError as error:
@@ -92,6 +95,18 @@ def main() -> None:
     if options.page:
         put(markdown(table(found)) + "\n", (out / "conditions.csv").as_posix(), options.page)
     print("\n".join([*found.problems, *sentences(found), str(out / "conditions.html")]))
+
+
+def runs_of(source: Path, also: Path | None) -> list[Run]:
+    """The runs of a CSV, or of a folder and of a CSV of runs without one.
+
+    Raises:
+        LookupError: a CSV cannot be read.
+    """
+    if not source.is_dir():
+        return read_csv(source)
+    before = read_csv(also) if also else []
+    return merged(read(source, before), before)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 try:
     from experiments.report import html, markdown
     from experiments.report.command import arguments, places
-    from experiments.report.csv_files import read_csv, write_csv
+    from experiments.report.csv_files import merged, read_csv, write_csv
     from experiments.report.figures import figures
     from experiments.report.images import read_draws, write_draws
     from experiments.report.runs import Run, read
@@ -40,13 +40,8 @@ def main() -> None:
     parser.add_argument(
         "--common", action="store_true", help="one spread: all methods are equally steady"
     )
-    parser.add_argument(
-        "--also", type=Path, metavar="FILE.csv", help="runs of an earlier report, without folders"
-    )
     options = parser.parse_args()
     source, out = places(options)
-    if options.also and not source.is_dir():
-        parser.error("--also adds to a folder of runs")
     try:
         if source.is_dir():
             found = study_of_folder(source, options.also, options.baseline, out)
@@ -69,10 +64,9 @@ def study_of_folder(folder: Path, also: Path | None, baseline: str | None, out: 
     """The study of run folders, and of the runs of a CSV that have none; writes runs.csv."""
     from experiments.report.detections import draws_of, looked_at  # torch takes seconds to load
 
-    before = _read_csv(also) if also else []
+    before = read_csv(also) if also else []
     here = looked_at(read(folder, before), folder)
-    names = {run.name for run in here}
-    runs = sorted([*here, *(r for r in before if r.name not in names)], key=lambda r: r.name)
+    runs = merged(here, before)
     found = _study(runs, baseline, folder)
     draws = (read_draws(also) if also else {}) | draws_of(here, folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,21 +79,9 @@ def study_of_folder(folder: Path, also: Path | None, baseline: str | None, out: 
 
 def study_of_csv(file: Path, baseline: str | None, out: Path) -> Study:
     """The study of a runs.csv, and of the draws beside it."""
-    found = _study(_read_csv(file), baseline, file)
+    found = _study(read_csv(file), baseline, file)
     out.mkdir(parents=True, exist_ok=True)
     return replace(found, draws=read_draws(file))
-
-
-def _read_csv(file: Path) -> list[Run]:
-    """The runs of a CSV.
-
-    Raises:
-        LookupError: there is no such file, or it is another CSV.
-    """
-    try:
-        return read_csv(file)
-    except OSError as error:
-        raise LookupError(f"{file}: {error.strerror}") from error
 
 
 def _study(runs: Sequence[Run], baseline: str | None, source: Path) -> Study:

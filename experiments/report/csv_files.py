@@ -76,14 +76,24 @@ def read_csv(file: Path) -> list[Run]:
     """The runs of a CSV of ``write_csv``. CSVs of earlier versions may have fewer columns.
 
     Raises:
-        LookupError: it is another CSV.
+        LookupError: it cannot be read, or it is another CSV.
     """
-    with file.open(newline="") as rows:
+    try:
+        rows = file.open(newline="")
+    except OSError as error:
+        raise LookupError(f"{file}: {error.strerror}") from error
+    with rows:
         found = csv.DictReader(rows)
         missing = [name for name in FIRST if name not in (found.fieldnames or ())]
         if missing:
             raise LookupError(f"{file}: not the CSV of a report: it has no column {missing[0]}")
         return [_from_row(row) for row in found]
+
+
+def merged(here: Sequence[Run], before: Sequence[Run]) -> list[Run]:
+    """Runs that have folders, and those of an earlier report that have none, by name."""
+    names = {run.name for run in here}
+    return sorted([*here, *(r for r in before if r.name not in names)], key=lambda r: r.name)
 
 
 def _from_row(row: Mapping[str, str]) -> Run:
