@@ -1,7 +1,9 @@
 """One look for all figures. The colours, Okabe and Ito's (2008), suit colour-blind readers too."""
 
+import csv
 import io
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -51,3 +53,15 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
+
+
+def legends(figures: Mapping[str, Figure]) -> str:
+    """CSV text: a row per line of a legend, with the figure's name and the panel's."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["figure", "panel", "y axis", "legend"])
+    for name, figure in figures.items():
+        for axes in figure.axes:
+            for label in axes.get_legend_handles_labels()[1]:
+                rows.writerow([name, axes.get_title(), axes.get_ylabel(), label])
+    return text.getvalue()

@@ -18,8 +18,8 @@ from frcnn.parallel.cluster import detect_launcher
 # A report ignores the same (experiments/report/runs.py).
 NOT_METHOD = re.compile(
     r"seed|run_name|resume|done|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
-    r"|trainer\.(device|channels_last|compile|workers|\w+_every|checkpoint_minutes|deterministic"
-    r"|num_pictures)"
+    r"|trainer\.(device|channels_last|compile|workers|\w+_every|checkpoint_minutes|keep_checkpoints"
+    r"|deterministic|num_pictures)"
 )
 
 

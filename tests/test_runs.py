@@ -426,6 +426,19 @@ def test_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkpoint.load(tmp_path / "checkpoints/best.pt")["step"] == 2
 
 
+def test_the_weights_of_every_validation_are_kept_if_asked(tmp_path: Path) -> None:
+    config = tiny(
+        *SHORT, "trainer.epochs=3", "trainer.eval_every=2", "trainer.keep_checkpoints=true"
+    )
+    run(*config, tmp_path)
+    kept = {path.stem: checkpoint.load(path) for path in (tmp_path / "checkpoints").glob("step_*")}
+    assert {name: content["step"] for name, content in kept.items()} == {"step_2": 2, "step_3": 3}
+    last = checkpoint.load(tmp_path / "checkpoints/last.pt")["model"]
+    for name in last:
+        assert torch.equal(kept["step_3"]["model"][name], last[name])
+    assert any(not torch.equal(kept["step_2"]["model"][name], last[name]) for name in last)
+
+
 def test_patience_outlives_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(*SHORT, "trainer.patience=3")
     scripted(monkeypatch, [0.5, 0.2, 0.2, 0.2, 0.2, 0.2])

@@ -9,6 +9,7 @@ from small import quick
 
 from experiments.figures import wrong_labels as figure
 from experiments.figures.wrong_labels import Share, corrected, look_at_noise, shares, wrong
+from experiments.style import legends
 from frcnn.data import shapes
 from frcnn.errors import UserError
 from frcnn.sites.assigners import MaxIoU
@@ -80,7 +81,13 @@ def test_a_line_per_way_to_choose_over_the_steps() -> None:
     (axes,) = figure.wrong_labels({"ohem": run}).axes
     drawn = lines(axes)
     assert {name: (x.tolist(), y.tolist()) for name, (x, y) in drawn.items()} == {
-        name: ([100, 200], [25, 25] if name == "OHEM" else [25, 50]) for name in figure.COLOURS
+        f"{name}: 25.0 to {25 if name == 'OHEM' else 50}.0": (
+            [100, 200],
+            [25, 25] if name == "OHEM" else [25, 50],
+        )
+        for name in figure.COLOURS
     }
+    (row,) = (line for line in legends({"wrong": axes.figure}).splitlines() if "OHEM" in line)
+    assert row == "wrong,ohem: rcnn,wrong labels in percent,OHEM: 25.0 to 25.0"
     assert axes.get_title() == "ohem: rcnn"
     assert [text.get_text() for text in axes.texts] == ["40", "40"]

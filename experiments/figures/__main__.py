@@ -6,15 +6,15 @@ from typing import Any
 
 from frcnn.config.compose import command
 from frcnn.errors import UserError
-from frcnn.runfolder.files import atomic_write
+from frcnn.runfolder.files import atomic_write, write_text
 
 log = logging.getLogger(__name__)
 
 
 def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
-    """Write a PNG for each figure."""
+    """Write a PNG for each figure, and ``legends.csv`` with the numbers in their legends."""
     try:
-        from experiments.style import png
+        from experiments.style import legends, png
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
     from frcnn.evaluation.inference import validation_loader
@@ -35,6 +35,7 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     for name, figure in drawn.items():
         with atomic_write(output / f"{name}.png") as file:
             file.write(png(figure))
+    write_text(output / "legends.csv", legends(drawn))
     log.info("%d images of %s; figures in %s", len(images), config["split"], output)
 
 

@@ -43,7 +43,8 @@ Shares = dict[str, dict[str, Share]]  # by site, and by how candidates were chos
 def wrong_labels(runs: Mapping[str, Mapping[int, Shares]]) -> Figure:
     """Percent of wrong labels among candidates over training steps: a panel per run and site.
 
-    A number beside a dot is that of the candidates in GHM's last bin: few say little.
+    A number beside a dot is that of the candidates in GHM's last bin: few say little. The legend
+    has the first and the last percent.
 
     Args:
         runs: by name and training step, what ``look_at_noise`` found.
@@ -54,7 +55,8 @@ def wrong_labels(runs: Mapping[str, Mapping[int, Shares]]) -> Figure:
         steps = sorted(runs[name])
         for group, colour in COLOURS.items():
             found = [runs[name][step][site][group] for step in steps]
-            here.plot(steps, [one.percent for one in found], ".-", color=colour, label=group)
+            label = f"{group}: {found[0].percent:.1f} to {found[-1].percent:.1f}"
+            here.plot(steps, [one.percent for one in found], ".-", color=colour, label=label)
             if group == "GHM's last bin":
                 for step, one in zip(steps, found, strict=True):
                     here.annotate(f"{one.total:,}", (step, one.percent), fontsize=7, color=colour)

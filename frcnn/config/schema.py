@@ -30,6 +30,7 @@ class Trainer:
     eval_every: PositiveInt
     patience: PositiveInt | None
     checkpoint_minutes: NotNegative
+    keep_checkpoints: bool
     deterministic: bool
     log_every: PositiveInt
     sampling_every: PositiveInt

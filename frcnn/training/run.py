@@ -288,6 +288,8 @@ class Run:
         with defer_signals():  # the records, best.pt and what last.pt says of them go together
             self._record(tracker, metrics, losses, pictures, {"step": engine.step, "epoch": epoch})
             self._keep_best(engine, metrics)
+            if self.config["trainer"]["keep_checkpoints"] and self.processes.first:
+                checkpoint.save(self._checkpoint(f"step_{engine.step}"), self._weights(engine))
             tracker.summary({f"best/{k}": v for k, v in self.best.items()})
             self.validated = engine.step
         self._save_last(engine, tracker)
