@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fabricated import fabricate
 from tiny import SMALL, call, small_network
 
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.runs import read
 from experiments.report.study import study
-from experiments.report.tables import tables
+from experiments.report.tables import compare_figure, tables
 from experiments.table import row
 from frcnn import evaluate, train
 from frcnn.data import shapes
@@ -85,3 +86,28 @@ def test_a_run_its_evaluation_and_its_report_have_them(tmp_path: Path) -> None:
     write_csv(read(tmp_path), tmp_path / "runs.csv")
     found = next(t for t in tables(study(read_csv(tmp_path / "runs.csv"))) if t.title == "Figures")
     assert list(found.columns)[-3:] == list(KEYS)
+
+
+def test_differences_by_frequency_are_those_of_each_group_alone(tmp_path: Path) -> None:
+    """Three seeds: ohem gains 5 on rare classes, loses 2 on common ones, and no more."""
+    for seed, noise in enumerate((-0.001, 0.0, 0.001)):
+        for sampler, rare, common in (("random", 0.20, 0.40), ("ohem", 0.25, 0.38)):
+            off = noise if sampler == "ohem" else -noise
+            groups = {"APr": rare + off, "APc": common + off, "APf": 0.6 + off}
+            line = (f"sampler={sampler}", f"seed={seed}")
+            fabricate(tmp_path / f"{sampler}{seed}", *line, **groups)
+    found = study(read(tmp_path))
+    assert compare_figure(found, "APr")["sampler=ohem"].difference.mean == pytest.approx(5)
+    (table,) = (t for t in tables(found) if t.title.endswith("by frequency"))
+    assert table.columns == ["method", *KEYS]
+    ((method, rare, common, frequent),) = table.rows
+    assert method == "sampler=ohem"
+    assert rare.startswith("+5.0 (+") and rare.endswith("), better")
+    assert common.startswith("-2.0 (-") and common.endswith("), worse")
+    assert frequent.startswith("+0.0 (-") and frequent.endswith("), undecided")
+
+
+def test_a_study_of_one_frequency_has_no_such_table(tmp_path: Path) -> None:
+    for sampler in ("random", "ohem"):
+        fabricate(tmp_path / sampler, f"sampler={sampler}", APr=None, APc=None, APf=0.5)
+    assert not [t for t in tables(study(read(tmp_path))) if t.title.endswith("by frequency")]

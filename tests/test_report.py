@@ -36,6 +36,7 @@ def test_settings_that_a_method_changes_beside_itself_are_named(tmp_path: Path) 
         config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
         config["optimizer"]["lr"] = 0.005
         config["sampler"]["rcnn"]["alpha"] = 1
+        config["data"]["sampler"] = "repeat_factor"  # the order of the images is a method's own
         (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
     said = "optimizer.lr=0.005 where the baseline's runs have 0.02"
     assert of(tmp_path).problems[-1] == f"`sampler=ohem` has other settings too: {said}."

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report.images import difference_over
-from experiments.report.runs import FOLD, MADE, Run, is_condition, terms
+from experiments.report.runs import FOLD, MADE, ORDER, Run, is_condition, terms
 from experiments.report.verdicts import ALPHA, EARLY, level_of_look
 
 # The options of the default baseline, by group; GROUP/SITE has those of GROUP, whatever the site.
@@ -312,10 +312,8 @@ def _other_settings(methods: Mapping[str, Mapping[Draw, Run]], baseline: str) ->
     found = []
     for label, runs in methods.items():
         own = _first(runs)
-        keys = {k for k in own.settings.keys() | base.settings.keys() if not METHOD.match(k)} - {
-            FOLD
-        }
-        free = keys - own.method.keys()
+        keys = {k for k in own.settings.keys() | base.settings.keys() if not METHOD.match(k)}
+        free = keys - own.method.keys() - {FOLD, *ORDER}
         pair = [{key: run.settings.get(key) for key in free} for run in (own, base)]
         if pair[0] != pair[1]:
             unlike = _unlike(pair[0], pair[1], "the baseline's runs")

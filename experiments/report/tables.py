@@ -21,6 +21,7 @@ from experiments.report.study import Study
 from experiments.report.verdicts import ALPHA, Verdict, verdicts
 
 NONE = "–"
+FREQUENCIES = ("APr", "APc", "APf")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method, the largest difference first."""
     alpha = study.plan.level(fewest_seeds(study))
     found = verdicts(differences(study), alpha, study.plan.equivalent)
+    return _sorted(found)
+
+
+def compare_figure(study: Study, figure: str) -> dict[str, Verdict]:
+    """As ``compare``, of another figure: without the error of the images, and without a region."""
+    own = compared(values(study, figure), study.baseline or "", rules(study))
+    return _sorted(verdicts(own, study.plan.level(fewest_seeds(study))))
+
+
+def _sorted(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
     return dict(sorted(found.items(), key=lambda pair: -pair[1].difference.mean))
 
 
@@ -61,9 +72,9 @@ def rules(study: Study, stream: int = 0) -> Rules:
     return Rules(True if study.folds else None, study.plan.common, stream=stream)
 
 
-def values(study: Study) -> dict[str, dict[Any, float]]:
-    """AP in percent by method and seed."""
-    return {method: study.values(method, "AP") for method in study.methods}
+def values(study: Study, figure: str = "AP") -> dict[str, dict[Any, float]]:
+    """A figure in percent by method and seed."""
+    return {method: study.values(method, figure) for method in study.methods}
 
 
 def groups(study: Study, methods: Iterable[str]) -> list[tuple[str, list[str]]]:
@@ -80,7 +91,7 @@ def groups(study: Study, methods: Iterable[str]) -> list[tuple[str, list[str]]]:
 
 def tables(study: Study) -> list[Table]:
     """All tables of a study."""
-    differences = [_differences(study)] if study.compared else []
+    differences = [_differences(study), *_by_frequency(study)] if study.compared else []
     errors = [_errors(study)] if costs(study) else []
     scale = [_scale(study)] if study.compared and figures_named(study.runs, LOSS) else []
     first, *others = [_by_class(study, prefix) for prefix in BY_CLASS]
@@ -124,6 +135,34 @@ def _difference_row(method: str, verdict: Verdict) -> list[str]:
     first = [method, f"{own.mean:+z.2f}", interval(verdict), verdict.answer]
     p = [NONE if value is None else p_value(value) for value in (verdict.p, verdict.holm)]
     return [*first, *p, NONE if own.std is None else f"{own.std:.2f}", str(own.n)]
+
+
+def frequencies(study: Study) -> list[str]:
+    """Which of APr, APc and APf all runs have, where that is more than one."""
+    names = [
+        name
+        for name in FREQUENCIES
+        if not any(math.isnan(run.figures.get(name, math.nan)) for run in study.runs)
+    ]
+    return names if len(names) > 1 else []
+
+
+def _by_frequency(study: Study) -> list[Table]:
+    names = frequencies(study)
+    if not names:
+        return []
+    found = {name: compare_figure(study, name) for name in names}
+    rows = [[m, *(_in_one(found[name][m]) for name in names)] for m in compare(study)]
+    notes = [
+        "AP of classes in below 10 (APr), 10 to 99 (APc), and 100 or more (APf) training images: "
+        "difference, interval and answer. p is corrected for the methods of a column, not for the "
+        "columns together. Errors are those of the runs alone, not of the images."
+    ]
+    return [Table(f"Differences to {study.baseline} by frequency", ["method", *names], rows, notes)]
+
+
+def _in_one(verdict: Verdict) -> str:
+    return f"{verdict.difference.mean:+z.1f} ({interval(verdict)}), {verdict.answer}"
 
 
 def notes(study: Study, found: Mapping[str, Verdict]) -> list[str]:
