@@ -78,12 +78,14 @@ study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER of the four se
 
 study-long-tail: $(READY) ## experiments/long_tail; hours, likewise
 	-$(PY) -m frcnn.train -m --config-dir experiments/long_tail/conf sweep=long_tail $(WITH)
-	$(PY) -m experiments.report runs/long_tail --out experiments/long_tail --baseline tail=random
+	$(PY) -m experiments.report runs/long_tail --out experiments/long_tail --baseline tail=random \
+	    --planned-seeds 3
 
 study-label-noise: $(READY) ## experiments/label_noise; hours, likewise
 	-$(PY) -m frcnn.train -m --config-dir experiments/label_noise/conf sweep=label_noise $(WITH)
 	$(PY) -m experiments.conditions runs/label_noise --out experiments/label_noise \
-	    --baseline method=random --by data.swapped_classes data.moved_boxes data.dropped_boxes
+	    --page experiments/label_noise/README.md --baseline method=random --planned-seeds 3 \
+	    --by data.swapped_classes data.moved_boxes data.dropped_boxes
 
 bench: $(READY) ## time everything on this machine, about ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md

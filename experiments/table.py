@@ -16,8 +16,8 @@ from pathlib import Path
 
 FIGURES = ("AP", "AP50", "AP75")
 BY_FREQUENCY = ("APr", "APc", "APf", "AP_fixed")  # as in experiments.report
-# Names and folders of a run are no part of what was run.
-PRIVATE = ("run_name", "hydra.", "wandb.", "data.root")
+# Names, folders and workers of a run change nothing in its numbers.
+PRIVATE = ("run_name", "hydra.", "wandb.", "data.root", "trainer.workers")
 NONE = "–"
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
 from experiments.conditions.__main__ import main, page, runs_of
-from experiments.conditions.figure import figure
+from experiments.conditions.figure import curves, figure
 from experiments.conditions.map import make
 from experiments.conditions.sentences import sentences
 from experiments.conditions.tables import scale, table
@@ -184,6 +184,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "conditions.html",
         "conditions.md",
         "conditions.png",
+        "conditions_curves.png",
     }
     monkeypatch.setattr("sys.argv", ["conditions", str(folder), "--by", "data.size"])
     with pytest.raises(SystemExit, match="no two runs differ in it. They differ in data.clutter"):
@@ -227,7 +228,7 @@ def test_the_scale_is_the_mean_over_conditions_and_seeds(tmp_path: Path) -> None
     rows = {row[0]: row[1:] for row in scale(found).rows}
     # Of five conditions one has 2, four have 4, with three seeds each.
     assert rows == {"sampler=ohem": ["3.60 ± 0.83"], "sampler=pisa": ["1.00 ± 0.00"]}
-    assert "## Scale of the losses" in page(found, "x.png")
+    assert "## Scale of the losses" in page(found)
 
 
 def drawn(rng: np.random.Generator, gain: float) -> list[Run]:
@@ -271,7 +272,7 @@ def test_a_condition_that_lacks_a_method_is_named_and_the_baseline_keeps_its_nam
     base = "loss=cross_entropy sampler=random"
     assert found.baseline == base and found.overall.keys() == {"sampler=ohem"}
     assert found.problems == ["data.clutter=8: `loss=focal` has no finished run."]
-    assert "`loss=focal`" in page(found, "x.png")
+    assert "`loss=focal`" in page(found)
 
 
 def test_runs_without_a_key_and_of_another_length_are_named(tmp_path: Path) -> None:
@@ -358,6 +359,27 @@ def test_a_region_and_planned_seeds_are_those_of_the_report(tmp_path: Path) -> N
     usual = make(runs, KEYS).overall["sampler=ohem"].interval
     assert half > 1.5 * (usual[1] - usual[0])
     assert "at 0.1 % for all" in table(early).notes[1]
+
+
+def test_a_curve_is_the_mean_ap_of_a_method_by_condition(tmp_path: Path) -> None:
+    """Also of a condition that a method lacks."""
+    folder = fabricated_map(tmp_path, {("ohem", ("16", "10")): 8.0})
+    for run in folder.glob("pisa ('0', '10') *"):
+        shutil.rmtree(run)
+    found = make(read(folder), KEYS)
+    drawn = curves(found)
+    assert [axes.get_xlabel() for axes in drawn.axes] == list(KEYS)
+    lines = {bar.get_label(): list(bar.lines[0].get_ydata()) for bar in drawn.axes[0].containers}
+    assert set(lines) == {f"sampler={name}" for name in SAMPLERS}
+    for method, heights in lines.items():
+        means = [
+            fmean(found.values(c, method)) if method in found.studies[c].methods else np.nan
+            for c in found.axes[0]
+        ]
+        assert heights == pytest.approx(means, nan_ok=True)
+    assert [bool(height > 0) for height in lines["sampler=pisa"]] == [False, True, True]
+    labels = [text.get_text() for text in drawn.axes[1].get_xticklabels()]
+    assert labels == ["1", "10", "100"]
 
 
 def test_a_map_goes_on_from_its_csv_where_folders_are_gone(tmp_path: Path) -> None:

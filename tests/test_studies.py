@@ -15,7 +15,7 @@ pytest.importorskip("scipy")
 
 from scipy.stats import norm
 
-from experiments.conditions.__main__ import page
+from experiments.conditions.__main__ import PICTURES, page
 from experiments.conditions.map import Map, make
 from experiments.conditions.tables import table
 from experiments.report import markdown as report
@@ -55,8 +55,8 @@ def answers(bccd: Study) -> dict[str, Verdict]:
 
 
 def test_the_map_is_made_from_its_runs(map_: Map) -> None:
-    assert (MAP / "conditions.png").exists()
-    assert (MAP / "conditions.md").read_text() == page(map_, "conditions.png")
+    assert all((MAP / f"{name}.png").exists() for name in PICTURES)
+    assert (MAP / "conditions.md").read_text() == page(map_)
     assert shown(MAP / "README.md", MAP / "conditions.csv") == markdown(table(map_)) + "\n"
 
 

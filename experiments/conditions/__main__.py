@@ -4,17 +4,18 @@
 [--planned-seeds N] [--also FILE.csv] [--out FOLDER] [--page FILE]``
 
 DIR is the folder of a sweep over methods, seeds and settings of the data; the KEYs are those
-settings, such as ``data.clutter``. Writes conditions.html (self-contained), conditions.md and
-conditions.png to DIR/report, or beside the CSV. From a folder it also writes conditions.csv (one
-row per run), which is enough to make all again. ``--also`` adds the runs of such a CSV that have no
-folder below DIR. ``--page`` puts the table into a page, between a
+settings, such as ``data.clutter``. Writes conditions.html (self-contained), conditions.md,
+conditions.png and conditions_curves.png to DIR/report, or beside the CSV. From a folder it also
+writes conditions.csv (one row per run), which is enough to make all again. ``--also`` adds the runs
+of such a CSV that have no folder below DIR. ``--page`` puts the table into a page, between a
 comment that names the CSV and ``<!-- end -->``.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 try:
-    from experiments.conditions.figure import figure
+    from experiments.conditions.figure import curves, figure
     from experiments.conditions.map import Map, make
     from experiments.conditions.sentences import facts, sentences
     from experiments.conditions.tables import changes, scale, table
@@ -33,12 +34,15 @@ except ModuleNotFoundError as error:
 
 
 TITLE = "Where a method pays"
+# The files of the figures, and what they show.
+PICTURES = {"conditions": TITLE, "conditions_curves": "AP under each condition"}
 
 
-def page(found: Map, picture: str) -> str:
-    """The answer, the figure's file, then sentences, problems and tables, as Markdown."""
+def page(found: Map) -> str:
+    """The answer, the files of the figures, sentences, problems and tables, as Markdown."""
     first, *said = sentences(found)
-    parts = ["# Conditions", facts(found), f"**{first}**", f"![{TITLE}]({picture})"]
+    parts = ["# Conditions", facts(found), f"**{first}**"]
+    parts += [f"![{what}]({name}.png)" for name, what in PICTURES.items()]
     parts.append("\n".join(f"- {text}" for text in said))
     if found.problems:
         parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
@@ -47,11 +51,12 @@ def page(found: Map, picture: str) -> str:
     return "\n\n".join([*parts, f"{len(found.runs)} runs{made(found.runs)}."]) + "\n"
 
 
-def html_page(found: Map, picture: bytes) -> str:
-    """The same as one self-contained HTML file."""
+def html_page(found: Map, pictures: Mapping[str, bytes]) -> str:
+    """The same as one self-contained HTML file; ``pictures`` are PNG by name."""
     first, *said = sentences(found)
     parts = [f'<p class="facts">{html.code(facts(found))}</p>']
-    parts += [f'<p class="headline">{html.code(first)}</p>', _picture(picture)]
+    parts += [f'<p class="headline">{html.code(first)}</p>']
+    parts += [_picture(PICTURES[name], picture) for name, picture in pictures.items()]
     parts += html.listed("What follows", said)
     if found.problems:
         title = f"What is wrong with the runs ({len(found.problems)})"
@@ -62,9 +67,9 @@ def html_page(found: Map, picture: bytes) -> str:
     return html.document("Conditions", parts)
 
 
-def _picture(png: bytes) -> str:
-    """The figure, which a narrow screen scrolls."""
-    return f'<div class="wide whole">{html_figure("", TITLE, png)}</div>'
+def _picture(what: str, png: bytes) -> str:
+    """A figure, which a narrow screen scrolls."""
+    return f'<div class="wide whole">{html_figure("", what, png)}</div>'
 
 
 def shown_tables(found: Map) -> list[Table]:
@@ -88,10 +93,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         write_csv(runs, out / "conditions.csv")
-    picture = png(figure(found))
-    (out / "conditions.png").write_bytes(picture)
-    (out / "conditions.html").write_text(html_page(found, picture))
-    (out / "conditions.md").write_text(page(found, "conditions.png"))
+    drawn = zip(PICTURES, (figure(found), curves(found)), strict=True)
+    pictures = {name: png(one) for name, one in drawn}
+    for name, picture in pictures.items():
+        (out / f"{name}.png").write_bytes(picture)
+    (out / "conditions.html").write_text(html_page(found, pictures))
+    (out / "conditions.md").write_text(page(found))
     if options.page:
         put(markdown(table(found)) + "\n", (out / "conditions.csv").as_posix(), options.page)
     print("\n".join([*found.problems, *sentences(found), str(out / "conditions.html")]))

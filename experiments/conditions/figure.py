@@ -1,8 +1,10 @@
-"""A map as a figure."""
+"""A map as figures."""
 
 import json
 import math
 from collections.abc import Sequence
+from itertools import product
+from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -11,8 +13,11 @@ from matplotlib.patches import Rectangle
 
 from experiments.conditions.map import Map
 from experiments.report.verdicts import Verdict
-from experiments.style import BLUE, STYLE, VERMILLION
+from experiments.style import BLUE, GREEN, GREY, PURPLE, STYLE, VERMILLION, panels
 
+# The baseline comes first, and is the only black line.
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, GREY)
+LOOKS = [("-", "black"), *product(("-", "--", ":", "-."), COLOURS)]
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [VERMILLION, "white", BLUE])
 
 
@@ -21,20 +26,51 @@ def figure(found: Map) -> Figure:
     rows = len(found.methods)
     widths = [1, *(len(axis) for axis in found.axes)]
     drawn = Figure(figsize=(1.8 + 0.85 * sum(widths), 1.3 + 0.33 * rows), layout="constrained")
-    panels = drawn.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
+    first, *others = drawn.subplots(
+        1, len(widths), sharey=True, width_ratios=widths, squeeze=False
+    )[0]
     largest = max(abs(v.difference.mean) for v in found.verdicts.values()) or 1.0
-    _panel(panels[0], found.methods, [[found.overall.get(m)] for m in found.methods], largest)
-    panels[0].set_xticks([0], ["all"], **STYLE)
-    panels[0].set_xlabel("conditions", **STYLE)
-    for place, (axes, conditions) in enumerate(zip(panels[1:], found.axes, strict=True)):
+    _panel(first, found.methods, [[found.overall.get(m)] for m in found.methods], largest)
+    first.set_xticks([0], ["all"], **STYLE)
+    first.set_xlabel("conditions", **STYLE)
+    for place, (axes, conditions) in enumerate(zip(others, found.axes, strict=True)):
         own = [[found.verdicts.get((c, m)) for c in conditions] for m in found.methods]
         _panel(axes, found.methods, own, largest)
-        axes.set_xticks(range(len(conditions)), [_values(c[place]) for c in conditions], **STYLE)
-        axes.set_xlabel(found.keys[place], **STYLE)
+        _name_values(axes, found, place)
     drawn.suptitle(
         f"difference in AP (percent) to {found.baseline}; boxed: a difference is shown", **STYLE
     )
     return drawn
+
+
+def curves(found: Map) -> Figure:
+    """One panel per axis: AP of every method by the key's values, ± one sd over the seeds."""
+    drawn, axes_of_keys = panels(len(found.axes), columns=len(found.axes), sharey=True)
+    for place, (axes, conditions) in enumerate(zip(axes_of_keys, found.axes, strict=True)):
+        for method, (style, colour) in zip([found.baseline, *found.methods], LOOKS, strict=False):
+            own = [
+                found.values(c, method) if method in found.studies[c].methods else [math.nan]
+                for c in conditions
+            ]
+            deviations = [stdev(values) if len(values) > 1 else 0.0 for values in own]
+            means = [fmean(values) for values in own]
+            line = axes.errorbar(
+                range(len(own)), means, deviations, fmt=f"o{style}", color=colour, capsize=2
+            )
+            line.set_label(method)
+        _name_values(axes, found, place)
+        axes.grid(alpha=0.3, axis="y")
+    axes_of_keys[0].set_ylabel("AP (percent)", **STYLE)
+    handles, labels = axes_of_keys[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, **STYLE)
+    return drawn
+
+
+def _name_values(axes: Axes, found: Map, place: int) -> None:
+    """The values of a key below its panel."""
+    values = [_values(condition[place]) for condition in found.axes[place]]
+    axes.set_xticks(range(len(values)), values, **STYLE)
+    axes.set_xlabel(found.keys[place], **STYLE)
 
 
 def _panel(
