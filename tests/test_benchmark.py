@@ -24,6 +24,7 @@ from experiments.benchmark import (
     against,
     data,
     evaluation,
+    losses,
     matching,
     memory,
     report,
@@ -436,6 +437,31 @@ def test_targets_are_compared_in_the_right_direction() -> None:
     assert (
         "no such row" in rows["bf16 step, times as fast as stock torchvision in fp32"]["measured"]
     )
+
+
+@pytest.mark.parametrize("name", setting.options("loss"))
+def test_a_loss_is_timed_with_its_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loss of a large head moves logits, and the samples stay as they are."""
+    for key, size in {"SAMPLES": 40, "POSITIVES": 10, "CLASSES": 5}.items():
+        monkeypatch.setattr(losses, key, size)
+    samples = losses.head(CPU)
+    before = samples.logits.clone()
+    gradient = losses.both_passes(losses.class_loss(name), samples)
+    assert gradient.isfinite().all() and gradient.any()
+    assert torch.equal(samples.logits, before) and samples.logits.grad is None
+    assert (samples.labels > 0).sum() == 10 and samples.labels.max() <= 5
+
+
+def test_the_target_of_a_ranking_is_on_the_row_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(losses, "both_passes", lambda *_: None)
+    monkeypatch.setattr(losses.Variants, "__init__", lambda *_: None)
+    monkeypatch.setattr(losses.Variants, "step", lambda *_: lambda: time.sleep(0.001))
+    parts = {"losses": losses.measure(CPU, 0.1)}
+    rows = targets.compared({"machine": {"computes in bf16": False}, "parts": parts})["rows"]
+    (row,) = (row for row in rows if "bucketed" in row["what"])
+    assert row["reached"] is True
 
 
 def test_no_figure_is_taken_from_a_method_whose_name_begins_alike() -> None:

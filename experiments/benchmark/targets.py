@@ -52,6 +52,8 @@ TARGETS = (
              ("samplers", f"Call of a sampler/rpn: {ANCHORS}", name, "times random"))
       for name, most in (("iou_balanced", 2), ("instance_balanced", 2), ("hard_negative", 2),
                          ("ohem", 3))),
+    Target("`loss=bucketed_rank_sort` of 2,000 samples of 80 classes, times a step", 0.15,
+           ("losses", "Class losses", "bucketed_rank_sort", "times a step")),
     Target("waiting for data, % of the time", 5,
            ("data", "Waiting", "", "share of time waiting, %")),
     Target("matching 1,000 objects with 250,000 anchors, MB", 300,
