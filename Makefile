@@ -86,6 +86,7 @@ study-label-noise: $(READY) ## experiments/label_noise; hours, likewise
 	$(PY) -m experiments.conditions runs/label_noise --out experiments/label_noise \
 	    --page experiments/label_noise/README.md --baseline method=random --planned-seeds 3 \
 	    --by data.swapped_classes data.moved_boxes data.dropped_boxes
+	-$(PY) -m frcnn.train -m --config-dir experiments/label_noise/conf sweep=label_noise_epochs $(WITH)
 
 bench: $(READY) ## time everything on this machine, about ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md

@@ -82,6 +82,16 @@ def test_methods_and_conditions_of_the_noise_are_apart() -> None:
         assert rates == dict.fromkeys(KINDS, 0) | hit
 
 
+def test_the_runs_by_epoch_are_those_of_the_study_whose_weights_stay() -> None:
+    line = ("+noise=swapped_20", "+method=ohem")
+    own, usual = (
+        composed(NOISE, f"sweep={s}", *line) for s in ("label_noise_epochs", "label_noise")
+    )
+    trainer = {"eval_every": 1, "keep_checkpoints": True}
+    assert own["trainer"] == usual["trainer"] | trainer
+    assert {k for k in own if own[k] != usual[k]} <= {"trainer", "run_name"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "line",

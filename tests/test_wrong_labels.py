@@ -1,5 +1,6 @@
 """The share of wrong labels among hard examples."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hand_made import as_trained, hand_made, lines
 from small import quick
 
 from experiments.figures import wrong_labels as figure
+from experiments.figures.__main__ import checkpoints
 from experiments.figures.wrong_labels import Share, corrected, look_at_noise, shares, wrong
 from experiments.style import legends
 from frcnn.data import shapes
@@ -91,3 +93,14 @@ def test_a_line_per_way_to_choose_over_the_steps() -> None:
     assert row == "wrong,ohem: rcnn,wrong labels in percent,OHEM: 25.0 to 25.0"
     assert axes.get_title() == "ohem: rcnn"
     assert [text.get_text() for text in axes.texts] == ["40", "40"]
+
+
+def test_a_folder_stands_for_the_checkpoints_of_its_validations(tmp_path: Path) -> None:
+    kept = tmp_path / "run/checkpoints"
+    kept.mkdir(parents=True)
+    with pytest.raises(UserError, match="no checkpoints/step_N.pt"):
+        checkpoints([str(tmp_path / "run")])
+    for name in ("step_2", "step_4", "last", "best"):
+        (kept / f"{name}.pt").touch()
+    found = checkpoints(["other.pt", str(tmp_path / "run")])
+    assert found == ["other.pt", str(kept / "step_2.pt"), str(kept / "step_4.pt")]

@@ -1,6 +1,7 @@
 """The figures of the papers: ``python -m experiments.figures checkpoint=PATH [data=...]``."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,27 @@ def wrong_labels_figure(config: dict[str, Any]) -> Any:
     runs: dict[str, Any] = {}
     for name, *paths in config["wrong_labels"]:
         runs[name] = {}
-        for path in paths:
+        for path in checkpoints(paths):
             trained = loaded(config, path)
             train_set = chosen_data(trained, config | {"checkpoint": path}, "train")
             step = checkpoint.load(Path(path))["step"]
             runs[name][step] = look_at_noise(trained, train_set, *options)
     return wrong_labels(runs)
+
+
+def checkpoints(paths: Sequence[str]) -> list[str]:
+    """The checkpoints themselves, and for a run's folder those of its validations.
+
+    Raises:
+        UserError: the run has kept none.
+    """
+    found: list[str] = []
+    for path in paths:
+        kept = sorted(Path(path).glob("checkpoints/step_*.pt")) if Path(path).is_dir() else [path]
+        if not kept:
+            raise UserError(f"{path}: no checkpoints/step_N.pt (trainer.keep_checkpoints=true)")
+        found += map(str, kept)
+    return found
 
 
 def first(size: int, number: int) -> Any:
