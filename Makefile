@@ -56,11 +56,12 @@ study-which: $(READY) ## experiments/which_sampler, DATA=FOLDER of the four sets
 	-$(WHICH) sweep=which_tuning
 	$(PY) -m experiments.which_sampler collect runs/which_sampler/tuning
 	$(PY) -m experiments.which_sampler choose
-	-$(WHICH) sweep=which_test
+	-$(WHICH) sweep=which_test seed=0
 	-$(WHICH) sweep=which_test_lite0
-	-$(WHICH) sweep=which_scale
 	-$(WHICH) sweep=which_quota
 	-$(WHICH) sweep=which_weights
+	-$(WHICH) sweep=which_scale
+	-$(WHICH) sweep=which_test
 	for part in length test scale quota weights; do \
 	    $(PY) -m experiments.which_sampler collect runs/which_sampler/$$part; done
 
