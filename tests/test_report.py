@@ -156,6 +156,22 @@ def test_folds_are_averaged_and_paired_as_seeds_and_said(tmp_path: Path) -> None
     assert sentences(again) == said and again.problems == []
 
 
+def test_a_second_seed_on_the_same_images_adds_no_certainty(tmp_path: Path) -> None:
+    """The same runs under another seed leave the error of the difference as it is."""
+    scales = []
+    for seeds in (1, 2):
+        for name, more in (("random", (0.0, 0.0, 0.0)), ("ohem", (0.03, 0.01, -0.02))):
+            for fold, gain in enumerate(more):
+                for seed in range(seeds):
+                    told = (f"sampler={name}", "data.folds=3", f"data.fold={fold}", f"seed={seed}")
+                    run = tmp_path / f"{seeds}" / f"{name}{fold}{seed}"
+                    fabricate(run, *told, ap=0.5 + fold / 10 + gain)
+        found = compare(of(tmp_path / f"{seeds}"))["sampler=ohem"].difference
+        scales.append(found.scale)
+        assert found.n == 3 * seeds
+    assert scales[0] == pytest.approx(scales[1]) and scales[0] == pytest.approx(1.45, abs=0.02)
+
+
 def test_folds_without_a_baseline_are_said_and_missing_ones_named(tmp_path: Path) -> None:
     shutil.rmtree(folds(tmp_path) / "ohem_2_1")
     assert of(tmp_path).problems == ["`sampler=ohem` has no finished run of seed 1 on fold 2."]

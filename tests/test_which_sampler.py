@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ from experiments.report.runs import Run
 from experiments.which_sampler import collect
 from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, chosen, surface, write_cases
 from frcnn.config.compose import CONF, checked
+from frcnn.errors import UserError
 from frcnn.evaluation.coco import coco_evaluator, coco_metrics
 from frcnn.runfolder import environment
 from frcnn.runfolder.sweeps import finished_elsewhere
@@ -79,6 +81,10 @@ def test_the_sweeps_are_the_protocol_s() -> None:
     assert len(first) == 1  # all arms and sets: an estimate of the time
     _, length = jobs("which_length")
     assert len(length) == 8
+    _, settings = jobs("which_settings")
+    assert {text for job in settings for text in job if "setting" in text} == {
+        f"+setting={name}" for name in SETTINGS
+    }
     _, scale = jobs("which_scale")
     assert len(scale) == 40
     _, quota = jobs("which_quota")
@@ -153,7 +159,12 @@ def test_a_choice_needs_every_tuning_run_once() -> None:
 
 def test_a_case_is_its_arm_set_and_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cases(chosen(surface(runs())), tmp_path)
-    assert len(list(tmp_path.iterdir())) == len(SETS) * (len(ARMS) + 1)
+    # Tuning chose the preset for random sampling on every set: it is no case of its own.
+    assert len(list(tmp_path.iterdir())) == len(SETS) * len(ARMS)
+    others = {(name, "random"): BEST for name in SETS[:3]}
+    write_cases(chosen(surface(runs())) | others, tmp_path)
+    presets = {path.name for path in tmp_path.glob("*_preset.yaml")}
+    assert presets == {f"{name}_preset.yaml" for name in SETS[:3]}
     text = (tmp_path / "chess_ohem.yaml").read_text()
     assert f"/setting/{BEST}\n" in text
     own = STUDY / "conf/case"
@@ -208,11 +219,22 @@ def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None
     assert list(draws) == ["one"] and len(draws["one"]) == DRAWS
     assert abs(draws["one"].mean() - found["one"].figures["AP"]) < 0.05
     assert collect.collect(runs, out) == [] and out.read_text() == kept
+    write_draws(out, {})  # a kill before the draws were written
+    assert [run.name for run in collect.collect(runs, out)] == ["one"]
+    assert list(read_draws(out)) == ["one"] and out.read_text() == kept
+    broken = with_detections(fabricate(runs / "broken", "seed=3"), 2.0, 0)
+    (broken / "detections.npz").write_bytes(b"")
+    with_detections(fabricate(runs / "three", "seed=4"), 2.0, 0)
+    with pytest.raises(ValueError, match="^broken: detections that cannot be judged"):
+        collect.collect(runs, out)  # what is broken holds up nothing else
+    assert [run.name for run in read_csv(out)] == ["diverged", "one", "three"]
+    shutil.rmtree(runs / "broken")
+    shutil.rmtree(runs / "three")
     other = tmp_path / "elsewhere"
     with_detections(fabricate(other / "two", "seed=2"), 2.0, 1)
     assert [run.name for run in collect.collect(other, out)] == ["two"]
-    assert [run.name for run in read_csv(out)] == ["diverged", "one", "two"]
-    assert list(read_draws(out)) == ["one", "two"]
+    assert [run.name for run in read_csv(out)] == ["diverged", "one", "three", "two"]
+    assert list(read_draws(out)) == ["one", "three", "two"]
 
 
 def say(run: Path, line: list[str], error: str | None = None) -> None:
@@ -231,7 +253,9 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     done = Run("arm-ohem", "COMPLETED", figures={"AP": 0.25}, made=made)
     old = Run("arm-pisa", "COMPLETED", figures={"AP": 0.5}, made={"commit": "76543210"})
     dirty = Run("arm-all", "COMPLETED", figures={"AP": 1}, made={"commit": "01234567 with changes"})
-    write_csv([done, old, dirty, Run("arm-focal", "FAILED", made=made)], tmp_path / "runs.csv")
+    failed = [Run("arm-focal", "FAILED", "no space left", made=made)]
+    failed.append(Run("arm-diverged", "FAILED", "not finite at step 3: loss=nan", made=made))
+    write_csv([done, old, dirty, *failed], tmp_path / "runs.csv")
     return tmp_path / "runs.csv"
 
 
@@ -241,5 +265,7 @@ def test_a_run_is_done_where_its_name_and_commit_stand(
     names = ("arm-ohem", "arm-pisa", "arm-all", "arm-focal", "arm-random")
     found = [finished_elsewhere(rows, Path(name)) for name in names]
     assert found == [0.25, None, None, None, None]
+    assert finished_elsewhere(rows, Path("arm-diverged")) == 0
     monkeypatch.setattr(environment, "commit", lambda: {"commit": "0123456789", "dirty": True})
-    assert finished_elsewhere(rows, Path("arm-ohem")) is None
+    with pytest.raises(UserError, match="a clone without changes"):
+        finished_elsewhere(rows, Path("arm-ohem"))

@@ -1,5 +1,7 @@
 """The answer of experiments/which_sampler, from runs of known truth."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,68 +11,148 @@ pytest.importorskip("scipy")
 
 from experiments.report.runs import Run
 from experiments.report.verdicts import BETTER, EQUIVALENT, WORSE
-from experiments.which_sampler.answer import PRESET, answer, lines
+from experiments.which_sampler.answer import (
+    BASE,
+    FOLDS,
+    PRESET,
+    SEEDS,
+    answers,
+    by_stratum,
+    differences,
+    images_alone,
+    interaction,
+    lines,
+    values,
+)
 from experiments.which_sampler.choose import ARMS, SETS
 
-GAINS = {"ohem": 3.0, "focal": -3.0, "preset": -5.0}
+EVERY = (*ARMS, PRESET)
+GAINS = {"ohem": 3.0, "focal": -3.0, PRESET: -5.0}
 
 
 def fabricated(
-    rng: np.random.Generator, std: float, image: float
-) -> tuple[list[Run], dict[str, np.ndarray]]:
-    """Four sets, five folds of other difficulty, two seeds; images move arms by ``image`` AP."""
-    runs, draws = [], {}
-    hard = {key: rng.normal(50, 5) for key in product(SETS, range(5))}
-    effects = {key: rng.normal(0, image) for key in product(SETS, (*ARMS, PRESET), range(5))}
-    shared = {key: rng.normal(0, image, 500) for key in effects}
-    for name, arm, fold, seed in product(SETS, (*ARMS, PRESET), range(5), range(2)):
-        ap = hard[name, fold] + GAINS.get(arm, 0.0) + effects[name, arm, fold] + rng.normal(0, std)
-        settings = {"net": "slim", "case": f"{name}_{arm}", "data.fold": str(fold)}
-        label = f"{name}_{arm}_{fold}_{seed}"
-        run = Run(label, "COMPLETED", settings=settings, seed=seed, figures={"AP": ap / 100})
-        runs.append(run)
-        draws[label] = (ap + shared[name, arm, fold]) / 100
-    return runs, draws
+    rng: np.random.Generator,
+    std: float,
+    image: float,
+    gains: Mapping[str, float] = GAINS,
+    of_sets: float = 0.0,
+) -> list[Run]:
+    """Folds of other difficulty, whose images move each arm by ``image`` AP, runs by ``std``."""
+    runs = []
+    for net, name in product(SEEDS, SETS):
+        extra = {arm: rng.normal(0, of_sets) for arm in EVERY}
+        for fold in range(FOLDS):
+            hard = rng.normal(50, 5)
+            moved = {arm: rng.normal(0, image) for arm in EVERY}
+            for arm, seed in product(EVERY, range(SEEDS[net])):
+                ap = hard + gains.get(arm, 0.0) + extra[arm] + moved[arm] + rng.normal(0, std)
+                settings = {"net": net, "case": f"{name}_{arm}", "data.fold": str(fold)}
+                label = f"{net}_{name}_{arm}_{fold}_{seed}"
+                figures = {"AP": ap / 100}
+                runs.append(Run(label, "COMPLETED", settings=settings, seed=seed, figures=figures))
+    return runs
 
 
-def test_gains_are_found_over_sets_and_equal_arms_are_equivalent() -> None:
-    runs, draws = fabricated(np.random.default_rng(0), 0.7, 0.3)
-    found, by_set = answer(runs, draws, "slim")
-    assert {arm: verdict.answer for arm, verdict in found.items()} == {
+def answered(runs: list[Run]) -> dict:
+    return answers(differences(by_stratum(runs)))
+
+
+def test_gains_are_found_and_equal_arms_are_equivalent() -> None:
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
+    found = answered(runs)
+    assert list(found) == ["all", *SEEDS, *SETS]
+    assert {arm: verdict.answer for arm, verdict in found["all"].items()} == {
         "ohem": BETTER, "iou_balanced": EQUIVALENT, "pisa": EQUIVALENT, "focal": WORSE,
-        "preset": WORSE,
+        PRESET: WORSE,
     }  # fmt: skip
-    own = [100 * r.figures["AP"] for r in runs if r.settings["case"].endswith("ohem")]
-    base = [100 * r.figures["AP"] for r in runs if r.settings["case"].endswith("random")]
-    assert found["ohem"].difference.mean == pytest.approx(np.mean(own) - np.mean(base))
-    assert by_set["chess"]["ohem"].n == 10 and len(lines(found, by_set)) == 5
+    assert len(lines(found)) == 7 * 5
 
 
-def test_the_images_error_is_the_mean_s_over_folds_and_sets() -> None:
-    rng = np.random.default_rng(0)
-    runs, draws = fabricated(rng, 0.5, 2.0)
-    with_images, without = (
-        answer(runs, d, "slim")[0]["pisa"].difference.scale for d in (draws, {})
+def test_the_answer_is_the_mean_over_networks_sets_and_folds() -> None:
+    """A network with two seeds weighs no more than one with one."""
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
+    mean = {}
+    for net, name, arm in product(SEEDS, SETS, ("ohem", BASE)):
+        case = {"net": net, "case": f"{name}_{arm}"}
+        mean[net, name, arm] = np.mean(
+            [100 * r.figures["AP"] for r in runs if case.items() <= r.settings.items()]
+        )
+    gain = {(n, s): mean[n, s, "ohem"] - mean[n, s, BASE] for n, s in product(SEEDS, SETS)}
+    found = answered(runs)
+    assert found["all"]["ohem"].difference.mean == pytest.approx(np.mean(list(gain.values())))
+    assert found["chess"]["ohem"].difference.mean == pytest.approx(
+        (gain["slim", "chess"] + gain["lite0", "chess"]) / 2
     )
-    # 20 folds of a difference between two arms, each with a standard deviation of 2.
-    wanted = 2.0 * np.sqrt(2 / 20)
-    assert np.sqrt(with_images**2 - without**2) == pytest.approx(wanted, rel=0.15)
 
 
-def test_equal_arms_differ_as_rarely_as_promised() -> None:
-    rng, false = np.random.default_rng(0), 0
-    for _ in range(20):
-        runs, draws = fabricated(rng, 0.7, 0.8)
-        found = answer(runs, draws, "slim")[0]
-        false += any(found[arm].differs for arm in ("iou_balanced", "pisa"))
-    assert false <= 4
+def test_a_second_seed_on_the_same_images_adds_no_certainty_about_images() -> None:
+    """With the same runs twice, all errors are those of one seed."""
+    runs = fabricated(np.random.default_rng(1), 0.7, 2.0)
+    once = [run for run in runs if run.seed == 0]
+    twice = [*once, *(replace(r, seed=1) for r in once if r.settings["net"] == "slim")]
+    one = answers(differences(by_stratum(once, {"slim": 1, "lite0": 1})))["all"]
+    two = answers(differences(by_stratum(twice)))["all"]
+    assert one["pisa"].difference.scale == pytest.approx(two["pisa"].difference.scale)
 
 
-def test_a_missing_run_and_a_repeated_one_are_refused() -> None:
-    runs, draws = fabricated(np.random.default_rng(0), 0.7, 0.3)
-    with pytest.raises(LookupError, match="1 runs are missing: "):
-        answer(runs[1:], draws, "slim")
-    with pytest.raises(LookupError, match="no run of net=lite0"):
-        answer(runs, draws, "lite0")
-    with pytest.raises(LookupError, match="two runs of "):
-        answer([*runs, runs[0]], draws, "slim")
+def test_equal_arms_differ_as_rarely_as_promised_and_intervals_hold() -> None:
+    """Where images matter as much as runs, and an arm gains 1: 5 % and 95 %, of 100 studies."""
+    rng, false, held = np.random.default_rng(0), 0, 0
+    for _ in range(100):
+        found = answered(fabricated(rng, 0.74, 0.84, {"ohem": 1.0}))["all"]
+        tuned = {arm: verdict for arm, verdict in found.items() if arm != PRESET}
+        false += any(verdict.differs for arm, verdict in tuned.items() if arm != "ohem")
+        held += all(v.interval[0] <= (a == "ohem") <= v.interval[1] for a, v in tuned.items())
+    assert 1 <= false <= 11 and 88 <= held <= 99
+
+
+def test_p_of_the_interaction_is_even_without_one_and_small_with_one() -> None:
+    rng = np.random.default_rng(0)
+    none = [interaction(by_stratum(fabricated(rng, 0.7, 0.8))) for _ in range(100)]
+    assert 1 <= sum(p < 0.05 for p in none) <= 11 and 0.4 < np.mean(none) < 0.6
+    assert interaction(by_stratum(fabricated(rng, 0.7, 0.8, of_sets=3.0))) < 0.001
+
+
+def test_a_run_that_diverged_counts_as_0_and_leaves_no_arm_out() -> None:
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
+    failed = [
+        replace(r, figures={}, status="FAILED") if "raccoon_focal" in r.name else r for r in runs
+    ]
+    found = by_stratum(failed)
+    assert set(values(found["slim", "raccoon"])["focal"].values()) == {0.0}
+    assert answered(failed)["all"]["focal"].p is not None
+
+
+def test_missing_and_repeated_runs_are_refused_and_further_seeds_left_out() -> None:
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.3)
+    with pytest.raises(LookupError, match="1 runs are missing: slim bccd random"):
+        by_stratum(runs[1:])
+    with pytest.raises(LookupError, match="360 runs are missing: slim bccd random"):
+        by_stratum([])
+    with pytest.raises(LookupError, match="two runs of slim bccd random"):
+        by_stratum([*runs, runs[0]])
+    half = [run for run in runs if not (run.seed == 1 and "chess" in run.name)]
+    found = by_stratum(half, {"slim": 1, "lite0": 1})
+    assert all(seed == 0 for arms in found.values() for own in arms.values() for seed, _ in own)
+
+
+def test_a_preset_that_tuning_chose_is_random_sampling() -> None:
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.3)
+    without = [run for run in runs if "bccd_preset" not in run.name]
+    with pytest.raises(LookupError, match="15 runs are missing: slim bccd preset"):
+        by_stratum(without)
+    found = differences(by_stratum(without, same=["bccd"]))
+    assert found["slim", "bccd"][PRESET].mean == 0 and found["slim", "chess"][PRESET].mean < -3
+
+
+def test_the_error_of_images_alone_is_that_of_the_draws() -> None:
+    """Each arm's draws have a standard deviation of 2 in every fold of eight strata."""
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.3)
+    rng, drawn = np.random.default_rng(0), {}
+    for run in runs:
+        key = run.name.rpartition("_")[0]  # both seeds of a fold move alike
+        drawn.setdefault(key, rng.normal(0, 0.02, 500))
+    draws = {run.name: run.figures["AP"] + drawn[run.name.rpartition("_")[0]] for run in runs}
+    found = images_alone(by_stratum(runs), draws)
+    assert found["ohem"] == pytest.approx(2 * np.sqrt(2 / 40), rel=0.05)
+    assert np.isnan(images_alone(by_stratum(runs), {})["ohem"])

@@ -61,6 +61,6 @@ def read_draws(csv: Path) -> dict[str, np.ndarray]:
 def write_draws(csv: Path, draws: Mapping[str, np.ndarray]) -> None:
     """Write ``run`` [R] and ``ap`` int16 [R, DRAWS] in units of 1e-4 beside ``csv``."""
     names = sorted(draws)
-    table = np.array([draws[name] for name in names]).reshape(len(names), -1)
+    table = np.array([draws[name] for name in names]) if names else np.zeros((0, DRAWS))
     ap = np.where(np.isnan(table), NONE, (table / UNIT).round()).astype(np.int16)
     np.savez_compressed(csv.with_suffix(".npz"), run=np.array(names, dtype=np.str_), ap=ap)

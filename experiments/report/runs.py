@@ -22,7 +22,7 @@ UNREADABLE = "UNREADABLE"
 # Each of these files makes a folder a run's.
 RUN_FILES = ("status.json", "metrics.jsonl")
 # What environment.json says of code and machine, and the weights that the run started from.
-MADE = ("commit", "torch", "processor", "threads", "gpu", "machine", "weights")
+MADE = ("commit", "torch", "processor", "instructions", "threads", "gpu", "machine", "weights")
 # Runs are compared in time only where these are equal.
 MACHINE = ("processor", "threads", "gpu", "machine")
 # What all runs share and a reader wants to know first.

@@ -119,7 +119,8 @@ def sentences(study: Study) -> list[str]:
     for answer, what in OTHERS.items():
         names = [f"`{method}`" for method, verdict in found.items() if verdict.answer == answer]
         said += [f"{what}: {', '.join(names)}."] if names else []
-    return [text for text in [*said, study.plan.said(fewest_seeds(study)), _needed(found)] if text]
+    needed = [] if study.folds else [_needed(found)]  # more seeds of a fold add no images
+    return [text for text in [*said, study.plan.said(fewest_seeds(study)), *needed] if text]
 
 
 OF_FOLDS = (
@@ -138,7 +139,7 @@ OTHERS = {
 def _images(study: Study, found: Mapping[str, Verdict]) -> str:
     if not any(verdict.p is not None for verdict in found.values()):
         return ""
-    if all(study.over_images(method) is not None for method in found):
+    if study.folds or all(study.over_images(method) is not None for method in found):
         return "The intervals hold for other test images too, and for other seeds."
     return (
         "The intervals hold for other seeds on these test images alone: how much the images matter "

@@ -9,13 +9,15 @@ interval hold its true difference? ``--page`` puts the table between ``<!-- simu
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.report.differences import Difference, Rules, compared
 from experiments.report.markdown import markdown
+from experiments.report.spread import by_fold
 from experiments.report.tables import Table
 from experiments.report.verdicts import ALPHA, level_of_look, verdicts
 from experiments.table import put
@@ -25,7 +27,7 @@ GAIN = 2.0  # of the methods that are better; a run's standard deviation is abou
 LEVEL = 50.0
 DRAWS = 2000
 AT = 0.1  # of runs that fail, where some do
-Runs = dict[str, dict[int, float]]
+Runs = dict[str, dict[Any, float]]  # method -> seed, or (seed, fold) -> AP
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Setting:
         seed: standard deviation of what runs of one seed share.
         fails: whether a run in ten loses 10.
         images: number of test images, each with an effect of its own on each method; 0: none.
+        folds: number of folds, which differ in difficulty, and whose images have an effect on each
+            method with a standard deviation of 1; each seed has a run on each. 0: none.
         looks: numbers of seeds after which the study is looked at, before the planned last.
     """
 
@@ -55,6 +59,7 @@ class Setting:
     seed: float = 0.0
     fails: bool = False
     images: int = 0
+    folds: int = 0
     looks: tuple[int, ...] = ()
 
 
@@ -69,6 +74,7 @@ SETTINGS = (
     Setting("the same, seeds matter", methods=8, of_baseline=3, base=2.0, seed=3.0),
     Setting("one run in ten fails", fails=True),
     Setting("72 test images matter as much as runs", methods=8, seeds=5, images=72),
+    Setting("5 folds, images matter as much as runs", 5, 2, 2, folds=5),
     Setting("looks after 3, 4, 5 of 6 planned seeds", 8, 6, 6, looks=(3, 4, 5)),
 )
 
@@ -89,7 +95,21 @@ def drawn(setting: Setting, rng: np.random.Generator) -> tuple[Runs, dict[str, n
         values -= 10 * (rng.random(count) < AT) * setting.fails
         values += images[name].mean() if setting.images else 0.0
         runs[name] = dict(enumerate(values.tolist()))
-    return runs, images
+    return (_with_folds(runs, setting, rng) if setting.folds else runs), images
+
+
+def _with_folds(runs: Runs, setting: Setting, rng: np.random.Generator) -> Runs:
+    """Runs of each seed on each fold, whose own values are drawn anew; equal spreads of 1."""
+    hard = rng.normal(0, 10, setting.folds)
+    found: Runs = {}
+    for name, own in runs.items():
+        base = LEVEL + hard + rng.normal(0, 1, setting.folds)
+        found[name] = {
+            (seed, fold): float(base[fold] + rng.normal())
+            for seed in own
+            for fold in range(len(hard))
+        }
+    return found
 
 
 def truth(setting: Setting) -> dict[str, float]:
@@ -130,7 +150,9 @@ def _compared(
         number = len(images[BASE])
         often = rng.multinomial(number, np.full(number, 1 / number), 500) / number
         over = {m: often @ (own - images[BASE]) for m, own in images.items()}
-    return compared(runs, BASE, rules, over)
+    folds = isinstance(next(iter(runs[BASE])), tuple)
+    used = by_fold(runs) if folds else runs
+    return compared(used, BASE, replace(rules, blocked=True) if folds else rules, over)
 
 
 def _any_shown(

@@ -82,6 +82,22 @@ def without_seeds(methods: Values) -> dict[str, dict[Any, float]]:
     return found
 
 
+def by_fold(methods: Mapping[str, Mapping[tuple[Any, int], float]]) -> dict[str, dict[int, float]]:
+    """method -> (seed, fold) -> value, as method -> fold -> mean over the seeds.
+
+    Runs of a fold share its test images, so that a further seed of a fold says nothing of other
+    images. One value per fold has the error of the runs and that of the images.
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    for method, own in methods.items():
+        found[method] = {}
+        for (_, fold), value in own.items():
+            found[method].setdefault(fold, []).append(value)
+    return {
+        m: {fold: fmean(own) for fold, own in sorted(folds.items())} for m, folds in found.items()
+    }
+
+
 def left_over(levels: Sequence[Sequence[Hashable]], values: Sequence[float]) -> tuple[float, int]:
     """The residual sum of squares of least squares, and its degrees of freedom.
 

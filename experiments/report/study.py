@@ -124,13 +124,10 @@ class Study:
     def over_images(self, method: str) -> np.ndarray | None:
         """float [B]: a method's difference to the baseline on draws of the test images, in percent.
 
-        None if it is not known. Folds have images of their own, so that only pairs are compared.
+        None if it is not known, or if runs are of several folds, which have images of their own.
         """
         own, base = (list(self.methods[m].values()) for m in (method, self.baseline or ""))
-        if self.folds:
-            pairs = self.pairs(method).values()
-            own, base = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        if not own:
+        if not own or self.folds:
             return None
         return difference_over(self.draws, [r.name for r in own], [r.name for r in base])
 

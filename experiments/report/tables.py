@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.report.differences import Difference, Rules, compared, is_blocked
@@ -16,7 +16,7 @@ from experiments.report.runs import (
     Run,
     machine,
 )
-from experiments.report.spread import Spread, Values, failed, seed_effect, spread
+from experiments.report.spread import Spread, Values, by_fold, failed, seed_effect, spread
 from experiments.report.study import Study
 from experiments.report.verdicts import ALPHA, Verdict, verdicts
 
@@ -43,7 +43,9 @@ def compare(study: Study) -> dict[str, Verdict]:
 
 def compare_figure(study: Study, figure: str) -> dict[str, Verdict]:
     """As ``compare``, of another figure: without the error of the images, and without a region."""
-    own = compared(values(study, figure), study.baseline or "", rules(study))
+    of_runs = values(study, figure)
+    used = by_fold(of_runs) if study.folds else of_runs
+    own = compared(used, study.baseline or "", rules(study))
     return _sorted(verdicts(own, study.plan.level(fewest_seeds(study))))
 
 
@@ -52,14 +54,18 @@ def _sorted(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
 
 
 def fewest_seeds(study: Study) -> int:
-    """The seeds of the method that has the fewest."""
-    return min((len(study.methods[method]) for method in study.compared), default=0)
+    """The seeds of the method that has the fewest; with folds, whole rounds of all of them."""
+    runs = min((len(study.methods[method]) for method in study.compared), default=0)
+    return runs // max(1, len(study.folds))
 
 
 def differences(study: Study, stream: int = 0) -> dict[str, Difference]:
     """The difference in AP, in percent, of every method that has runs to compare."""
     if study.baseline is None:
         return {}
+    if study.folds:  # each fold has test images of its own: their error is in the spread of folds
+        found = compared(by_fold(values(study)), study.baseline, rules(study, stream))
+        return {m: replace(d, n=len(study.pairs(m))) for m, d in found.items()}
     over = {method: study.over_images(method) for method in study.compared}
     known = {method: own for method, own in over.items() if own is not None}
     # With the images' error for some methods and not for others, answers would mean two things.
@@ -181,7 +187,11 @@ def not_learnt(study: Study) -> set[str]:
 
 def _by_seed(study: Study, runs: Values) -> str:
     if study.folds:
-        return "Runs are compared fold by fold and seed by seed, since images are the same for all."
+        return (
+            "Methods are compared fold by fold, since images are the same for all, with one value "
+            "per fold, the mean over its seeds. Each fold has test images of its own, so that the "
+            "spread of the folds has the error of the images too."
+        )
     p = p_value(seed_effect(runs))
     if is_blocked(runs, rules(study)):
         return f"Runs are compared seed by seed, because seeds matter here (F test, p {equals(p)})."

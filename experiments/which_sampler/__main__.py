@@ -1,16 +1,17 @@
-"""``python -m experiments.which_sampler collect DIR``, ``choose`` or ``answer NAME NET``.
+"""``python -m experiments.which_sampler collect DIR``, ``choose`` or ``answer [--slim-seeds N]``.
 
 ``collect`` adds the finished runs of a sweep's folder (runs/which_sampler/tuning) to the CSV of its
 name here (tuning.csv), with the AP of each on 500 draws of its test images (tuning.npz). It can be
 called while the sweep goes on. ``choose`` writes conf/case: each arm on each set, with the setting
-that tuning.csv shows to be the best on the other sets. ``answer test slim`` compares the
-arms of test.csv on a network once all its runs are there.
+that tuning.csv shows to be the best on the other sets. ``answer`` compares the arms of test.csv,
+once all runs are there: over all, by network and by set. DATA has to be the folder of the sets.
 """
 
 import argparse
 from pathlib import Path
 
 from experiments.report.csv_files import read_csv
+from experiments.which_sampler.choose import SETS
 
 HERE = Path(__file__).parent
 
@@ -23,8 +24,7 @@ def main() -> None:
     commands.add_parser("collect").add_argument("folder", type=Path)
     commands.add_parser("choose")
     answering = commands.add_parser("answer")
-    answering.add_argument("name")
-    answering.add_argument("net")
+    answering.add_argument("--slim-seeds", type=int, default=2, metavar="N")
     options = parser.parse_args()
     try:
         if options.command == "collect":
@@ -32,7 +32,7 @@ def main() -> None:
         elif options.command == "choose":
             _choose()
         else:
-            _answer(HERE / f"{options.name}.csv", options.net)
+            _answer(options.slim_seeds)
     except (LookupError, ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
 
@@ -53,11 +53,17 @@ def _choose() -> None:
         print(f"{name:8} {arm:13} {setting}")
 
 
-def _answer(file: Path, net: str) -> None:
+def _answer(slim_seeds: int) -> None:
     from experiments.report.images import read_draws
-    from experiments.which_sampler.answer import answer, lines
+    from experiments.which_sampler import answer
 
-    print("\n".join(lines(*answer(read_csv(file), read_draws(file), net))))
+    file = HERE / "test.csv"
+    same = {name for name in SETS if not (HERE / f"conf/case/{name}_preset.yaml").exists()}
+    found = answer.by_stratum(read_csv(file), answer.SEEDS | {"slim": slim_seeds}, same)
+    print("\n".join(answer.lines(answer.answers(answer.differences(found)))))
+    print(f"arms differ between strata: p {answer.interaction(found):.3f}")
+    for arm, error in answer.images_alone(found, read_draws(file)).items():
+        print(f"{arm:13} error of the images alone {error:.2f}")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,15 @@ def chosen(ap: Mapping[Key, float]) -> dict[tuple[str, str], str]:
 
 
 def write_cases(found: Mapping[tuple[str, str], str], folder: Path) -> None:
-    """Write the option ``case`` of each set and arm, and random sampling as preset."""
+    """Write the option ``case`` of each set and arm, and random sampling as preset.
+
+    Where tuning chose the preset for random sampling, that is no case of its own: its runs would
+    be the same bit for bit.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in SETS:
-        _write(folder / f"{name}_preset.yaml", name, "random", PRESET)
+        if found[name, "random"] != PRESET:
+            _write(folder / f"{name}_preset.yaml", name, "random", PRESET)
         for arm in ARMS:
             _write(folder / f"{name}_{arm}.yaml", name, arm, found[name, arm])
 

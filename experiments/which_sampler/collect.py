@@ -1,6 +1,7 @@
 """Finished runs of a sweep -> their rows in a CSV, and their AP on draws of the test images."""
 
 import json
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.detections import ap_of_draws, looked_at
 from experiments.report.images import read_draws, write_draws
 from experiments.report.runs import Run, read
+from frcnn.errors import DIVERGED
 
 # What the command line says beside a run's own settings.
 ASIDE = ("run_name", "sweep", "data.root", "done", "wandb.mode")
@@ -20,31 +22,35 @@ def collect(folder: Path, out: Path) -> list[Run]:
     command line set. The draws go to the ``.npz`` beside it: see ``read_draws``. Other rows stay.
 
     Raises:
-        ValueError: a run's detections do not give its AP.
+        ValueError: some runs' detections do not give their AP; the others are added.
     """
     before = {run.name: run for run in (read_csv(out) if out.exists() else [])}
-    new = [run for run in read(folder) if _ended(run) and not _same(run, before.get(run.name))]
-    rows = [_slim(run, folder) for run in looked_at(new, folder)]
-    lacking = [f"{run.name}: {run.lacks}" for run in rows if run.lacks]
-    if lacking:
-        raise ValueError("\n".join(lacking))
+    draws = read_draws(out)
+    new = [
+        run for run in read(folder) if _ended(run) and not _same(run, before.get(run.name), draws)
+    ]
+    seen = [_slim(run, folder) for run in looked_at(new, folder)]
+    rows = [run for run in seen if not run.lacks]
     measured = {run.name: ap_of_draws(folder / run.name) for run in rows if run.figures}
     together = before | {run.name: run for run in rows}
     out.parent.mkdir(parents=True, exist_ok=True)
+    write_draws(out, draws | measured)  # first: a row without draws is collected again
     write_csv([together[name] for name in sorted(together)], out)
-    write_draws(out, read_draws(out) | measured)
+    lacking = [f"{run.name}: {run.lacks}" for run in seen if run.lacks]
+    if lacking:
+        raise ValueError("\n".join(lacking))
     return rows
 
 
 def _ended(run: Run) -> bool:
     """Whether starting it again would change nothing."""
-    diverged = run.status == "FAILED" and "not finite at step" in run.error
+    diverged = run.status == "FAILED" and DIVERGED in run.error
     return diverged or (run.status == "COMPLETED" and bool(run.figures))
 
 
-def _same(run: Run, other: Run | None) -> bool:
-    """Whether a row is of this very run."""
-    if other is None:
+def _same(run: Run, other: Run | None, draws: Container[str]) -> bool:
+    """Whether a row is of this very run, and its draws are there."""
+    if other is None or (run.figures and run.name not in draws):
         return False
     made = all(run.made[key] == other.made[key] for key in run.made.keys() & other.made.keys())
     same = run.figures.get("AP") == other.figures.get("AP") and run.status == other.status

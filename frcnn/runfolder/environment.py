@@ -91,6 +91,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "threads": torch.get_num_threads(),
+        # What sums are computed with: AVX2 and AVX-512 round differently.
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "gpu": gpu(device) if device.type == "cuda" else None,
     }
 

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from frcnn.errors import UserError
+from frcnn.errors import DIVERGED, UserError
 from frcnn.runfolder.files import write_text
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _log_outcomes(folder: Path, ended: bool) -> None:
 
 
 def finished_elsewhere(file: Path, run: Path) -> float | None:
-    """AP of a finished run that a report's ``runs.csv`` names, made by this very commit.
+    """AP of a run that a report's ``runs.csv`` names, made by this very commit; 0 if it diverged.
 
     The name of a sweep's run says what the command line set, the commit all other settings. A clone
     with changes is no commit.
@@ -101,21 +101,25 @@ def finished_elsewhere(file: Path, run: Path) -> float | None:
         run: its folder, relative to the sweep's.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file cannot be read, or files of this clone differ from its commit.
     """
     from frcnn.runfolder.environment import commit  # torch takes seconds to load
 
     now = commit()
     if now["dirty"] or now["commit"] is None:
-        log.warning("done=%s is of no use: this is no commit, or files differ from it", file)
-        return None
+        raise UserError(
+            f"done={file}: needs a clone without changes (git status), whose commit the rows name; "
+            "keep the file outside of it"
+        )
     try:
         with file.open(newline="") as rows:
             for row in csv.DictReader(rows):
-                same = row["run"] == run.as_posix() and row["status"] == "COMPLETED"
+                diverged = row["status"] == "FAILED" and DIVERGED in row["error"]
+                ended = row["status"] == "COMPLETED" or diverged
+                same = row["run"] == run.as_posix() and ended
                 if same and json.loads(row["made"])["commit"] == now["commit"][:8]:
                     log.info("finished before: %s, as %s says", run, file)
-                    return float(row["AP"])
+                    return 0.0 if diverged else float(row["AP"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"done={file}: cannot be read ({error})") from error
     return None

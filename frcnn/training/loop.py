@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from frcnn.data import AspectGroupedBatches, Batch, empty_batch, prepare
-from frcnn.errors import UserError
+from frcnn.errors import DIVERGED, UserError
 from frcnn.model import Detector
 from frcnn.parallel.device import autocast
 from frcnn.parallel.group import Exchange, SingleProcess
@@ -270,7 +270,7 @@ class Engine:
         ids = [target["image_id"] for target in batch[1]]
         rate = self.optimizer.param_groups[0]["lr"]
         return UserError(
-            f"not finite at step {self.step}: {what}; learning rate {rate:.2g}, image numbers "
+            f"{DIVERGED} {self.step}: {what}; learning rate {rate:.2g}, image numbers "
             f"{ids}; {kept}. Try a lower optimizer.lr or a longer warm-up"
         )
 
