@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from experiments.html import figure
 from experiments.report import forest
-from experiments.report.sentences import facts, headline, sentences
+from experiments.report.sentences import facts, headline, page_title, sentences
 from experiments.report.study import Study
 from experiments.report.tables import Table, tables
 from frcnn.survey.html import code, document, folded, listed, table
@@ -37,16 +37,17 @@ def page(study: Study, figures: Mapping[str, bytes]) -> str:
     if study.problems:
         title = f"What is wrong with the runs ({len(study.problems)})"
         parts.append(folded(title, listed("", study.problems, "problems")[0]))
-    first, *others = tables(study)
-    parts.append(_table(first, first.title))
-    parts += [folded(one.title, _table(one)) for one in others[:1]]  # the cost
+    shown = tables(study)
+    cost = next(place for place, one in enumerate(shown) if one.title == "Cost")
+    parts += [_table(one, one.title) for one in shown[:cost]]
+    parts.append(folded(shown[cost].title, _table(shown[cost])))
     parts += [
         folded(title, figure("", caption, figures[name]))
         for name, (title, caption) in CAPTIONS.items()
         if name in figures
     ]
-    parts += [folded(one.title, _table(one)) for one in others[1:]]
-    return document("Comparison", parts)
+    parts += [folded(one.title, _table(one)) for one in shown[cost + 1 :]]
+    return document(page_title(study), parts)
 
 
 def _table(shown: Table, title: str = "") -> str:

@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 
 from experiments.report.html import CAPTIONS
-from experiments.report.sentences import facts, sentences
+from experiments.report.sentences import facts, page_title, sentences
 from experiments.report.study import Study
 from experiments.report.tables import Table, tables
 
 
 def page(study: Study, figures: Sequence[str] = ()) -> str:
     """In the order of the HTML page; a figure NAME is ``NAME.png`` beside the page."""
-    parts = ["# Comparison", facts(study)]
+    parts = [f"# {page_title(study)}", facts(study)]
     said = sentences(study)
     if study.compared:
         parts.append(f"**{said.pop(0)}**")
     parts += ["![differences](differences.png)"] if "differences" in figures else []
     parts += _listed("What follows", said)
     parts += _listed("What is wrong with the runs", study.problems)
-    for position, table in enumerate(tables(study)):
+    for table in tables(study):
         parts += [f"## {table.title}", markdown(table), *table.notes]
-        if position == 1:  # after the differences and the cost
+        if table.title == "Cost":
             parts += [_folded(name) for name in figures if name in CAPTIONS]
     return "\n\n".join(parts) + "\n"
 

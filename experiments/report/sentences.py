@@ -24,12 +24,14 @@ WORTH = 0.5  # a difference in AP (percent) for which people would change their 
 
 
 def facts(study: Study) -> str:
-    """What was compared: data, images, network, length, runs, code."""
+    """What was compared: data, images, network, length, runs, seeds, code."""
     runs = study.runs
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
     parts = setting(runs)
     parts += [f"{len(study.folds)} folds"] if study.folds else []
     counts = sorted({len(own) for own in study.methods.values()})
     parts += [f"{_from_to(counts)} runs per method, {len(runs)} in all"]
+    parts += [f"seed{'s' * (len(seeds) > 1)} {_from_to(seeds)}"] if seeds else []
     return "; ".join([*parts, *code(runs)])
 
 
@@ -50,6 +52,12 @@ def code(runs: Sequence[Run]) -> list[str]:
     return parts + ([f"{len(machines)} machines"] if len(machines) > 1 else [])
 
 
+def page_title(study: Study) -> str:
+    """The page's title, with the data if all runs share them."""
+    data = _same(study.runs, "data")
+    return f"Comparison on {data}" if data else "Comparison"
+
+
 def _same(runs: Sequence[Run], key: str) -> str:
     found = {run.made.get(key, "") for run in runs}
     return found.pop() if len(found) == 1 else ""
@@ -68,8 +76,7 @@ def headline(study: Study) -> str:
         f"of {len(own)} {name} {counted([found[method] for method in own])}"
         for name, own in groups(study, found)
     ]
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}.{_seen(found)}"
+    return f"Compared with `{study.baseline}`, {'; '.join(parts)}.{_seen(found)}"
 
 
 def counted(own: Sequence[Verdict]) -> str:
@@ -114,7 +121,7 @@ def sentences(study: Study) -> list[str]:
     found = compare(study)
     if not found:
         return folds
-    said = [headline(study), f"The baseline is `{study.baseline}`.", *folds, _images(study, found)]
+    said = [headline(study), *folds, _images(study, found)]
     said += [_shown(m, v) for m, v in found.items() if v.answer in (BETTER, WORSE)]
     for answer, what in OTHERS.items():
         names = [f"`{method}`" for method, verdict in found.items() if verdict.answer == answer]
