@@ -16,10 +16,8 @@ from frcnn.evaluation.frequency import with_frequencies
 FREQUENCIES = ["r", "r", "c", "c", "c", "f", "f", "f", "f", "r"]  # the last has no object
 NAMES = [f"class {k}" for k in range(1, len(FREQUENCIES) + 1)]
 
-# Of ``federated_set(0)``, by the package lvis 0.5.3 (`LVISEval(..., "bbox")` of the two files that
-# `write_results` writes) with two patches: an empty module in the place of cv2, and np.float =
-# float, which NumPy has no longer. FIXED: the same on the best 40 detections of each class, with
-# LVISResults(..., max_dets=-1).
+# Of ``federated_set(0)``, by the package lvis 0.5.3: printed by lvis_published.py. FIXED is of the
+# best 40 detections of each class, without a limit per image.
 PUBLISHED = {
     "AP": 0.31357155736289305, "AP50": 0.7238448931500053, "AP75": 0.1859880044330419,
     "APs": 0.345625349975744, "APm": 0.31134552776786667, "APl": 0.3819444444444444,
