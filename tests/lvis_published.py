@@ -1,7 +1,7 @@
 """Prints ``PUBLISHED`` and ``FIXED`` of test_lvis_evaluation.py, by the package lvis itself.
 
-``pip install --no-deps lvis==0.5.3``, then ``PYTHONPATH=.:tests python tests/lvis_published.py``. The
-package needs two patches: an empty module in the place of cv2, which it imports for masks, and
+``pip install --no-deps lvis==0.5.3``, then ``PYTHONPATH=.:tests python tests/lvis_published.py``.
+The package needs two patches: an empty module in the place of cv2, which it imports for masks, and
 ``np.float``, which NumPy no longer has.
 """
 
