@@ -129,6 +129,14 @@ def test_buckets_change_nothing_where_the_step_is_sharp() -> None:
         torch.testing.assert_close(bucketed, sharp, rtol=1e-6, atol=1e-9)
 
 
+def test_a_bucket_stands_at_the_mean_of_its_logits() -> None:
+    # Negatives at .1, .1 and .4 above a positive at 0: their mean .2 is above it by h = .7, so the
+    # error is 3 * .7 / (3 * .7 + .5). By the lowest (and the median) h = .6, by the highest .9.
+    term, found = gradient(BucketedRankSort(delta=0.5), batch([0], [1], [0.1, 0.1, 0.4]))
+    assert term.item() == pytest.approx(2.1 / 2.6)
+    assert found.tolist() == pytest.approx([-2.1 / 2.6, *[0.7 / 2.6] * 3])
+
+
 def test_other_classes_of_a_positive_are_negatives_of_its_own() -> None:
     # The positive's own logit 0, its other class at 0.5: as a background sample there.
     given = samples(torch.tensor([[9.0, 0, 0.5]]), [1])
