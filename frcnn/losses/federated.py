@@ -1,4 +1,4 @@
-"""Federated loss (Zhou et al., arXiv 2103.07461, sec. 5; detectron2's ``use_fed_loss``).
+"""Federated loss (Zhou et al., arXiv 2103.07461; detectron2's ``use_fed_loss``).
 
 Shape letters: K samples, C foreground classes.
 """

@@ -1,4 +1,4 @@
-"""Varifocal loss (VarifocalNet, Zhang et al., CVPR 2021, arXiv 2008.13367, eq. 2).
+"""Varifocal loss (VarifocalNet, Zhang et al., CVPR 2021, arXiv 2008.13367).
 
 Shape letters: K samples, C foreground classes.
 """

@@ -32,7 +32,7 @@ def entropy(p: float, q: float) -> float:
 
 
 def by_loop(given: Samples, alpha: float, gamma: float) -> list[float]:
-    """Equation 2, one number at a time."""
+    """The definition, one number at a time."""
     found = []
     for row, label in enumerate(given.labels.tolist()):
         total = 0.0
@@ -44,7 +44,7 @@ def by_loop(given: Samples, alpha: float, gamma: float) -> list[float]:
     return found
 
 
-def test_as_a_loop_over_the_equation() -> None:
+def test_as_a_loop_over_the_definition() -> None:
     choose = random.Random(0)
     for _ in range(200):
         labels = [choose.randrange(4) for _ in range(10)]
