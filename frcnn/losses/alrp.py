@@ -118,8 +118,11 @@ class ALRPBox(Divided):
     (eq. 8), with E of ``localisation_errors``; ranks as in ``ALRP`` and without gradient. So the
     box of k has the weight ``sum_i h_ik / rank(i)``: boxes of high score count more.
 
-    Divided ``per="class_term"`` the term is as large as the class term in value, step by step. The
-    paper (sec. 3.4) balances both by their sums over an epoch.
+    Divided ``per="class_term"`` the term is as large as the class term in value, step by step.
+
+    Differs from released code: there the term is multiplied by (class + box) / box, with means over
+    an epoch, so it is as large as both together; and of two positives the higher one counts 1 and
+    the lower one 0 in the sum over k, in place of h.
 
     Args:
         delta: as for ``ALRP``.
