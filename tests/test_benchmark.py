@@ -177,7 +177,7 @@ def test_a_layout_keeps_its_strides() -> None:
 @pytest.mark.slow
 def test_every_option_is_compared_with_random() -> None:
     found = samplers.variants()
-    for group, usual in (("sampler", "random"), ("loss", "cross_entropy")):
+    for group, usual in {"sampler": "random", **samplers.COMPARED}.items():
         options = {f"{group}={file.stem}" for file in Path(CONF, "preset", group).glob("*.yaml")}
         assert options - set(found) == {f"{group}={usual}"}
     # At each site every sampler is compared once: alone, or by the preset that is the same.
@@ -235,9 +235,9 @@ def test_a_variant_runs_its_own_sites_on_the_shared_network(trainings: tuple[dic
     assert isinstance(training.model.sites["rcnn"].sampler, Random)
     with small_network():
         sites = samplers.contents(samplers._detector(TINY, 4, "sampler=ohem"))
-    mined = samplers._step(training, sites, batch, "fp32")
+    mined = samplers._step(training, sites, [], batch, "fp32")
     assert isinstance(training.model.sites["rcnn"].sampler, OHEM)
-    drawn = samplers._step(training, usual, batch, "fp32")
+    drawn = samplers._step(training, usual, [], batch, "fp32")
     assert isinstance(training.model.sites["rcnn"].sampler, Random)
     assert mined["loss_objectness"] == drawn["loss_objectness"]
     assert mined["loss_classifier"] > drawn["loss_classifier"]  # the hardest
@@ -406,7 +406,22 @@ def test_an_option_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch
     assert rows[1]["not measured"] == "loss: not at this site"
     (profile,) = profiles.values()
     assert sum(row["share, %"] for row in profile) == pytest.approx(100)
-    assert rows[0]["drawing and losses, ms"] > 0 and rows[0]["more than random, % of its step"] == 0
+    assert rows[0]["labels, drawing and losses, ms"] > 0
+    assert rows[0]["more than random, % of its step"] == 0
+
+
+@pytest.mark.slow
+def test_every_option_takes_a_timed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setting, "resnet_fpn_backbone", small_backbone)
+    with small_network():
+        made = samplers.Variants(TINY, CPU)
+        others = [name for name in samplers.variants() if "sampler" not in name]
+        steps, refused = samplers._built(made, others)
+        found = {name: step() for name, step in steps.items()}
+    assert "loss_rcnn_swn" in found["weigher=swn"]
+    assert not refused
+    for name in steps:  # labels, draw and losses of both sites
+        assert [len(seconds) for seconds in made.clocks[name]] == [1] * 6, name
 
 
 MINED = "`sampler=ohem`, bf16 step of trained weights, times its products"

@@ -1,4 +1,4 @@
-"""What samplers and losses cost: a whole step against random sampling, and the call alone."""
+"""What methods cost: a whole step against random sampling, and a sampler's call alone."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from experiments.benchmark import scenes, setting
 from experiments.benchmark.limit import recorded
@@ -21,6 +22,7 @@ from frcnn.data import Batch
 from frcnn.model import Detector
 from frcnn.parallel.device import keep_freed_memory
 from frcnn.sites.site import Site
+from frcnn.training.run import methods_optimizers
 from samplers import Sampler
 
 BASELINE = "sampler=random"
@@ -30,7 +32,15 @@ TRAINED = 20  # steps; proposals of random weights hardly overlap, so that NMS t
 TOGETHER = 12  # variants that share one baseline: all of them run within a minute
 STEPS, CALLS, LIMITS = 0.65, 0.1, 0.1  # shares of the time; the rest is for growth
 OBJECTS = 30  # per image
-TIMED = ("draw", "losses")  # the methods of a site whose time is taken within a step
+# Methods of a site that are timed within a step, as its assigner is.
+TIMED = ("draw", "losses")
+# The presets of these groups are compared; those of the baseline are left out.
+COMPARED = {
+    "loss": "cross_entropy",
+    "box_loss": "smooth_l1",
+    "assigner": "max_iou",
+    "weigher": "none",
+}
 # Large enough that the work takes the time, and not the calls of a hundred operators.
 GROWTH = {
     "images": (8, 16, 32),
@@ -49,9 +59,9 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
             f"A step against random sampling: {workload}, {precision}",
             rows,
             "Same weights and batch. `sampler/SITE` has random sampling at every other site. A "
-            "difference smaller than the spread of the ratio is not shown. The time of drawing "
-            "(with the previews that samplers ask for) and of the losses is taken within the step "
-            "as well, over all sites.",
+            "difference smaller than the spread of the ratio is not shown. The time of labels, of "
+            "drawing (both with the previews that methods ask for) and of the losses is taken "
+            "within the step as well, over all sites.",
         )
     ]
     tables += [
@@ -71,8 +81,8 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
 def variants() -> list[str]:
     """The overrides of all variants but the baseline.
 
-    They are the presets of samplers and losses, and every sampler at one site alone where no
-    preset is that.
+    They are the presets of samplers and of the groups of ``COMPARED``, and every sampler at one
+    site alone where no preset is that.
     """
     presets = [f"sampler={name}" for name in setting.options("sampler")]
     known = [setting.compose(preset)["sampler"] for preset in presets]
@@ -82,8 +92,13 @@ def variants() -> list[str]:
         for name in setting.options(f"sampler/{site}")
     ]
     new = [text for text in single if setting.compose(text)["sampler"] not in known]
-    losses = [f"loss={name}" for name in setting.options("loss") if name != "cross_entropy"]
-    return [*(preset for preset in presets if preset != BASELINE), *new, *losses]
+    others = [
+        f"{group}={name}"
+        for group, usual in COMPARED.items()
+        for name in setting.options(group)
+        if name != usual
+    ]
+    return [*(preset for preset in presets if preset != BASELINE), *new, *others]
 
 
 def scenes_of(workload: Workload) -> dict[str, Scene]:
@@ -101,7 +116,7 @@ class Variants:
     """Training steps of one network, whose sites are exchanged.
 
     Attributes:
-        clocks: by variant the seconds of ``TIMED`` at every site, call by call.
+        clocks: by variant the seconds of ``TIMED`` and of the labels at every site, call by call.
     """
 
     def __init__(self, workload: Workload, device: torch.device) -> None:
@@ -119,8 +134,16 @@ class Variants:
         """
         detector = _detector(self.workload, self.classes, override).to(self.device)
         self.clocks[override] = timed(detector.sites.values(), self.device)
+        optimizers = list(methods_optimizers(detector).values())
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = 0.0
         return partial(
-            _step, self.training, contents(detector), self.batch, _precision(self.device)
+            _step,
+            self.training,
+            contents(detector),
+            optimizers,
+            self.batch,
+            _precision(self.device),
         )
 
     def train(self, steps: int) -> None:
@@ -195,7 +218,7 @@ def _built(
 
 
 def timed(sites: Iterable[Site], device: torch.device) -> list[list[float]]:
-    """Put a clock around ``TIMED`` of each site: the seconds of each, call by call.
+    """Put clocks around the assigner and ``TIMED`` of each site: the seconds of each, by call.
 
     None on a GPU: to wait for it would slow the step down.
     """
@@ -203,9 +226,13 @@ def timed(sites: Iterable[Site], device: torch.device) -> list[list[float]]:
         return []
     clocks: list[list[float]] = []
     for site in sites:
-        for part in TIMED:
+        parts: list[tuple[Any, str]] = [(site, part) for part in TIMED]
+        # A site takes no function in the place of a module.
+        module = isinstance(site.assigner, Module)
+        parts.append((site.assigner, "forward") if module else (site, "assigner"))
+        for owner, part in parts:
             clocks.append([])
-            setattr(site, part, clocked(getattr(site, part), clocks[-1]))
+            setattr(owner, part, clocked(getattr(owner, part), clocks[-1]))
     return clocks
 
 
@@ -222,12 +249,12 @@ def clocked(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any
 
 
 def _own(calls: list[list[float]], usual: list[list[float]], turns: Sequence[float]) -> Row:
-    """The time of drawing and losses in a step, and how much more it is than the baseline's."""
+    """The time of what a site does in a step, and how much more it is than the baseline's."""
     if not calls:
         return {}
     ours, random = (sum(spread(seconds)["median"] for seconds in c) for c in (calls, usual))
     more = 100 * (ours - random) / spread(turns)["median"]
-    return {"drawing and losses, ms": 1000 * ours, "more than random, % of its step": more}
+    return {"labels, drawing and losses, ms": 1000 * ours, "more than random, % of its step": more}
 
 
 def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -250,12 +277,24 @@ def contents(detector: Detector) -> dict[str, dict[str, Any]]:
 
 
 def _step(
-    training: Training, sites: Mapping[str, dict[str, Any]], batch: Batch, precision: str
+    training: Training,
+    sites: Mapping[str, dict[str, Any]],
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: Batch,
+    precision: str,
 ) -> Any:
-    """A step of the network with the sites of a variant, given as ``contents``."""
+    """A step of the network with the sites of a variant, given as ``contents``.
+
+    Args:
+        optimizers: those of the variant's own weights.
+    """
     for name, site in training.model.sites.items():
         site.__dict__ = sites[name]
-    return training.step(batch, precision)
+    losses = training.step(batch, precision)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
 
 
 def _row(name: str, found: Sequence[float], usual: Sequence[float]) -> Row:

@@ -40,7 +40,7 @@ TARGETS = (
            ("step", "Training step: retinanet", "ours, fp32", STEP), least=True),
     Target("RetinaNet's bf16 step, times as fast as stock torchvision in fp32", 2.1,
            ("step", "Training step: retinanet", "ours, bf16", STEP), least=True, bf16=True),
-    *(Target(f"`{name}`, drawing and losses beyond random's in % of a step", 2,
+    *(Target(f"`{name}`, labels, drawing and losses beyond random's in % of a step", 2,
              ("samplers", "A step", name, MORE))
       for name in ("sampler=iou_balanced", "sampler=instance_balanced", "sampler/rpn=iou_balanced",
                    "sampler/rpn=instance_balanced", "sampler/rpn=hard_negative",

@@ -9,7 +9,9 @@ import numpy as np
 
 from frcnn.data.records import Objects
 
-SHIFT = 0.25  # of the box's sides: a moved box has IoU 0.39 with its object, below any threshold
+# Of the box's sides. A moved box has IoU 0.39 with its object: background at the head (below 0.5),
+# neither positive nor background at the RPN (0.3 to 0.7).
+SHIFT = 0.25
 
 
 class Rates(NamedTuple):
@@ -41,8 +43,9 @@ def add_noise(
 
     Each object draws its own three numbers. An object that a rate hits is also hit by every higher
     rate, so the curves of a study are paired. A moved box is shifted by a quarter of its width and
-    of its height, to a random side that has room in the image. A swapped class becomes any other
-    class, all equally likely.
+    of its height, to a random side that has room in the image. Where neither side has room, it
+    moves less: as far as the side with more room allows. A swapped class becomes any other class,
+    all equally likely.
 
     Args:
         seeds: (seed, split number); the noise of an image is a function of these and its index.

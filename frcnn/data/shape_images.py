@@ -21,9 +21,11 @@ NUM_TRIES = 40  # places tried before a shape is left out
 def _looks() -> list[tuple[int, int]]:
     """(form, mark) of every class that can be drawn, in the order of the labels.
 
-    The first three are the plain circle, square and triangle. The others are taken in steps, so
-    that the first classes have as many forms and marks as the last: how hard a class is to see
-    does not depend on its place.
+    The first three are the plain circle, square and triangle, which clutter has too. The others are
+    taken in steps, so that the first classes have as many forms and marks as the last. Among these,
+    form and mark do not depend on the label. The hue does: it rises with the label
+    (``ShapeImages``). With ``tail_exponent`` labels are in the order of frequency, so the three
+    plain shapes are the most frequent classes, and classes of similar frequency have similar hues.
     """
     plain = [(form, 0) for form in range(CLUTTER_FORMS)]
     every = [(form, mark) for mark in range(len(MARKS)) for form in range(len(FORMS))]

@@ -10,7 +10,10 @@ searched for it. Three rules differ from COCO's:
   match objects first, then ignore what lies in a crowd.
 
 The limit of 300 makes AP depend on how scores of different classes compare. AP_fixed (Dave et al.,
-arXiv 2102.01066) has none: of each class the 10,000 best detections on all images count.
+arXiv 2102.01066) has a limit per class instead: the 10,000 best detections on all images count.
+They are chosen from the detections that there are. A network that returns 300 boxes per image
+(``model.box_detections_per_img``) has cut the others by comparing classes, and AP_fixed is that of
+the rest. To lift this limit, return more boxes and keep ``evaluation.max_detections`` at 300.
 
 A ground truth is federated if its images list ``neg_category_ids``.
 """

@@ -20,7 +20,7 @@ from frcnn.losses.ranking import (
 )
 from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
 
-THRESHOLD = 0.5  # tau: a box of this IoU has a localisation error of 1
+THRESHOLD = 0.5  # tau: localisation errors are over 1 - tau
 
 
 class ALRP(RankingLoss):
@@ -29,24 +29,43 @@ class ALRP(RankingLoss):
     With ``h(x) = clamp(x / (2 delta) + 0.5, 0, 1)``, rank(i) is 1 plus the sum of h over all other
     logits, and N(i) its part over the negatives. The loss of positive i is N(i) / rank(i) (eq. 9),
     divided by the positives. As in ``RankSort`` errors take the place of the derivative: i goes up
-    by ``(N(i) + E(i)) / rank(i)``, E(i) the localisation errors ``(1 - IoU) / (1 - tau)`` of the
-    other positives above it times h, and the negatives above it go down by as much in all
-    (sec. 3.3). A positive without any negative above it does not move.
+    by ``(N(i) + E(i)) / rank(i)``, E(i) the sum over the other positives above it of h times their
+    localisation error, and the negatives above it go down by as much in all (sec. 3.3). A positive
+    without any negative above it does not move.
+
+    The localisation error is that of ``ALRPBox``, ``localisation_errors``, as in released code. An
+    assigner's soft targets are not read.
 
     The value of a sample is half of the errors of its pairs; see ``RankSort``. ``box_loss=alrp``
-    is the other part. The paper's ``delta`` is 1.
+    is the other part.
+
+    Args:
+        delta: as for ``RankSort``; the paper's is 1.
+        per, guided_scale, prior: as for ``QualityFocal``.
+
+    Raises:
+        ValueError: an argument out of range.
 
     A positive at 0 and a negative at 1, above it by h = 1 with delta 1: 1 / 2 in all.
 
     >>> from frcnn.losses.examples import few_samples
     >>> box = [[0, 0, 10, 10]]
-    >>> ALRP(delta=1)(few_samples([1, 0], [[0, 0], [0, 1]], deltas=box, objects=box))
+    >>> ALRP()(few_samples([1, 0], [[0, 0], [0, 1]], deltas=box, objects=box))
     tensor([0.2500, 0.2500])
     """
 
+    def __init__(
+        self,
+        delta: float = 1.0,
+        per: Per = "positive",
+        guided_scale: float = 1.0,
+        prior: float | None = 0.01,
+    ) -> None:
+        super().__init__(delta, per, guided_scale, prior)
+
     def __call__(self, samples: Samples) -> Tensor:
         """[K] halves of the errors of each sample's pairs."""
-        found = ranked(samples, self.delta)
+        found = ranked(samples, self.delta, 1 - localisation_errors(samples))
         positives, negatives, up, down = alrp_errors(found, self.delta)
         values = placed(found, samples, positives, negatives).sum(1) / 2
         return with_gradient(values, samples, placed(found, samples, -up, down))
@@ -55,7 +74,7 @@ class ALRP(RankingLoss):
 @torch.no_grad()
 def alrp_errors(found: Ranked, delta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """[Q], [M] errors by positive and by negative, and [Q], [M] how much each logit moves."""
-    logits, worst = found.positives, localisation_error(found.quality)
+    logits, boxes = found.positives, 1 - found.quality
     errors, up = torch.zeros(2, len(logits)).to(logits)
     by_negative, down = torch.zeros(2, len(found.negatives)).to(logits)
     for block in blocks(len(logits), len(found.negatives) + len(logits)):
@@ -65,7 +84,7 @@ def alrp_errors(found: Ranked, delta: float) -> tuple[Tensor, Tensor, Tensor, Te
         rank = 1 + true.sum(1) + num_false
         errors[block] = num_false / rank
         moved = torch.where(
-            num_false > 0, (num_false + (true * worst).sum(1)) / rank, errors[block]
+            num_false > 0, (num_false + (true * boxes).sum(1)) / rank, errors[block]
         )
         up[block] = moved
         by_negative += (false / rank[:, None]).sum(0)
@@ -82,20 +101,28 @@ def others_above(found: Ranked, block: slice, delta: float) -> Tensor:
     return true
 
 
-def localisation_error(quality: Tensor) -> Tensor:
-    """IoU in [0, 1] -> the paper's E_loc, 0 for a perfect box and 1 at ``THRESHOLD``."""
-    return (1 - quality) / (1 - THRESHOLD)
+def localisation_errors(samples: Samples) -> Tensor:
+    """[P] in [0, 2], with gradient: the paper's E_loc, ``(1 - GIoU) / (2 (1 - tau))``.
+
+    It is 1 - GIoU at tau 0.5: 0 for a perfect box, 0.5 for a box whose IoU and GIoU are 0.5.
+    """
+    boxes = samples.decode(samples.deltas)
+    loss = generalized_box_iou_loss(boxes, samples.objects, reduction="none")
+    return loss / (2 * (1 - THRESHOLD))
 
 
 class ALRPBox(Divided):
     """The box part of aLRP: GIoU losses, averaged over what stands above each positive.
 
     The loss of positive i is ``sum_k h_ik E(k) / rank(i)`` over the positives k above it and itself
-    (eq. 8), with ``E = (1 - GIoU) / (2 (1 - tau))``; ranks as in ``ALRP`` and without gradient. So
-    the box of k has the weight ``sum_i h_ik / rank(i)``: boxes of high score count more.
+    (eq. 8), with E of ``localisation_errors``; ranks as in ``ALRP`` and without gradient. So the
+    box of k has the weight ``sum_i h_ik / rank(i)``: boxes of high score count more.
 
-    Divided ``per="class_term"`` the term is as large as the class term in value, step by step. The
-    paper (sec. 3.4) balances both by their sums over an epoch.
+    Divided ``per="class_term"`` the term is as large as the class term in value, step by step.
+
+    Differs from released code: there the term is multiplied by (class + box) / box, with means over
+    an epoch, so it is as large as both together; and of two positives the higher one counts 1 and
+    the lower one 0 in the sum over k, in place of h.
 
     Args:
         delta: as for ``ALRP``.
@@ -121,9 +148,7 @@ class ALRPBox(Divided):
         """[P] weighted losses of the positives."""
         found = ranked(samples, self.delta)
         weights = box_weights(found, self.delta)[found.own_positives]
-        boxes = samples.decode(samples.deltas)
-        loss = generalized_box_iou_loss(boxes, samples.objects, reduction="none")
-        return weights * loss / (2 * (1 - THRESHOLD))
+        return weights * localisation_errors(samples)
 
 
 @torch.no_grad()

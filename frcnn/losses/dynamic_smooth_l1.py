@@ -1,4 +1,4 @@
-"""Dynamic smooth L1 (Dynamic R-CNN, Zhang et al., ECCV 2020, arXiv 2004.06002, sec. 4.2).
+"""Dynamic smooth L1 (Dynamic R-CNN, Zhang et al., ECCV 2020, arXiv 2004.06002).
 
 Shape letters: P positives.
 """

@@ -1,4 +1,4 @@
-"""Federated loss (Zhou et al., arXiv 2103.07461, sec. 5; detectron2's ``use_fed_loss``).
+"""Federated loss (Zhou et al., arXiv 2103.07461; detectron2's ``use_fed_loss``).
 
 Shape letters: K samples, C foreground classes.
 """
@@ -28,9 +28,9 @@ class Federated(SigmoidLoss):
     left out, so that a rare class is pushed down in few batches only.
 
     Differs from released code: the classes are those of the samples of all processes, and all
-    processes draw the same (there each GPU by itself); a class without training images is never
-    drawn, also where fewer than ``num_classes`` are left (there an error). LVIS's own lists of
-    absent classes are not used, as there.
+    processes draw the same (released: each GPU by itself); a class without training images is never
+    drawn, also where fewer than ``num_classes`` are left (released: an error). LVIS's own lists of
+    absent classes are not used, as in released code.
 
     Args:
         class_frequencies: [C] shares of the training images that show each class, in [0, 1].

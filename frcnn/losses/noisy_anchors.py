@@ -1,4 +1,4 @@
-"""Soft labels of Noisy Anchors (Li et al., CVPR 2020, arXiv 1912.05086, sec. 3).
+"""Soft labels of Noisy Anchors (Li et al., CVPR 2020, arXiv 1912.05086).
 
 Shape letters: K samples, P positives, C foreground classes, I images.
 """

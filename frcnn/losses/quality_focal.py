@@ -1,4 +1,4 @@
-"""Quality focal loss (GFL, Li et al., NeurIPS 2020, arXiv 2006.04388, eq. 2).
+"""Quality focal loss (GFL, Li et al., NeurIPS 2020, arXiv 2006.04388).
 
 Shape letters: K samples, P positives, C foreground classes.
 """

@@ -53,7 +53,7 @@ class Ranked:
 
     Attributes:
         positives: [Q] logit of the label's class.
-        quality: [Q] in [0, 1], how good the box is: see ``frcnn.losses.soft_targets.quality``.
+        quality: [Q] how good the box is, at most 1; see ``ranked``.
         negatives: [M] logits that can stand above a positive.
         own_positives, own_negatives: those of this process.
         near: [K, C] bool, the places of this process's negatives.
@@ -68,13 +68,18 @@ class Ranked:
 
 
 @torch.no_grad()
-def ranked(samples: Samples, delta: float) -> Ranked:
-    """The logits to rank; a negative ``delta`` or more below every positive has no error."""
+def ranked(samples: Samples, delta: float, own_quality: Tensor | None = None) -> Ranked:
+    """The logits to rank; a negative ``delta`` or more below every positive has no error.
+
+    Args:
+        own_quality: [P] how good the box of each positive is, at most 1; None = in [0, 1], by
+            ``frcnn.losses.soft_targets.quality``.
+    """
     logits, targets = binary(samples)
     own = logits[samples.positive, samples.labels[samples.positive] - 1]
-    pairs, own_positives = samples.gather(
-        torch.stack([own, quality(samples)[samples.positive].to(own)], 1)
-    )
+    if own_quality is None:
+        own_quality = quality(samples)[samples.positive]
+    pairs, own_positives = samples.gather(torch.stack([own, own_quality.to(own)], 1))
     lowest = pairs[:, 0].amin() - delta if len(pairs) else torch.inf
     near = (targets == 0) & ~(logits <= lowest)  # NaN is near, so that it shows
     negatives, own_negatives = samples.gather(logits[near])

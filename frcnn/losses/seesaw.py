@@ -28,10 +28,10 @@ class Seesaw(Divided, nn.Module):
     Background has no class term. The objectness is a cross entropy of its own over all samples,
     over ``[x_0, 0]``: column 0 is its only logit. Inference multiplies both probabilities.
 
-    Differs from released code: N is over all processes (there one GPU) and is saved with the run;
-    the head has one objectness column (there two, the same function), and a plain linear layer
-    (its best rows have a cosine layer). As there, both terms have the same divisor, so the class
-    term is small where positives are few.
+    Differs from released code: N is over all processes (released: one GPU) and is saved with the
+    run; the head has one objectness column (released: two, the same function), and a plain linear
+    layer (the best published rows have a cosine layer). As in released code, both terms have the
+    same divisor, so the class term is small where positives are few.
 
     With ``trainer.accumulate`` an optimizer step has several batches.
 

@@ -1,4 +1,4 @@
-"""Varifocal loss (VarifocalNet, Zhang et al., CVPR 2021, arXiv 2008.13367, eq. 2).
+"""Varifocal loss (VarifocalNet, Zhang et al., CVPR 2021, arXiv 2008.13367).
 
 Shape letters: K samples, C foreground classes.
 """
@@ -27,7 +27,7 @@ class Varifocal(SigmoidLoss, nn.Module):
         alpha: weight of negatives, >= 0. (Focal loss's alpha is that of positives.)
         gamma: exponent that reduces the loss of well-classified negatives, >= 0.
         start: training batches in which q goes from 1 to the quality; see ``SoftTargets``. The
-            paper has none: it starts from trained weights, and from boxes that it refines.
+            paper has none (0): it starts from trained weights, and from boxes that it refines.
         per, guided_scale: as for ``CrossEntropy``; released code divides by "positive"s.
         prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
 
@@ -46,7 +46,7 @@ class Varifocal(SigmoidLoss, nn.Module):
         self,
         alpha: float = 0.75,
         gamma: float = 2.0,
-        start: int = 0,
+        start: int = 100,
         per: Per = "positive",
         guided_scale: float = 1.0,
         prior: float | None = 0.01,

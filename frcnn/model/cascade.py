@@ -128,8 +128,8 @@ def build_cascade_rcnn(
     box. Every head starts as a copy of the Faster R-CNN's, trained weights included, with a new
     predictor.
 
-    Differs from the paper: the scores of the stages are averaged, not their logits' (released
-    code), since each site may read its logits by another function.
+    The scores of the stages are averaged, each read by its own site's function of the logits;
+    detectron2 averages probabilities too.
 
     Args:
         num_classes: C + 1, background counted.

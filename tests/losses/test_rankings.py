@@ -11,7 +11,7 @@ from frcnn.errors import ConfigError
 from frcnn.losses import ALRP, ALRPBox, BucketedRankSort, FocalSigmoid, RankedGIoU, RankSort
 from frcnn.losses import ranking as shared
 from frcnn.losses.alrp import box_weights
-from frcnn.losses.ranking import Ranked
+from frcnn.losses.ranking import Ranked, ranked
 from frcnn.losses.samples import Samples
 from frcnn.model.sites import check_terms
 
@@ -21,10 +21,15 @@ CLASSES = (RankSort, BucketedRankSort, ALRP)
 def batch(
     positives: list[float], quality: list[float], negatives: list[float], dtype=torch.float64
 ) -> Samples:
-    """Positives and negatives of one class, with the boxes' IoU as soft targets."""
+    """Positives and negatives of one class, whose boxes lie in their objects: IoU = GIoU.
+
+    Soft targets are the same numbers.
+    """
     logits = torch.tensor([*positives, *negatives], dtype=dtype)
     both = torch.stack([torch.zeros_like(logits), logits], 1).requires_grad_()
-    given = samples(both, [1] * len(positives) + [0] * len(negatives))
+    deltas = torch.zeros(len(positives), 4, dtype=dtype)
+    deltas[:, 3] = 5 * torch.tensor(quality, dtype=dtype).log()  # the height, times quality
+    given = samples(both, [1] * len(positives) + [0] * len(negatives), deltas)
     given.soft_targets = torch.tensor([*quality, *([0.0] * len(negatives))], dtype=dtype)
     return given
 
@@ -81,7 +86,7 @@ def alrp_by_loops(s: list[float], t: list[float], n: list[float], delta: float):
         total += sum(false) / rank
         if not any(false):
             continue
-        error = (sum(false) + sum(x * (1 - q) / 0.5 for x, q in zip(true, t, strict=True))) / rank
+        error = (sum(false) + sum(x * (1 - q) for x, q in zip(true, t, strict=True))) / rank
         up[i] -= error
         for j, x in enumerate(false):
             up[len(s) + j] += error * x / sum(false)
@@ -106,7 +111,8 @@ def test_loops_over_pairs_agree(loss: type, loops, monkeypatch: pytest.MonkeyPat
         term, found = gradient(loss(delta), batch(*given))
         value, gradients = loops(*given, delta)
         assert term.item() == pytest.approx(value, rel=1e-9, abs=1e-12)
-        assert found.tolist() == pytest.approx(gradients, rel=1e-9, abs=1e-12)
+        # torchvision's GIoU has 1e-7 in its denominators.
+        assert found.tolist() == pytest.approx(gradients, rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("loss", CLASSES)
@@ -121,6 +127,14 @@ def test_buckets_change_nothing_where_the_step_is_sharp() -> None:
         given = drawn(seed, most=40)
         sharp, bucketed = (gradient(x(1e-9), batch(*given)) for x in (RankSort, BucketedRankSort))
         torch.testing.assert_close(bucketed, sharp, rtol=1e-6, atol=1e-9)
+
+
+def test_a_bucket_stands_at_the_mean_of_its_logits() -> None:
+    # Negatives at .1, .1 and .4 above a positive at 0: their mean .2 is above it by h = .7, so the
+    # error is 3 * .7 / (3 * .7 + .5). By the lowest (and the median) h = .6, by the highest .9.
+    term, found = gradient(BucketedRankSort(delta=0.5), batch([0], [1], [0.1, 0.1, 0.4]))
+    assert term.item() == pytest.approx(2.1 / 2.6)
+    assert found.tolist() == pytest.approx([-2.1 / 2.6, *[0.7 / 2.6] * 3])
 
 
 def test_other_classes_of_a_positive_are_negatives_of_its_own() -> None:
@@ -140,7 +154,7 @@ def test_two_processes_are_one(loss: type) -> None:
     for part in (rows % 2 == 0, rows % 2 == 1):
         other = ~part
         logits = whole.logits.detach()[part].requires_grad_()
-        half = samples(logits, whole.labels[part].tolist())
+        half = samples(logits, whole.labels[part].tolist(), whole.deltas[part[whole.positive]])
         half.soft_targets = whole.soft_targets[part]
         negative = whole.labels == 0
         far = whole.logits.detach()[:, 1]
@@ -185,6 +199,21 @@ def test_boxes_of_alrp_count_by_rank() -> None:
         torch.tensor([3.0, -3.0]), torch.ones(2), torch.zeros(1), *[slice(0, 2)] * 2, torch.ones(1)
     )
     assert box_weights(found, 1.0).tolist() == pytest.approx([1 + 1 / 3, 1 / 3])
+
+
+def test_both_parts_of_alrp_have_the_same_localisation_error() -> None:
+    # Logits 3 and 1, a negative at 3: the better positive and the negative stand above the other
+    # one (h = 1). Its rank is 3 and its error (1 + E) / 3. The box of the better one has half of
+    # its object's height: IoU = GIoU = 0.5, so E = 0.5.
+    given = batch([3, 1], [0.5, 1], [3])
+    half = 5 * math.log(0.5)
+    for deltas, error in (([0, 0, 0, half], 0.5), ([20.0, 0, 0, 0], 1 + 1 / 3)):  # far: GIoU -1/3
+        given.deltas[0] = torch.tensor(deltas).double()
+        given.soft_targets = torch.full((3,), 0.9).double()  # not read
+        _, found = gradient(ALRP(), given)
+        assert found[1].item() == pytest.approx(-(1 + error) / 3 / 2, abs=1e-7)
+        weights = box_weights(ranked(given, 1.0), 1.0)
+        assert (ALRPBox()(given) / weights).tolist() == pytest.approx([error, 0], abs=1e-7)
 
 
 def test_one_of_both_terms_is_scaled_to_the_other() -> None:

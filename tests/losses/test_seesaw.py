@@ -18,7 +18,7 @@ def made(counts: list[int], **values: float) -> Seesaw:
 
 
 def class_term(logits: list[float], label: int, counts: list[int], p: float, q: float) -> float:
-    """Of an object whose class is ``label``, from 0; equations 2 to 6 as they stand."""
+    """Of an object whose class is ``label``, from 0; the definition as it stands."""
     exps = [math.exp(x) for x in logits]
     share = [e / sum(exps) for e in exps]
     below = 0.0

@@ -16,14 +16,14 @@ from frcnn.losses.soft_targets import SoftTargets
 def test_a_positive_and_a_negative_of_the_worked_example() -> None:
     # p = .5: .8 ln 2 = .5545 for q = .8, and .75 * .25 ln 2 = .1300 for a negative.
     given = samples(torch.zeros(2, 2), [1, 0], moved(0.8))
-    assert Varifocal()(given).tolist() == pytest.approx([0.5545, 0.1300], abs=5e-5)
+    assert Varifocal(start=0)(given).tolist() == pytest.approx([0.5545, 0.1300], abs=5e-5)
     # Of two classes the other one is a negative too. Soft targets of an assigner come first.
     given = samples(torch.zeros(2, 3), [2, 0], moved(0.3))
     given.soft_targets = torch.tensor([0.8, 0.0])
-    assert Varifocal()(given).tolist() == pytest.approx([0.6845, 0.2599], abs=1e-4)
+    assert Varifocal(start=0)(given).tolist() == pytest.approx([0.6845, 0.2599], abs=1e-4)
     # A positive of q = 0 is a negative.
     given.soft_targets = torch.zeros(2)
-    assert Varifocal()(given).tolist() == pytest.approx([0.2599, 0.2599], abs=1e-4)
+    assert Varifocal(start=0)(given).tolist() == pytest.approx([0.2599, 0.2599], abs=1e-4)
 
 
 def entropy(p: float, q: float) -> float:
@@ -32,7 +32,7 @@ def entropy(p: float, q: float) -> float:
 
 
 def by_loop(given: Samples, alpha: float, gamma: float) -> list[float]:
-    """Equation 2, one number at a time."""
+    """The definition, one number at a time."""
     found = []
     for row, label in enumerate(given.labels.tolist()):
         total = 0.0
@@ -44,21 +44,21 @@ def by_loop(given: Samples, alpha: float, gamma: float) -> list[float]:
     return found
 
 
-def test_as_a_loop_over_the_equation() -> None:
+def test_as_a_loop_over_the_definition() -> None:
     choose = random.Random(0)
     for _ in range(200):
         labels = [choose.randrange(4) for _ in range(10)]
         given = samples(3 * torch.randn(10, 4).double(), labels)
         given.soft_targets = torch.rand(10).double() * (torch.rand(10) < 0.9)
         alpha, gamma = choose.uniform(0, 2), choose.choice([0, 0.5, 2, 5])
-        found = Varifocal(alpha, gamma)(given)
+        found = Varifocal(alpha, gamma, start=0)(given)
         expected = torch.tensor(by_loop(given, alpha, gamma)).double()
         torch.testing.assert_close(found, expected)
 
 
 def test_the_least_loss_of_a_positive_is_where_the_score_is_the_quality() -> None:
     logits = torch.tensor([[0.0, math.log(4)]], requires_grad=True)
-    loss = Varifocal()(samples(logits, [1], moved(0.8)))
+    loss = Varifocal(start=0)(samples(logits, [1], moved(0.8)))
     loss.sum().backward()
     assert loss.item() == pytest.approx(0.8 * entropy(0.8, 0.8))
     assert logits.grad[0, 1].item() == pytest.approx(0, abs=1e-6)

@@ -14,7 +14,7 @@ from frcnn.model import Detector, build_cascade_rcnn, build_detector
 from frcnn.model.cascade import STAGES, refined
 from frcnn.sites.assigners import MaxIoU
 from frcnn.training.run import run
-from samplers import OHEM, Random
+from samplers import OHEM, All, Candidates, Random
 
 SMALL_NETWORK = OPTIONS | {
     "fpn_channels": 16,
@@ -89,6 +89,22 @@ def test_a_stage_learns_from_what_the_one_before_has_sampled_and_from_the_object
         # All candidates are sampled ones or objects; objects may be sampled ones too.
         assert len(own) >= len(handed_on) - objects
         assert len(handed_on) <= (weights > 0).sum() + objects
+
+
+def test_each_stage_has_each_object_once() -> None:
+    """Every stage appends the objects, and none hands on those that it has appended."""
+    model = cascade(sampler={stage: All() for stage in STAGES})
+    zero_deltas(model)
+    found: dict[str, list[int]] = {}
+
+    def look(name: str, candidates: Candidates, _: Tensor) -> None:
+        near = torch.cdist(candidates.gt_boxes, candidates.boxes) < 1e-3
+        found[name] = near.sum(1).tolist()
+
+    for site in model.sites.values():
+        site.observer = look
+    model(*batch(3, 2))
+    assert {stage: found[stage] for stage in STAGES} == dict.fromkeys(STAGES, [1] * 5)
 
 
 def test_scores_are_the_mean_of_the_stages_and_boxes_those_of_the_last() -> None:

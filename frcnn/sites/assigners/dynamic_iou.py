@@ -1,4 +1,4 @@
-"""Dynamic label assignment (Dynamic R-CNN, Zhang et al., ECCV 2020, arXiv 2004.06002, sec. 4.1)."""
+"""Dynamic label assignment (Dynamic R-CNN, Zhang et al., ECCV 2020, arXiv 2004.06002)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""SimOTA (YOLOX, Ge et al., arXiv 2107.08430, sec. 2.1).
+"""SimOTA (YOLOX, Ge et al., arXiv 2107.08430).
 
 Shape letters: N candidates and G objects of one image, V of the candidates near an object, C object
 classes.

@@ -1,4 +1,4 @@
-"""Task-aligned learning (TOOD, Feng et al., ICCV 2021, arXiv 2108.07755, sec. 3.2).
+"""Task-aligned learning (TOOD, Feng et al., ICCV 2021, arXiv 2108.07755).
 
 Shape letters: N candidates and G objects of one image, D predicted boxes per candidate, k
 candidates of each object.

@@ -1,4 +1,4 @@
-"""The weights of an assigner on the box losses (TOOD, arXiv 2108.07755, sec. 3.2)."""
+"""The weights of an assigner on the box losses (TOOD, arXiv 2108.07755)."""
 
 from torch import Tensor
 

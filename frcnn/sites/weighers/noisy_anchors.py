@@ -1,4 +1,4 @@
-"""Weights of Noisy Anchors (Li et al., CVPR 2020, arXiv 1912.05086, sec. 3).
+"""Weights of Noisy Anchors (Li et al., CVPR 2020, arXiv 1912.05086).
 
 Shape letters: K samples, P positives among them.
 """
