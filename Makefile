@@ -87,7 +87,7 @@ study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER of the four se
 study-long-tail: $(READY) ## experiments/long_tail; hours, likewise
 	-$(PY) -m frcnn.train -m --config-dir experiments/long_tail/conf sweep=long_tail $(WITH)
 	$(PY) -m experiments.report runs/long_tail --out experiments/long_tail --baseline tail=random \
-	    --planned-seeds 3
+	    --planned-seeds 3 --page experiments/long_tail/README.md
 
 study-label-noise: $(READY) ## experiments/label_noise; hours, likewise
 	-$(PY) -m frcnn.train -m --config-dir experiments/label_noise/conf sweep=label_noise $(WITH)

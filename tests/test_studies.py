@@ -24,11 +24,12 @@ from experiments.report.differences import Rules, compared
 from experiments.report.markdown import markdown
 from experiments.report.sentences import least_seen, sentences
 from experiments.report.study import Plan, Study, study
-from experiments.report.tables import compare, not_learnt, tables, values
+from experiments.report.tables import compare, compare_figure, not_learnt, tables, values
 from experiments.report.verdicts import BETTER, FAILED, UNDECIDED, WORSE, Verdict, verdicts
 
 ROOT = Path(__file__).parents[1]
 BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_map"
+TAIL = ROOT / "experiments/long_tail"
 CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
 
@@ -148,3 +149,37 @@ def test_other_images_move_one_pair_by_nine_tenths() -> None:
 def test_the_machines_of_the_bccd_study() -> None:
     machines = Counter(run.made["machine"] for run in read_csv(BCCD / "runs.csv"))
     assert machines == {"first": 77, "second": 29}
+
+
+@pytest.fixture(scope="module")
+def tail() -> Study:
+    return replace(study(read_csv(TAIL / "runs.csv"), "tail=random"), plan=Plan(seeds=3))
+
+
+def test_the_page_of_the_tail_is_made_from_its_runs(tail: Study) -> None:
+    assert {len(runs) for runs in tail.methods.values()} == {3} and len(tail.methods) == 8
+    assert (TAIL / "report.md").read_text() == report.page(tail, ["differences", "curves"])
+    assert shown(TAIL / "README.md", TAIL / "runs.csv") == markdown(tables(tail)[0]) + "\n"
+
+
+def test_what_was_seen_of_the_tail_holds(tail: Study) -> None:
+    text = " ".join((TAIL / "README.md").read_text().split())
+    ap, rare, common, frequent = (
+        {m.removeprefix("tail="): v for m, v in compare_figure(tail, name).items()}
+        for name in ("AP", "APr", "APc", "APf")
+    )
+    best = "repeat_factor"
+    assert {arm for arm, v in ap.items() if v.differs} == {best}
+    assert ap[best].answer == rare[best].answer == common[best].answer == BETTER
+    assert not any(v.differs for v in frequent.values())
+    gains = {arm: f"{v.difference.mean:+.1f}" for arm, v in rare.items()}
+    assert f"(APr) gain {gains[best][1:]} AP and common ones (APc) " in text
+    assert f"(APc) {common[best].difference.mean:.1f}," in text
+    assert f"`{best}`: {ap[best].difference.mean:+.1f} AP, better; frequent" in text
+    assert f"(APf) {frequent[best].difference.mean:+.1f}, undecided" in text
+    for arm, gain in gains.items():
+        assert arm == best or any(f"`{arm}` {verb}{gain}" in text for verb in ("has ", "")), arm
+    assert f"true difference of {least_seen(ap):.1f} AP over all" in text
+    lowest = sorted(frequent, key=lambda arm: frequent[arm].difference.mean)[:2]
+    assert sorted(lowest) == ["federated", "focal"]
+    assert all(f"{frequent[arm].difference.mean:+.1f}" == "-2.2" for arm in lowest)
