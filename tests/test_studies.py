@@ -29,7 +29,7 @@ from experiments.report.verdicts import BETTER, FAILED, UNDECIDED, WORSE, Verdic
 
 ROOT = Path(__file__).parents[1]
 BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_map"
-TAIL = ROOT / "experiments/long_tail"
+TAIL, NOISE = ROOT / "experiments/long_tail", ROOT / "experiments/label_noise"
 CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
 
@@ -183,3 +183,25 @@ def test_what_was_seen_of_the_tail_holds(tail: Study) -> None:
     lowest = sorted(frequent, key=lambda arm: frequent[arm].difference.mean)[:2]
     assert sorted(lowest) == ["federated", "focal"]
     assert all(f"{frequent[arm].difference.mean:+.1f}" == "-2.2" for arm in lowest)
+
+
+def test_what_was_seen_of_wrong_labels_holds() -> None:
+    """The first and last percent in the README are those of the figure's legends."""
+    with (NOISE / "wrong_labels.csv").open(newline="") as rows:
+        found = [(row["panel"], *row["legend"].split(": ")) for row in csv.DictReader(rows)]
+    ends = {(panel, group): text.split(" to ") for panel, group, text in found}
+    text = " ".join((NOISE / "README.md").read_text().split())
+    swapped, moved, dropped = (f"ohem {kind}: rcnn" for kind in ("swapped", "moved", "dropped"))
+    hard = [ends[panel, "GHM's last bin"] for panel in (swapped, moved)]
+    assert f"{hard[0][0]} and {hard[1][0]} % of the proposals" in text
+    assert f"{hard[0][1]} and {hard[1][1]} % after six" in text
+    mined, drawn = ([ends[p, group][1] for p in (swapped, moved)] for group in ("OHEM", "random"))
+    assert f"{' and '.join(mined)} % of them are wrong at the end, of random samples" in text
+    assert f"random samples {' and '.join(drawn)} %" in text
+    last = ends[dropped, "GHM's last bin"][1]
+    assert f"{last} % of the last bin are wrong" in text
+    assert f"{ends[dropped, 'OHEM'][1]} % of OHEM's samples" in text
+    left = {
+        ends[f"ghm {kind}: rcnn", "GHM's last bin"][1] for kind in ("swapped", "moved", "dropped")
+    }
+    assert left == {"nan"}  # nobody is left
