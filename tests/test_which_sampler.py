@@ -116,6 +116,7 @@ def test_the_second_network_starts_from_a_file(monkeypatch: pytest.MonkeyPatch) 
     model = config["model"]
     assert (model["weights_backbone"], model["freeze_batch_norm"]) == ("FILE", True)
     assert (model["fpn_channels"], model["min_size"]) == (128, 192)
+    assert config["trainer"]["clip_norm"] == 35
     assert config["loss_weight"]["rcnn"] == {"class": 2, "box": 3}
 
 
