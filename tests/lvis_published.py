@@ -12,20 +12,17 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from test_lvis_evaluation import federated_set
 
-sys.modules["cv2"] = ModuleType("cv2")
-np.float = float  # type: ignore[attr-defined]
-
-from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
-from test_lvis_evaluation import federated_set  # noqa: E402
-
-from frcnn.evaluation.coco import write_results  # noqa: E402
+from frcnn.evaluation.coco import write_results
 
 PER_CLASS = 40  # detections of each class that FIXED takes
 
 
 def evaluated(folder: Path, detections: list[dict[str, Any]], limit: int) -> dict[str, float]:
     """The package's figures of the set's truth; ``limit`` per image, -1: none."""
+    from lvis import LVIS, LVISEval, LVISResults  # the tests do without the package
+
     truth, _ = federated_set(0)
     images, categories = (range(len(truth[key])) for key in ("images", "categories"))
     write_results(folder, detections, truth, list(images), [k + 1 for k in categories])
@@ -60,6 +57,8 @@ def best_of_each_class(detections: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 def main() -> None:
     """Entry point."""
+    sys.modules["cv2"] = ModuleType("cv2")
+    np.float = float  # type: ignore[attr-defined]
     _, detections = federated_set(0)
     with tempfile.TemporaryDirectory() as folder:
         print("PUBLISHED", evaluated(Path(folder), detections, 300))

@@ -96,20 +96,20 @@ def test_a_second_seed_on_the_same_images_adds_no_certainty_about_images() -> No
 
 
 def test_equal_arms_differ_as_rarely_as_promised_and_intervals_hold() -> None:
-    """Where images matter as much as runs, and an arm gains 1: 5 % and 95 %, of 100 studies."""
+    """Where images matter as much as runs, and an arm gains 1: 5 % and 95 %, of 40 studies."""
     rng, false, held = np.random.default_rng(0), 0, 0
-    for _ in range(100):
+    for _ in range(40):
         found = answered(fabricated(rng, 0.74, 0.84, {"ohem": 1.0}))["all"]
         tuned = {arm: verdict for arm, verdict in found.items() if arm != PRESET}
         false += any(verdict.differs for arm, verdict in tuned.items() if arm != "ohem")
         held += all(v.interval[0] <= (a == "ohem") <= v.interval[1] for a, v in tuned.items())
-    assert 1 <= false <= 11 and 88 <= held <= 99
+    assert false <= 5 and held >= 34
 
 
 def test_p_of_the_interaction_is_even_without_one_and_small_with_one() -> None:
     rng = np.random.default_rng(0)
-    none = [interaction(by_stratum(fabricated(rng, 0.7, 0.8))) for _ in range(100)]
-    assert 1 <= sum(p < 0.05 for p in none) <= 11 and 0.4 < np.mean(none) < 0.6
+    none = [interaction(by_stratum(fabricated(rng, 0.7, 0.8))) for _ in range(40)]
+    assert sum(p < 0.05 for p in none) <= 6 and 0.35 < np.mean(none) < 0.65
     assert interaction(by_stratum(fabricated(rng, 0.7, 0.8, of_sets=3.0))) < 0.001
 
 
