@@ -60,8 +60,8 @@ def _answer(slim_seeds: int) -> None:
     file = HERE / "test.csv"
     same = {name for name in SETS if not (HERE / f"conf/case/{name}_preset.yaml").exists()}
     found = answer.by_stratum(read_csv(file), answer.SEEDS | {"slim": slim_seeds}, same)
-    print("\n".join(answer.lines(answer.answers(answer.differences(found)))))
-    print(f"arms differ between strata: p {answer.interaction(found):.3f}")
+    print("\n".join(answer.lines(answer.answers(found))))
+    print(f"arms differ between sets: p {answer.interaction(found):.3f}")
     for arm, error in answer.images_alone(found, read_draws(file)).items():
         print(f"{arm:13} error of the images alone {error:.2f}")
 

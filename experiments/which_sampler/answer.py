@@ -1,22 +1,23 @@
 """The study's answer: each tuned arm against tuned random sampling.
 
-Runs are compared fold by fold: one value per fold, the mean over its seeds. Each fold has test
-images of its own, so that the spread of the folds has the error of the runs and of the images. The
-data sets and networks are fixed strata of equal weight.
+Runs are compared fold by fold: one value per fold, the mean over networks of that over seeds, since
+these share the fold's test images. Each fold has images of its own, so that the spread of the folds
+has the error of the runs and of the images. The data sets are fixed strata of equal weight.
 
-Shape letters: S strata, A arms, F folds.
+Shape letters: S sets, A arms, F folds.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
+from statistics import fmean
 
 import numpy as np
 from scipy.stats import f
 
-from experiments.report.differences import Difference, Rules, averaged, compared
+from experiments.report.differences import Rules, averaged, compared
 from experiments.report.images import difference_over
 from experiments.report.runs import Run
-from experiments.report.spread import by_fold
+from experiments.report.spread import Values, by_fold
 from experiments.report.verdicts import Verdict, verdicts
 from experiments.which_sampler.choose import ARMS, SETS
 
@@ -65,57 +66,68 @@ def by_stratum(
     return found
 
 
-def values(arms: Arms) -> dict[str, dict[int, float]]:
-    """AP in percent by arm and fold. A run that diverged has an AP of 0."""
-    return by_fold(
-        {
-            arm: {pair: 100 * run.figures.get("AP", 0.0) for pair, run in own.items()}
-            for arm, own in arms.items()
-        }
-    )
+def values(found: Mapping[Stratum, Arms], name: str, nets: Sequence[str]) -> Values:
+    """AP in percent on a set, by arm and fold: the mean over the networks of that over seeds.
 
-
-def differences(found: Mapping[Stratum, Arms]) -> dict[Stratum, dict[str, Difference]]:
-    """By stratum and arm the difference to tuned random sampling, in percent. All arms count."""
+    Networks share the test images of a fold, so that they are averaged before folds are compared.
+    A run that diverged has an AP of 0.
+    """
+    own = [
+        by_fold(
+            {
+                arm: {pair: 100 * run.figures.get("AP", 0.0) for pair, run in runs.items()}
+                for arm, runs in found[net, name].items()
+            }
+        )
+        for net in nets
+    ]
     return {
-        stratum: compared(values(arms), BASE, Rules(blocked=True, stream=stream), apart=())
-        for stream, (stratum, arms) in enumerate(found.items())
+        arm: {fold: fmean(one[arm][fold] for one in own) for fold in range(FOLDS)} for arm in own[0]
     }
 
 
-def answers(of_strata: Mapping[Stratum, Mapping[str, Difference]]) -> dict[str, dict[str, Verdict]]:
-    """The verdicts by group of strata: ``all``, which is the answer, each network, and each set.
+def answers(found: Mapping[Stratum, Arms]) -> dict[str, dict[str, Verdict]]:
+    """The verdicts by group: ``all``, which is the answer, each network, and each set.
 
     The four tuned arms are corrected together. The preset is the size of tuning itself, and a
     comparison of its own.
     """
-    groups = {"all": list(of_strata)}
-    for what in dict.fromkeys(part for stratum in zip(*of_strata, strict=True) for part in stratum):
-        groups[what] = [stratum for stratum in of_strata if what in stratum]
-    return {name: _judged([of_strata[s] for s in own]) for name, own in groups.items()}
+    nets = list(dict.fromkeys(net for net, _ in found))
+    groups: dict[str, tuple[Sequence[str], Sequence[str]]] = {"all": (nets, SETS)}
+    groups |= {net: ([net], SETS) for net in nets}
+    groups |= {name: (nets, (name,)) for name in SETS}
+    return {group: _judged(found, *parts) for group, parts in groups.items()}
 
 
-def _judged(strata: Sequence[Mapping[str, Difference]]) -> dict[str, Verdict]:
-    overall = averaged(strata)
+def _judged(
+    found: Mapping[Stratum, Arms], nets: Sequence[str], sets: Sequence[str]
+) -> dict[str, Verdict]:
+    """The verdicts on the mean over sets, which have no image in common; all arms count."""
+    overall = averaged(
+        [
+            compared(values(found, name, nets), BASE, Rules(blocked=True, stream=stream), apart=())
+            for stream, name in enumerate(sets)
+        ]
+    )
     preset = {PRESET: overall.pop(PRESET)}
     return verdicts(overall, equivalent=REGION) | verdicts(preset, equivalent=REGION)
 
 
 def interaction(found: Mapping[Stratum, Arms]) -> float:
-    """p that the tuned arms' differences are the same in all strata, in 0..1.
+    """p that the tuned arms' differences are the same on all sets, in 0..1.
 
-    Analysis of variance: the squares of arm x stratum over those of arm x fold within a stratum,
-    each by its degrees of freedom.
+    Analysis of variance of the networks' mean: the squares of arm x set over those of arm x fold
+    within a set, each by its degrees of freedom.
     """
-    ap = np.array(
-        [[list(own[arm].values()) for arm in ARMS] for own in map(values, found.values())]
-    )
+    nets = list(dict.fromkeys(net for net, _ in found))
+    of_sets = [values(found, name, nets) for name in SETS]
+    ap = np.array([[list(own[arm].values()) for arm in ARMS] for own in of_sets])
     rest = ap - ap.mean(1, keepdims=True)  # [S, A, F] without the folds' own effects
     cells = rest.mean(2)
     within = ((rest - cells[..., None]) ** 2).sum()
-    between = ap.shape[2] * ((cells - cells.mean(0)) ** 2).sum()
-    strata, arms, folds = ap.shape
-    free = (strata - 1) * (arms - 1), strata * (arms - 1) * (folds - 1)
+    between = FOLDS * ((cells - cells.mean(0)) ** 2).sum()
+    sets, arms, folds = ap.shape
+    free = (sets - 1) * (arms - 1), sets * (arms - 1) * (folds - 1)
     return float(f.sf(between / free[0] / (within / free[1]), *free))
 
 
@@ -128,16 +140,23 @@ def images_alone(
     """
     errors = {}
     for arm in (*ARMS[1:], PRESET):
-        variances = []
-        for arms in found.values():
-            for fold in range(FOLDS):
-                own, base = (
-                    [r.name for (_, k), r in arms[a].items() if k == fold] for a in (arm, BASE)
-                )
-                over = difference_over(draws, own, base)
-                variances.append(np.nan if over is None else np.nanvar(over))
+        variances: list[float] = []
+        for name, fold in product(SETS, range(FOLDS)):
+            own = [arms for (_, of), arms in found.items() if of == name]
+            over = [_over_images(arms, arm, fold, draws) for arms in own]
+            known = [one for one in over if one is not None]
+            complete = len(known) == len(over)
+            variances.append(float(np.nanvar(np.mean(known, axis=0))) if complete else np.nan)
         errors[arm] = float(np.sqrt(np.sum(variances)) / len(variances))
     return errors
+
+
+def _over_images(
+    arms: Arms, arm: str, fold: int, draws: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """[500] difference to random sampling on the draws of a fold; None if a run has none."""
+    own, base = ([r.name for (_, of), r in arms[a].items() if of == fold] for a in (arm, BASE))
+    return difference_over(draws, own, base)
 
 
 def lines(found: Mapping[str, Mapping[str, Verdict]]) -> list[str]:

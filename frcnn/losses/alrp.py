@@ -65,7 +65,9 @@ class ALRP(RankingLoss):
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] halves of the errors of each sample's pairs."""
-        found = ranked(samples, self.delta, 1 - localisation_errors(samples))
+        with torch.no_grad():
+            good = 1 - localisation_errors(samples)
+        found = ranked(samples, self.delta, good)
         positives, negatives, up, down = alrp_errors(found, self.delta)
         values = placed(found, samples, positives, negatives).sum(1) / 2
         return with_gradient(values, samples, placed(found, samples, -up, down))
