@@ -98,7 +98,7 @@ def test_all_runs_share_what_is_not_compared(monkeypatch: pytest.MonkeyPatch) ->
         config = composed(monkeypatch, "which_tuning", *line)
         trainer, data = config["trainer"], config["data"]
         assert (trainer["clip_norm"], trainer["precision"]) == (None, "fp32")
-        assert trainer["max_steps"] == (300 if name == "raccoon" else 400)
+        assert trainer["max_steps"] == 400
         assert (data["folds"], data["fold"], data["split_seed"]) == (5, 0, 0)
         assert data["root"] == f"DIR/{name}"
         assert data["split_block"] == (10 if name == "cards" else 1)
@@ -115,7 +115,9 @@ def test_the_second_network_starts_from_a_file(monkeypatch: pytest.MonkeyPatch) 
     config = composed(monkeypatch, "which_tuning", *line)
     model = config["model"]
     assert (model["weights_backbone"], model["freeze_batch_norm"]) == ("FILE", True)
-    assert (model["fpn_channels"], model["min_size"]) == (128, 192)
+    slim = composed(monkeypatch, "which_tuning", "+net=slim", *line[1:])["model"]
+    assert model["min_size"] == 192
+    assert all(model[key] == slim[key] for key in ("fpn_channels", "representation_size"))
     assert config["trainer"]["clip_norm"] == 35
     assert config["loss_weight"]["rcnn"] == {"class": 2, "box": 3}
 
@@ -270,3 +272,13 @@ def test_a_run_is_done_where_its_name_and_commit_stand(
     monkeypatch.setattr(environment, "commit", lambda: {"commit": "0123456789", "dirty": True})
     with pytest.raises(UserError, match="a clone without changes"):
         finished_elsewhere(rows, Path("arm-ohem"))
+
+
+def test_the_table_of_lengths_is_that_of_the_runs() -> None:
+    ap = {
+        (run.settings["trainer.max_steps"], run.settings["set"]): f"{100 * run.figures['AP']:.1f}"
+        for run in read_csv(STUDY / "length.csv")
+    }
+    page = (STUDY / "README.md").read_text()
+    for steps in ("400", "800"):
+        assert f"| {steps} steps | {' | '.join(ap[steps, name] for name in SETS)} |" in page

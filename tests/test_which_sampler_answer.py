@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
 from experiments.report.runs import Run
@@ -18,14 +20,17 @@ from experiments.which_sampler.answer import (
     SEEDS,
     answers,
     by_stratum,
+    cautious,
     images_alone,
     interaction,
     lines,
     values,
 )
-from experiments.which_sampler.choose import ARMS, SETS
+from experiments.which_sampler.choose import ARMS, SETS, SETTINGS
+from experiments.which_sampler.page import TITLES, WIDENED, figure, write
 
 EVERY = (*ARMS, PRESET)
+PARTS = ("comparison", "tuning", "cost")
 GAINS = {"ohem": 3.0, "focal": -3.0, PRESET: -5.0}
 
 
@@ -152,8 +157,55 @@ def test_a_preset_that_tuning_chose_is_random_sampling() -> None:
     with pytest.raises(LookupError, match="15 runs are missing: slim bccd preset"):
         by_stratum(without)
     found = answers(by_stratum(without, same=["bccd"]))
-    assert found["bccd"][PRESET].difference.mean == 0
+    preset = found["bccd"][PRESET].difference
+    assert (preset.mean, preset.scale) == (0, 0)
     assert found["chess"][PRESET].difference.mean < -3
+    # The other arms' errors do not change: a copy of the baseline is no further arm.
+    with_own = answers(by_stratum(runs))["bccd"]
+    assert found["bccd"]["ohem"].interval == with_own["ohem"].interval
+
+
+def test_the_cautious_answer_has_errors_one_and_a_half_times_as_large() -> None:
+    """1 / 5 folds becomes 1 / 5 + 1 / 4: of the variance 2.25."""
+    found = by_stratum(fabricated(np.random.default_rng(0), 0.7, 0.4))
+    usual, wide = answers(found)["all"], cautious(found)
+    for arm in usual:
+        assert wide[arm].difference.mean == usual[arm].difference.mean
+        assert wide[arm].difference.scale == pytest.approx(1.5 * usual[arm].difference.scale)
+        assert wide[arm].p >= usual[arm].p
+
+
+def test_the_page_has_every_group_and_the_best_setting_of_each_arm(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    seconds = {"ohem": 1.5}
+    runs = [
+        replace(r, step_seconds=seconds.get(r.settings["case"].partition("_")[2], 1.0))
+        for r in fabricated(rng, 0.7, 0.4)
+    ]
+    tuned = [
+        Run(
+            f"{arm}{setting}{name}",
+            "COMPLETED",
+            figures={"AP": 0.4 + 0.1 * (setting == SETTINGS[2])},
+            settings={"arm": arm, "setting": setting, "set": name},
+        )
+        for arm, setting, name in product(ARMS, SETTINGS, SETS)
+    ]
+    page = tmp_path / "README.md"
+    page.write_text("".join(f"<!-- {n} -->\n<!-- end -->\n" for n in PARTS))
+    found = by_stratum(runs)
+    write(page, answers(found), cautious(found), tuned, runs)
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines()]
+    assert [row[1:3] for row in rows if row[0] == "`ohem`" and row[1] == "1.50"] == [
+        ["1.50", "1.50"]
+    ]
+    assert ["`focal`", "40.0", "40.0", "**50.0**", "40.0", "40.0", "40.0"] in rows
+    over = {row[1] for row in rows if row[0] == "`pisa`" and len(row) == 6}
+    assert over == {TITLES["all"], WIDENED, *SEEDS, *SETS}
+    assert (tmp_path / "differences.png").exists()
+    panels = figure(answers(found)).axes
+    assert [axes.get_title() for axes in panels] == [TITLES["all"], *SEEDS, *SETS]
+    assert {t.get_text() for t in panels[0].get_yticklabels()} == {*ARMS[1:], PRESET}
 
 
 def test_the_error_of_images_alone_is_that_of_the_draws() -> None:

@@ -1,10 +1,12 @@
-"""``python -m experiments.which_sampler collect DIR``, ``choose`` or ``answer [--slim-seeds N]``.
+"""``python -m experiments.which_sampler collect DIR``, ``choose`` or ``answer``.
 
 ``collect`` adds the finished runs of a sweep's folder (runs/which_sampler/tuning) to the CSV of its
 name here (tuning.csv), with the AP of each on 500 draws of its test images (tuning.npz). It can be
 called while the sweep goes on. ``choose`` writes conf/case: each arm on each set, with the setting
 that tuning.csv shows to be the best on the other sets. ``answer`` compares the arms of test.csv,
-once all runs are there: over all, by network and by set. DATA has to be the folder of the sets.
+once all runs are there: over all, by network and by set. With ``--page README.md`` it writes the
+tables there, between comments that name them (``comparison``, ``tuning``, ``cost``) and ``<!-- end
+-->``, and draws differences.png beside it. DATA has to be the folder of the sets.
 """
 
 import argparse
@@ -25,6 +27,7 @@ def main() -> None:
     commands.add_parser("choose")
     answering = commands.add_parser("answer")
     answering.add_argument("--slim-seeds", type=int, default=2, metavar="N")
+    answering.add_argument("--page", type=Path)
     options = parser.parse_args()
     try:
         if options.command == "collect":
@@ -32,7 +35,7 @@ def main() -> None:
         elif options.command == "choose":
             _choose()
         else:
-            _answer(options.slim_seeds)
+            _answer(options.slim_seeds, options.page)
     except (LookupError, ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
 
@@ -53,17 +56,22 @@ def _choose() -> None:
         print(f"{name:8} {arm:13} {setting}")
 
 
-def _answer(slim_seeds: int) -> None:
+def _answer(slim_seeds: int, page: Path | None) -> None:
     from experiments.report.images import read_draws
     from experiments.which_sampler import answer
+    from experiments.which_sampler.page import write
 
     file = HERE / "test.csv"
     same = {name for name in SETS if not (HERE / f"conf/case/{name}_preset.yaml").exists()}
-    found = answer.by_stratum(read_csv(file), answer.SEEDS | {"slim": slim_seeds}, same)
-    print("\n".join(answer.lines(answer.answers(found))))
+    runs = read_csv(file)
+    found = answer.by_stratum(runs, answer.SEEDS | {"slim": slim_seeds}, same)
+    groups, cautious = answer.answers(found), answer.cautious(found)
+    print("\n".join(answer.lines(groups | {"all x 1.5": cautious})))
     print(f"arms differ between sets: p {answer.interaction(found):.3f}")
     for arm, error in answer.images_alone(found, read_draws(file)).items():
         print(f"{arm:13} error of the images alone {error:.2f}")
+    if page is not None:
+        write(page, groups, cautious, read_csv(HERE / "tuning.csv"), runs)
 
 
 if __name__ == "__main__":
