@@ -14,10 +14,10 @@ from frcnn.config.compose import command, plain_values
 from frcnn.errors import ConfigError
 from frcnn.parallel.cluster import detect_launcher
 
-# Keys that do not change which method a run is: seeds, names, places, speed, and what is recorded.
-# A report ignores the same (experiments/report/runs.py).
+# Keys that do not change which method a run is: seeds, folds, names, places, speed, and what is
+# recorded. A report leaves out the same keys (experiments/report/runs.py); a test compares the two.
 NOT_METHOD = re.compile(
-    r"seed|run_name|resume|done|sweep|data\.root|(wandb|evaluation|hydra)[./].*"
+    r"seed|run_name|resume|done|sweep|data\.(root|fold)|(wandb|evaluation|hydra)[./].*"
     r"|trainer\.(device|channels_last|compile|workers|\w+_every|checkpoint_minutes|keep_checkpoints"
     r"|deterministic|num_pictures)"
 )
@@ -41,7 +41,7 @@ def train(config: dict[str, Any], choices: dict[str, str], folder: Path) -> floa
 
 def method(overrides: Iterable[str]) -> str:
     """The overrides that a run's result may come from, ``loss=focal sampler=ohem``, in one order;
-    "defaults" where there are none. Only seeds differ between runs that have the same."""
+    "defaults" where there are none. Runs that have the same differ in seeds and folds only."""
     keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
     kept = sorted(text for text, key in keys.items() if not NOT_METHOD.fullmatch(key))
     return shlex.join(kept) or "defaults"

@@ -69,9 +69,9 @@ class Candidates:
     Attributes:
         boxes: [N, 4] xyxy, pixels of the resized image.
         labels: [N] int64; -1 ignore, 0 background, 1..C object.
-        ious: [N] IoU with the matched box, 0 in an image without objects.
-        gt: [N] row of ``gt_boxes`` with the highest IoU (numbered over the batch), for negatives
-            too; -1 only in an image without objects.
+        ious: [N] IoU with the object in ``gt``, 0 in an image without objects.
+        gt: [N] row of ``gt_boxes`` (numbered over the batch): the object that the candidate is
+            positive for, of all others the one of highest IoU; -1 only in an image without objects.
         gt_boxes: [G, 4] xyxy, pixels of the resized image.
         image: [N] index of the image in the batch, ascending.
         predict: rows [K] -> ``Prediction``, without gradient. At the RPN it costs nothing; at the

@@ -5,9 +5,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from samplers.arguments import check_budget, check_choice, check_share
+from samplers.arguments import check_at_least_one, check_budget, check_choice, check_share
 from samplers.candidates import Candidates
-from samplers.quota import highest, quotas, rank_within, take_quota, top
+from samplers.quota import pick_per_row, quotas, rank_within, take_quota
 from samplers.random import noise
 
 Edges = Literal["negative_range", "max_overlap"]
@@ -41,10 +41,9 @@ class IoUBalanced:
             paper's bins.
         num_bins: K, at least 1; 1 is random sampling. Released: 3.
         edges: "negative_range" (paper) or "max_overlap" (released).
-        floor: IoU where the bins begin, in [0, negative_iou); negatives of IoU <= floor are in no
-            bin. None = bins from 0 that hold all negatives.
-        floor_fraction: share of the negatives that is drawn at or below the floor, in [0, 1]. More
-            of them are drawn only if those above the floor are too few.
+        floor: IoU where the bins begin, in [0, negative_iou). Negatives of IoU <= floor are in no
+            bin and are drawn only if those above it are too few. None = bins from 0 that hold all
+            negatives.
 
     Raises:
         ValueError: an argument out of range.
@@ -58,23 +57,19 @@ class IoUBalanced:
         num_bins: int = 3,
         edges: Edges = "negative_range",
         floor: float | None = None,
-        floor_fraction: float = 0.0,
     ) -> None:
         check_budget(batch_size_per_image, positive_fraction)
         check_share("negative_iou", negative_iou)
-        if num_bins < 1:
-            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+        check_at_least_one("num_bins", num_bins)
         check_choice("edges", edges, get_args(Edges))
         if floor is not None and not 0 <= floor < negative_iou:
             raise ValueError(f"floor must be null or in [0, {negative_iou}), got {floor}")
-        check_share("floor_fraction", floor_fraction)
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.negative_iou = negative_iou
         self.num_bins = num_bins
         self.edges = edges
         self.floor = floor
-        self.floor_fraction = floor_fraction
 
     def __call__(self, candidates: Candidates) -> Tensor:
         """[N] weights, 0 or 1."""
@@ -92,19 +87,14 @@ class IoUBalanced:
     def _negative_tier(self, candidates: Candidates, random_key: Tensor, quota: Tensor) -> Tensor:
         """[N] the tier of each negative; higher tiers are drawn first. 0 for all others.
 
-        2: above the floor, the share of its bin or its random filling. 1: at or below the floor.
-        0: above the floor, beyond the number that is wanted there.
+        1: in the share of its bin. 0: above the floor, to fill up at random. -1: at or below the
+        floor.
         """
         above = candidates.negative
-        num_above = quota
         if self.floor is not None:
             above = above & (candidates.ious.float() > self.floor)
-            num_above = (quota * (1 - self.floor_fraction)).long()
-        in_share = self._share_of_bins(candidates, random_key, above, num_above // self.num_bins)
-        # The shares of the bins come first: random keys are below 1.
-        most = self.batch_size_per_image
-        drawn = top(candidates, random_key + in_share, above, num_above, most)
-        return 2.0 * drawn + (candidates.negative & ~above)
+        in_share = self._share_of_bins(candidates, random_key, above, quota // self.num_bins)
+        return in_share.float() - (candidates.negative & ~above).float()
 
     def _share_of_bins(
         self, candidates: Candidates, random_key: Tensor, mask: Tensor, share: Tensor
@@ -116,7 +106,7 @@ class IoUBalanced:
         in_bin = own_bin[:, None, :] == bins[:, None]  # [I, K, M]
         table = torch.where(in_bin, keys[:, None, :], -torch.inf)
         quota = share[:, None].expand(-1, self.num_bins)
-        return candidates.unpad(highest(table, quota, self.batch_size_per_image).any(1))
+        return candidates.unpad(pick_per_row(table, quota, self.batch_size_per_image).any(1))
 
     def _bin(self, candidates: Candidates) -> Tensor:
         """[N] the IoU bin of every candidate, 0..K-1."""
@@ -133,8 +123,8 @@ class IoUBalanced:
 class InstanceBalanced:
     """Positives evenly over objects; negatives at random.
 
-    Each of the G objects of an image that have a positive gets N/G of its N positives. If an
-    object has too few, random positives fill up. Differs from the released code: that takes
+    N positives are drawn per image; each of its G objects that have a positive gets N/G of them.
+    If an object has too few, random positives fill up. Differs from the released code: that takes
     ``round(N/G) + 1`` per object and then drops some at random, and its filling may draw a positive
     twice, so that it returns fewer than N.
 

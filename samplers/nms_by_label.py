@@ -8,7 +8,7 @@ from torchvision.ops import nms
 
 from samplers.candidates import Candidates
 from samplers.host import Numbers, reads_are_free
-from samplers.quota import count, hardest
+from samplers.quota import count, pick_per_image
 from samplers.suppression import LEFT_OUT, cluster_heads
 
 WINDOW_ON_GPU = 2_500  # all proposals of an image, and its objects
@@ -31,7 +31,7 @@ def first_survivors(
     sizes = candidates.pad_by_image(mask).sum(1)
     for attempt in attempts():
         window = _first_window(mask.device, number) << attempt
-        pool = hardest(candidates, priority, mask, window)
+        pool = pick_per_image(candidates, priority, mask, window)
         if reads_are_free(mask.device):
             survives, exact = _on_cpu(candidates, priority, pool, threshold), torch.tensor(True)
         else:

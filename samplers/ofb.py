@@ -13,10 +13,12 @@ class OFB:
     """Positives evenly over the classes of the batch; negatives at random.
 
     The positives of an image are drawn without replacement with odds ``1 / n_c``, n_c the number
-    of positives of the same class in the batch of all processes. So every class has the same odds
-    in all, however many candidates it has. At the RPN, which has one class, it draws at random.
+    of positives of the same class in the batch of all processes. So the odds of each class sum to 1
+    over the batch, however many positives it has. At the RPN, which has one class, it draws at
+    random.
 
-    Differs from the paper: the quota of positives is per image here.
+    Differs from the paper: the quota of positives is per image here. So classes are not drawn
+    equally often: an image with fewer positives than its quota has all of them drawn.
 
     One positive is drawn: the one of class 2 with odds 1, those of class 1 with 1/3 each.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from samplers.arguments import check_budget, check_choice, check_iou_threshold
 from samplers.candidates import Candidates
 from samplers.nms_by_label import first_survivors
-from samplers.quota import hardest, take_quota
+from samplers.quota import pick_per_image, take_quota
 
 RankBy = Literal["loss", "class_loss"]
 
@@ -18,7 +18,7 @@ class OHEM:
     """The B candidates of highest loss per image.
 
     As published (the defaults): candidates compete by class + box loss, NMS with the loss as score
-    removes near-duplicates, and one budget holds positives and negatives together (sec. 4.2).
+    removes near-duplicates, and one budget holds positives and negatives together.
     As in the authors' code, NMS runs per assigned label, so that an object never suppresses
     background.
 
@@ -68,7 +68,7 @@ class OHEM:
         loss = candidates.losses(self.rank_by)
         if self.positive_fraction is None:
             pool = self._pool(candidates, loss, candidates.labels >= 0)
-            return hardest(candidates, loss, pool, self.batch_size_per_image).float()
+            return pick_per_image(candidates, loss, pool, self.batch_size_per_image).float()
         positive = self._pool(candidates, loss, candidates.positive)
         negative = self._pool(candidates, loss, candidates.negative)
         labels = torch.where(positive | negative, candidates.labels, -1)

@@ -18,7 +18,7 @@ from samplers.arguments import (
 )
 from samplers.candidates import Candidates
 from samplers.host import ask_rows
-from samplers.iou import iou
+from samplers.iou import iou, share_inside
 from samplers.local_rank import hierarchical_local_rank, score_hlr
 from samplers.quota import count, quotas, rank_within, take_quota
 from samplers.random import shuffled
@@ -275,21 +275,15 @@ def gathered_positives(
     boxes, own_objects = seen.boxes.T, candidates.gt_boxes[gt].float().T
     overlap = iou(boxes, own_objects)
     if inside:
-        overlap = overlap * share_inside(boxes, own_objects) ** inside
+        # Not 0, which an exponent below 0 would make infinite.
+        share = share_inside(boxes, own_objects).clamp(min=SMALLEST_WEIGHT)
+        overlap = overlap * share**inside
     # One table, since each gather waits for all processes; float64 holds every column exactly.
     local = torch.stack([gt + local_objects.start, label, overlap, seen.loss], 1).double()
     gathered, local_rows = candidates.gather(local)
     gt, label = gathered[:, :2].long().T
     overlap, loss = gathered[:, 2:].float().T
     return Positives(gt, label, overlap, loss, len(objects)), local_rows
-
-
-def share_inside(boxes: Tensor, objects: Tensor) -> Tensor:
-    """[4, K] boxes, [4, K] objects, xyxy -> [K] share of each box in its object, in (0, 1]."""
-    low, high = boxes[:2].maximum(objects[:2]), boxes[2:].minimum(objects[2:])
-    area = (boxes[2:] - boxes[:2]).prod(0)
-    share = (high - low).clamp(min=0).prod(0) / area.clamp(min=SMALLEST_WEIGHT)
-    return share.clamp(SMALLEST_WEIGHT, 1)
 
 
 def importance(rank: Tensor, n: Tensor, gamma: float, beta: float) -> Tensor:

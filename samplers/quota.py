@@ -1,7 +1,7 @@
 """What hard samplers share: B candidates per image, a fraction of them positive, best ones first.
 
-Nothing here makes the host wait for a GPU. On a CPU, where sorting is slow, nothing sorts all
-candidates of an image.
+Nothing here makes the host wait for a GPU. A full sort is slow on a CPU, so the best candidates of
+an image are found without one; only ``rank_within`` sorts all eligible candidates.
 """
 
 import torch
@@ -27,8 +27,9 @@ def take_quota(
     """
     positives, negatives = quotas(candidates, batch_size_per_image, positive_fraction)
     most = max_positives(batch_size_per_image, positive_fraction)
-    picked = top(candidates, priority, candidates.positive, positives, most)
-    picked |= top(candidates, priority, candidates.negative, negatives, batch_size_per_image)
+    budget = batch_size_per_image
+    picked = pick_per_image(candidates, priority, candidates.positive, positives, most)
+    picked |= pick_per_image(candidates, priority, candidates.negative, negatives, budget)
     return picked.float()
 
 
@@ -46,11 +47,11 @@ def quotas(
     return positives, batch_size_per_image - positives
 
 
-def top(
+def pick_per_image(
     candidates: Candidates,
     priority: Tensor,
     mask: Tensor,
-    quota: Tensor,
+    quota: Tensor | int,
     max_quota: int | None = None,
 ) -> Tensor:
     """[N] bool: the eligible candidates of highest priority, per image.
@@ -58,28 +59,26 @@ def top(
     Args:
         priority: [N] finite; ties go to the lowest index.
         mask: [N] bool, the eligible candidates.
-        quota: [I] how many to take; an image with fewer eligible candidates takes them all.
+        quota: [I] how many to take, or one number for every image; an image with fewer eligible
+            candidates takes them all.
         max_quota: upper bound of all quotas, known on the host; it saves a GPU from sorting whole
             rows.
     """
+    if isinstance(quota, int):
+        max_quota = quota
+        quota = torch.full((candidates.num_images,), quota, device=priority.device)
     low = -torch.inf
     table = candidates.pad_by_image(priority.float().masked_fill(~mask, low), low)
-    return candidates.unpad(highest(table, quota, max_quota))
+    return candidates.unpad(pick_per_row(table, quota, max_quota))
 
 
-def hardest(candidates: Candidates, priority: Tensor, mask: Tensor, number: int) -> Tensor:
-    """[N] bool: the ``number`` eligible candidates of highest priority, per image; see ``top``."""
-    quota = torch.full((candidates.num_images,), number, device=priority.device)
-    return top(candidates, priority, mask, quota, number)
-
-
-def highest(table: Tensor, quota: Tensor, max_quota: int | None = None) -> Tensor:
+def pick_per_row(table: Tensor, quota: Tensor, max_quota: int | None = None) -> Tensor:
     """[..., M] bool: the ``quota`` highest values of each row; ties go to the lowest index.
 
     Args:
         table: [..., M]; ``-inf`` is never picked.
         quota: [...] how many values to pick per row.
-        max_quota: as for ``top``.
+        max_quota: as for ``pick_per_image``.
     """
     if table.numel() == 0:
         return torch.zeros_like(table, dtype=torch.bool)

@@ -176,7 +176,7 @@ def check_numbers(path: str, value: Any) -> None:
 def _like(default: Any) -> Rule | None:
     """The rule that a default implies; none for null, lists and interpolations.
 
-    A required value (``???``) without an annotation is a path.
+    A required value (``???``) without an annotation accepts any string.
     """
     if isinstance(default, str) and default.startswith("${"):
         return None

@@ -106,7 +106,12 @@ def count_shared_images(train: DetectionDataset, val: DetectionDataset) -> None:
 
 def count_copies(datasets: Sequence[DetectionDataset]) -> None:
     """Count the images whose file has the content of another file, of any of the data sets."""
-    places = [(data, row, path) for data in datasets for row, path in enumerate(image_paths(data))]
+    places = [
+        (data, row, path)
+        for data in datasets
+        for row, path in enumerate(image_paths(data))
+        if os.path.isfile(path)  # no link to a file that is gone
+    ]
     sizes = Counter({path: os.path.getsize(path) for *_, path in places}.values())
     first: dict[bytes, str] = {}
     for data, row, path in places:

@@ -101,8 +101,8 @@ def coco(
 
 def _stated(split: str, path: str | Path | None, folder: str | Path | None) -> tuple[Path, Path]:
     """The annotation file and the image folder that the configuration names."""
-    if split == "test" and path is None and folder is None:
-        raise NoSplitError("data.test_annotations", split)
+    if split != "train" and path is None and folder is None:
+        raise NoSplitError(f"data.{split}_annotations", split)
     if path is None or folder is None:
         raise ConfigError(
             f"data=coco needs data.{split}_images and data.{split}_annotations, or data.root alone"

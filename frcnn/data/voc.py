@@ -76,7 +76,7 @@ def voc(
     are ignored areas: neither object nor background.
 
     Raises:
-        NoSplitError: there is no ImageSets, and the split is not "train".
+        NoSplitError: there is no ImageSets or no list of the split, and it is not "train".
         UserError: a file is missing or malformed, an id is listed twice, no image exists, the
             training split has no object, or, if `classes` is None, the validation split has a
             class that the training split does not have. ConfigError: `classes` has a name twice.
@@ -85,6 +85,10 @@ def voc(
     if split != "train" and not folder.is_split:
         raise NoSplitError(folder.root, split)
     split_name = {"train": train_split, "val": val_split, "test": test_split or ""}[split]
+    own = folder.list_file(split_name)
+    if split != "train" and folder.list_file(train_split).exists() and not own.exists():
+        lists = ", ".join(sorted(path.stem for path in own.parent.glob("*.txt")))
+        raise NoSplitError(f"{own.parent} (which has {lists})", split_name)
     class_names = _class_names(folder, train_split) if classes is None else _distinct(classes)
     annotations = _read(folder, _image_ids(folder, split_name), class_names)
     if classes is None and annotations.unknown:

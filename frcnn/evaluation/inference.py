@@ -25,12 +25,16 @@ def validation_loader(
 ) -> DataLoader:
     """Loader of the images in order, each once, in batches of ``batch_size`` per process.
 
-    Every process gets the same number of batches, because all of them take part in each loss. If
-    the last batch has fewer images than there are processes, it is empty for some of them.
+    The batches of all processes are those of a single process: the images of a batch are padded to
+    a common size, and a detection depends on it in the last bits.
+
+    Every process gets the same number of batches, because all of them take part in each loss. The
+    last ones may be empty.
     """
-    indices, global_size = range(len(dataset)), batch_size * size
-    batches = [list(indices[first : first + global_size]) for first in indices[::global_size]]
-    return make_loader(dataset, [batch[rank::size] for batch in batches], workers)
+    indices = range(len(dataset))
+    starts = [first + rank * batch_size for first in indices[:: batch_size * size]]
+    batches = [list(indices[start : start + batch_size]) for start in starts]
+    return make_loader(dataset, batches, workers)
 
 
 @torch.inference_mode()

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from frcnn.losses.class_weights import ClassWeights
-from frcnn.losses.samples import Divided, Samples, widened
+from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
+from frcnn.losses.samples import CLASS_PER, Divided, Per, Samples, widened
 
 
 def softmax_scores(logits: Tensor) -> Tensor:
@@ -27,26 +27,55 @@ def sigmoid_scores(logits: Tensor) -> Tensor:
     return torch.cat([1 - classes.amax(1, keepdim=True), classes], 1)
 
 
-class SoftmaxLoss(Divided):
-    """What class losses over a softmax share."""
+class PriorLoss(Divided):
+    """A class loss with scores that the untrained head shall give.
 
-    prior: float | None
-    alpha: ClassWeights
+    Args:
+        per, guided_scale: see ``Divided``.
+        prior: the scores, in (0, 1); None = keep the layer's own initialization.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, per: Per, guided_scale: float, prior: float | None) -> None:
+        super().__init__(per, CLASS_PER, guided_scale)
+        if prior is not None and not 0 < prior < 1:
+            raise ValueError(f"prior must be above 0 and below 1, got {prior}")
+        self.prior = prior
+
+
+class SoftmaxLoss(PriorLoss):
+    """What class losses over a softmax share: the arguments of ``CrossEntropy``."""
+
+    def __init__(
+        self,
+        per: Per = "sample",
+        guided_scale: float = 1.0,
+        class_weights: Scheme = None,
+        class_counts: Counts = None,
+        effective_beta: float = 0.999,
+        keep_scale: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        super().__init__(per, guided_scale, prior)
+        self.alpha = ClassWeights(class_weights, class_counts, effective_beta, keep_scale)
+
+    def prepare(self, columns: int) -> None:
+        """Raise ValueError if the class weights are of other classes."""
+        self.alpha.check(columns)
 
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] probabilities that sum to 1."""
         return softmax_scores(logits)
 
     def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; ValueError if the class weights are of other classes."""
-        self.alpha.check(columns)
+        """[C+1] for ``prior``."""
         return softmax_bias(self.prior, columns)
 
 
-class SigmoidLoss(Divided):
+class SigmoidLoss(PriorLoss):
     """What class losses over C binary problems share."""
-
-    prior: float | None
 
     def scores(self, logits: Tensor) -> Tensor:
         """[K, C+1] logits -> [K, C+1] sigmoids, background what the likeliest class leaves."""
@@ -82,7 +111,7 @@ def softmax_bias(prior: float | None, columns: int) -> Tensor | None:
     if prior is None:
         return None
     bias = torch.zeros(columns)
-    bias[0] = math.log(columns - 1) - _log_odds(prior)
+    bias[0] = math.log(columns - 1) - log_odds(prior)
     return bias
 
 
@@ -95,12 +124,11 @@ def sigmoid_bias(prior: float | None, columns: int, first: int = 1) -> Tensor | 
     """
     if prior is None:
         return None
-    bias = torch.full((columns,), _log_odds(prior))
+    bias = torch.full((columns,), log_odds(prior))
     bias[:first] = 0
     return bias
 
 
-def _log_odds(prior: float) -> float:
-    if not 0 < prior < 1:
-        raise ValueError(f"prior must be above 0 and below 1, got {prior}")
+def log_odds(prior: float) -> float:
+    """The logit whose sigmoid is ``prior``."""
     return math.log(prior / (1 - prior))

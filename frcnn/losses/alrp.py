@@ -13,12 +13,12 @@ from frcnn.losses.ranking import (
     RankingLoss,
     above,
     blocks,
-    check_delta,
     placed,
     ranked,
     with_gradient,
 )
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from samplers.arguments import check_above_zero
 
 THRESHOLD = 0.5  # tau: localisation errors are over 1 - tau
 
@@ -66,8 +66,8 @@ class ALRP(RankingLoss):
     def __call__(self, samples: Samples) -> Tensor:
         """[K] halves of the errors of each sample's pairs."""
         with torch.no_grad():
-            good = 1 - localisation_errors(samples)
-        found = ranked(samples, self.delta, good)
+            errors = localisation_errors(samples)
+        found = ranked(samples, self.delta, errors)
         positives, negatives, up, down = alrp_errors(found, self.delta)
         values = placed(found, samples, positives, negatives).sum(1) / 2
         return with_gradient(values, samples, placed(found, samples, -up, down))
@@ -75,32 +75,36 @@ class ALRP(RankingLoss):
 
 @torch.no_grad()
 def alrp_errors(found: Ranked, delta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[Q], [M] errors by positive and by negative, and [Q], [M] how much each logit moves."""
-    logits, boxes = found.positives, 1 - found.quality
+    """[Q], [M] errors by positive and by negative, and [Q], [M] how much each logit moves.
+
+    Args:
+        found: ``about_box`` holds localisation errors.
+    """
+    logits, box_errors = found.positives, found.about_box
     errors, up = torch.zeros(2, len(logits)).to(logits)
     by_negative, down = torch.zeros(2, len(found.negatives)).to(logits)
     for block in blocks(len(logits), len(found.negatives) + len(logits)):
-        false = above(found.negatives, logits[block], delta)
-        true = others_above(found, block, delta)
-        num_false = false.sum(1)
-        rank = 1 + true.sum(1) + num_false
-        errors[block] = num_false / rank
-        moved = torch.where(
-            num_false > 0, (num_false + (true * boxes).sum(1)) / rank, errors[block]
-        )
+        h_negatives = above(found.negatives, logits[block], delta)
+        h_positives = others_above(found, block, delta)
+        num_negatives = h_negatives.sum(1)
+        rank = 1 + h_positives.sum(1) + num_negatives
+        errors[block] = num_negatives / rank
+        with_boxes = (num_negatives + (h_positives * box_errors).sum(1)) / rank
+        moved = torch.where(num_negatives > 0, with_boxes, errors[block])
         up[block] = moved
-        by_negative += (false / rank[:, None]).sum(0)
-        share = false / num_false.clamp(min=torch.finfo(false.dtype).tiny)[:, None]
+        by_negative += (h_negatives / rank[:, None]).sum(0)
+        tiny = torch.finfo(h_negatives.dtype).tiny
+        share = h_negatives / num_negatives.clamp(min=tiny)[:, None]
         down += (share * moved[:, None]).sum(0)
     return errors, by_negative, up, down
 
 
 def others_above(found: Ranked, block: slice, delta: float) -> Tensor:
     """[B, Q] h of all positives above those of a block; 0 for a positive and itself."""
-    true = above(found.positives, found.positives[block], delta)
-    rows = torch.arange(len(true), device=true.device)
-    true[rows, rows + block.start] *= 0  # NaN stays
-    return true
+    h_positives = above(found.positives, found.positives[block], delta)
+    rows = torch.arange(len(h_positives), device=h_positives.device)
+    h_positives[rows, rows + block.start] *= 0  # NaN stays
+    return h_positives
 
 
 def localisation_errors(samples: Samples) -> Tensor:
@@ -141,10 +145,9 @@ class ALRPBox(Divided):
     """
 
     def __init__(self, delta: float = 1.0, per: Per = "class_term") -> None:
-        check_delta(delta)
-        check_per(per, BOX_PER)
+        super().__init__(per, BOX_PER)
+        check_above_zero("delta", delta)
         self.delta = delta
-        self.per = per
 
     def __call__(self, samples: Samples) -> Tensor:
         """[P] weighted losses of the positives."""
@@ -158,8 +161,9 @@ def box_weights(found: Ranked, delta: float) -> Tensor:
     """[Q] the sum over all positives of h / rank, of each positive as one that stands above."""
     weights = torch.zeros_like(found.positives)
     for block in blocks(len(weights), len(found.negatives) + len(weights)):
-        true = others_above(found, block, delta)
-        rank = 1 + true.sum(1) + above(found.negatives, found.positives[block], delta).sum(1)
-        weights += (true / rank[:, None]).sum(0)
+        h_positives = others_above(found, block, delta)
+        h_negatives = above(found.negatives, found.positives[block], delta)
+        rank = 1 + h_positives.sum(1) + h_negatives.sum(1)
+        weights += (h_positives / rank[:, None]).sum(0)
         weights[block] += 1 / rank
     return weights

@@ -4,7 +4,8 @@ import math
 
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from samplers.arguments import check_above_zero
 
 
 class BalancedL1(Divided):
@@ -37,14 +38,10 @@ class BalancedL1(Divided):
     def __init__(
         self, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0, per: Per = "sample"
     ) -> None:
+        super().__init__(per, BOX_PER)
         for name, value in (("alpha", alpha), ("gamma", gamma), ("beta", beta)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        check_per(per, BOX_PER)
-        self.alpha = alpha
-        self.gamma = gamma
-        self.beta = beta
-        self.per = per
+            check_above_zero(name, value)
+        self.alpha, self.gamma, self.beta = alpha, gamma, beta
 
     def __call__(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""

@@ -6,7 +6,9 @@ Shape letters: P positives.
 import torch
 from torch import Tensor, nn
 
-from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, check_per, total_count
+from frcnn.losses.activation import label_scores
+from frcnn.losses.samples import BOX_PER, BoxLoss, Divided, Per, Samples, total_count
+from samplers.arguments import check_not_negative, check_share
 
 # Scores and what divides them count as this at least: below it a gradient may leave float32.
 SMALLEST = 1e-12
@@ -19,7 +21,8 @@ class CARL(Divided, nn.Module):
     The weights c average 1.
 
     Args:
-        base: the box loss L, of which the values count; what divides them is CARL's own ``per``.
+        base: the box loss L. Only its values are used: the sum is divided by CARL's own ``per``,
+            not by that of the base.
         k, bias: a score of 0 has v = b^k (b in [0, 1]); a larger k >= 0 makes the score matter
             more.
         added: True: the loss is L + c L, as in released code, about twice the gradient of L.
@@ -48,17 +51,11 @@ class CARL(Divided, nn.Module):
         added: bool = True,
         per: Per = "sample",
     ) -> None:
-        super().__init__()
-        if not k >= 0:
-            raise ValueError(f"k must be at least 0, got {k}")
-        if not 0 <= bias <= 1:
-            raise ValueError(f"bias must be in [0, 1], got {bias}")
-        check_per(per, BOX_PER)
-        self.base = base
-        self.k = k
-        self.bias = bias
-        self.added = added
-        self.per = per
+        super().__init__(per, BOX_PER)
+        check_not_negative("k", k)
+        check_share("bias", bias)
+        self.base, self.added = base, added
+        self.k, self.bias = k, bias
 
     def forward(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""
@@ -71,9 +68,6 @@ class CARL(Divided, nn.Module):
 
     def _weights(self, samples: Samples) -> Tensor:
         """[P] c, with gradient."""
-        labels = samples.labels[samples.positive]
-        scores = samples.scores(samples.logits[samples.positive])
-        score = scores.gather(1, labels[:, None])[:, 0]
-        value = ((1 - self.bias) * score + self.bias).clamp(min=SMALLEST) ** self.k
+        value = ((1 - self.bias) * label_scores(samples) + self.bias).clamp(min=SMALLEST) ** self.k
         mean = samples.total(value.sum()) / total_count(samples, len(value))
         return value / mean.clamp(min=SMALLEST)

@@ -22,11 +22,11 @@ class ClassWeights:
         scheme: None = 1 everywhere. A number in [0, 1] = alpha for every object class and
             1 - alpha for background (RetinaNet, arXiv 1708.02002, eq. 3); C+1 numbers, background
             first. "batch" = ``1 / ln(1.10 + f)`` with f the share of a label among the samples
-            (the form of ENet, arXiv 1606.02147); "batch_objects" = the same with two labels, object
-            and background; "data" = the same of a class among the data
-            set's objects; "effective" = ``(1 - beta) / (1 - beta^n)`` of its n objects, divided by
-            the mean over the classes (arXiv 1901.05555). A data set has no count of background:
-            there it gets the mean of the object classes.
+            (the form of ENet, arXiv 1606.02147); "batch_objects" = the same, all object classes
+            merged into one label; "data" = the same of a class among the data set's objects;
+            "effective" = ``(1 - beta) / (1 - beta^n)`` of its n objects, divided by the mean over
+            the classes (arXiv 1901.05555). A data set has no count of background: there it gets
+            the mean of the object classes.
         counts: objects of each of the C classes; for "data" and "effective".
         effective_beta: beta, in [0, 1).
         keep_scale: divide by the mean weight of the samples, so that the loss keeps its scale:
@@ -107,12 +107,18 @@ class ClassWeights:
 
 
 def by_frequency(counts: Tensor) -> Tensor:
-    """``1 / ln(1.10 + f)`` of each count's share f: from 1.35 (alone) to 10.5 (absent)."""
+    """[C] or [C+1] counts -> weights ``1 / ln(1.10 + f)``, f the share of a class.
+
+    From 1.35 for the only class to 10.5 for an absent one.
+    """
     shares = counts / counts.sum().clamp(min=1)
     return 1 / (1.10 + shares).log()
 
 
 def by_number(counts: Tensor, beta: float) -> Tensor:
-    """``(1 - beta) / (1 - beta^n)`` over its mean; a class without objects counts as one object."""
+    """[C] counts n -> [C] weights ``(1 - beta) / (1 - beta^n)`` over their mean.
+
+    A class without objects counts as one object.
+    """
     weights = (1 - beta) / (1 - beta ** counts.clamp(min=1))
     return weights / weights.mean()

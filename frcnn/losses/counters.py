@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def finite_or_zero(values: Tensor) -> Tensor:
-    """The values, 0 for those that are not finite: such a step is refused, and counts nothing."""
+    """[...] values with 0 for those that are not finite: the run refuses such a step."""
     return torch.where(values.isfinite(), values, 0)
 
 

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SoftmaxLoss
-from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.samples import Samples
 
 
 class CrossEntropy(SoftmaxLoss):
@@ -18,9 +17,11 @@ class CrossEntropy(SoftmaxLoss):
         per: what the sum is divided by: kept samples ("sample", torchvision), positives
             ("positive"), per image by its positives ("image"), a constant, or the divisor that
             makes the term follow the box term ("guided").
-        guided_scale: class term over box term with ``per="guided"``, > 0.
+        guided_scale: class term over box term with ``per="guided"``, > 0. Sampling-Free has 1 at
+            the RPN and 2 at the head, and so do the files of ``conf/method/loss``.
         class_weights, class_counts, effective_beta, keep_scale: see ``ClassWeights``.
-        prior: share of objects that the untrained head predicts, in (0, 1); None = as it is.
+        prior: share of objects that the untrained head predicts, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range, or counts that are needed and missing.
@@ -29,22 +30,6 @@ class CrossEntropy(SoftmaxLoss):
     >>> CrossEntropy()(few_samples([1, 0], logits=[[0, 0], [0, 1.0986]]))  # -ln 0.5, -ln 0.25
     tensor([0.6931, 1.3863])
     """
-
-    def __init__(
-        self,
-        per: Per = "sample",
-        guided_scale: float = 1.0,
-        class_weights: Scheme = None,
-        class_counts: Counts = None,
-        effective_beta: float = 0.999,
-        keep_scale: bool = False,
-        prior: float | None = None,
-    ) -> None:
-        check_per(per, CLASS_PER)
-        self.per = per
-        self.guided_scale = guided_scale
-        self.alpha = ClassWeights(class_weights, class_counts, effective_beta, keep_scale)
-        self.prior = prior
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""

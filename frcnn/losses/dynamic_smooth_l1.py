@@ -6,7 +6,8 @@ Shape letters: P positives.
 import torch
 from torch import Tensor, nn
 
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from samplers.arguments import check_above_zero, check_at_least_one
 
 SMALLEST_BETA = 1e-15
 
@@ -52,15 +53,11 @@ class DynamicSmoothL1(Divided, nn.Module):
     def __init__(
         self, beta: float = 1.0, top: int = 10, interval: int = 100, per: Per = "sample"
     ) -> None:
-        super().__init__()
-        if not beta > 0:
-            raise ValueError(f"beta must be above 0, got {beta}")
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1, got {interval}")
-        check_per(per, BOX_PER)
-        self.beta, self.top, self.interval, self.per = beta, top, interval, per
+        super().__init__(per, BOX_PER)
+        check_above_zero("beta", beta)
+        check_at_least_one("top", top)
+        check_at_least_one("interval", interval)
+        self.beta, self.top, self.interval = beta, top, interval
         self.register_buffer("now", torch.tensor(float(beta)))
         self.register_buffer("errors", torch.zeros(interval))  # recorded since the last update
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # how many of them

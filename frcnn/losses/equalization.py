@@ -4,15 +4,14 @@ Shape letters: K samples, C foreground classes.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.frequencies import Frequencies, check_classes, given_frequencies
+from frcnn.losses.samples import Per, Samples
 from samplers.arguments import check_choice
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,8 @@ class Equalization(SigmoidLoss):
             class is below them, and the loss is the plain sigmoid one. Above 1 every class is rare.
         spared_at: samples of E = 1, "objects" (the paper), "background" or "all".
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "sample"s.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range, or no frequencies.
@@ -55,23 +55,17 @@ class Equalization(SigmoidLoss):
 
     def __init__(
         self,
-        class_frequencies: Sequence[float] | Literal["data"] | None,
+        class_frequencies: Frequencies,
         rare_below: float = 0.00176,
         spared_at: SparedAt = "objects",
         per: Per = "sample",
         guided_scale: float = 1.0,
         prior: float | None = 0.001,
     ) -> None:
-        if class_frequencies is None or isinstance(class_frequencies, str):
-            raise ValueError("needs class_frequencies: the share of images that show each class")
+        super().__init__(per, guided_scale, prior)
         check_choice("spared_at", spared_at, get_args(SparedAt))
-        check_per(per, CLASS_PER)
-        self.spared_at = spared_at
-        self.rare = torch.tensor([share < rare_below for share in class_frequencies])
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
-        self.rare_below = rare_below
+        self.rare_below, self.spared_at = rare_below, spared_at
+        self.rare = given_frequencies(class_frequencies) < rare_below
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
@@ -83,10 +77,8 @@ class Equalization(SigmoidLoss):
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return loss.masked_fill(spared, 0).sum(1)
 
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; ValueError if the frequencies are of other classes."""
+    def prepare(self, columns: int) -> None:
+        """Log how many classes are rare; ValueError if the frequencies are of other classes."""
         masked, classes = int(self.rare.sum()), len(self.rare)
-        if classes != columns - 1:
-            raise ValueError(f"class_frequencies has {classes} values, but {columns - 1} classes")
+        check_classes(classes, columns)
         log.info("equalization: %d of %d classes are below %g", masked, classes, self.rare_below)
-        return super().initial_bias(columns)

@@ -3,20 +3,19 @@
 Shape letters: K samples, C foreground classes.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frcnn.losses.activation import sigmoid_bias
+from frcnn.losses.activation import PriorLoss, sigmoid_bias
 from frcnn.losses.counters import check_counters, finite_or_zero
-from frcnn.losses.samples import CLASS_PER, Divided, Per, Samples, check_per, widened
+from frcnn.losses.samples import Per, Samples, widened
+from samplers.arguments import check_above_zero, check_not_negative
 
 FIRST_RATIO = 100.0  # of a class that no sample has pushed yet: both weights are 1
 
 
-class EqualizationV2(Divided, nn.Module):
+class EqualizationV2(PriorLoss, nn.Module):
     """Binary cross entropies weighted by what each class was pushed up and down so far.
 
     Column 0 is a class "background" of its own, of weight 1. For class j, ``g_j`` is the sum of
@@ -33,7 +32,8 @@ class EqualizationV2(Divided, nn.Module):
     Args:
         gamma, mu, alpha: of the weights; gamma > 0, alpha >= 0.
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "sample"s.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range, or a loaded state that this cannot have had.
@@ -43,7 +43,7 @@ class EqualizationV2(Divided, nn.Module):
 
     >>> from frcnn.losses.examples import few_samples
     >>> loss, batch = EqualizationV2(), few_samples([1], logits=[[0, 0, 0]])
-    >>> _, batch.training = loss.initial_bias(3), True
+    >>> _, batch.training = loss.prepare(3), True
     >>> loss(batch), loss.pushed_up.tolist(), loss.pushed_down.tolist()
     (tensor([2.0794]), [0.5, 0.0], [0.0, 0.5])
 
@@ -63,14 +63,10 @@ class EqualizationV2(Divided, nn.Module):
         guided_scale: float = 1.0,
         prior: float | None = 0.001,
     ) -> None:
-        super().__init__()
-        if not gamma > 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"alpha must be finite and at least 0, got {alpha}")
-        check_per(per, CLASS_PER)
+        super().__init__(per, guided_scale, prior)
+        check_above_zero("gamma", gamma)
+        check_not_negative("alpha", alpha)
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
-        self.per, self.guided_scale, self.prior = per, guided_scale, prior
         for name in ("pushed_up", "pushed_down"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
         self.register_load_state_dict_post_hook(check_counters)
@@ -100,9 +96,12 @@ class EqualizationV2(Divided, nn.Module):
         objects = wide[:, 1:].sigmoid() * (-wide[:, :1]).sigmoid()
         return torch.cat([wide[:, :1].sigmoid(), objects], 1)
 
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; from here on there is a sum for each class."""
+    def prepare(self, columns: int) -> None:
+        """Make a sum for each class."""
         self.pushed_up, self.pushed_down = torch.zeros(2, columns - 1, dtype=torch.float64)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] for ``prior``."""
         return sigmoid_bias(self.prior, columns)
 
     @torch.no_grad()

@@ -5,15 +5,15 @@ Shape letters: K samples, C foreground classes.
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.frequencies import Frequencies, check_classes, given_frequencies
+from frcnn.losses.samples import Per, Samples
+from samplers.arguments import check_at_least_one, check_not_negative
 from samplers.quota import count
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,18 @@ class Federated(SigmoidLoss):
 
     Differs from released code: the classes are those of the samples of all processes, and all
     processes draw the same (released: each GPU by itself); a class without training images is never
-    drawn, also where fewer than ``num_classes`` are left (released: an error). LVIS's own lists of
-    absent classes are not used, as in released code.
+    drawn, also where fewer than ``num_classes`` are left (released: an error). ``num_classes``
+    counts object classes alone; in released code background counts as one of them wherever it has a
+    sample, so that 49 object classes of 50 are kept. LVIS's own lists of absent classes are not
+    used, as in released code.
 
     Args:
         class_frequencies: [C] shares of the training images that show each class, in [0, 1].
         num_classes: classes to keep, at least 1. Data with fewer has the plain sigmoid loss.
         power: exponent of the frequencies, >= 0; 0 draws all classes alike.
         per, guided_scale: as for ``CrossEntropy``; released code divides by "sample"s.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range, or no frequencies.
@@ -53,25 +56,20 @@ class Federated(SigmoidLoss):
 
     def __init__(
         self,
-        class_frequencies: Sequence[float] | Literal["data"] | None,
+        class_frequencies: Frequencies,
         num_classes: int = 50,
         power: float = 0.5,
         per: Per = "sample",
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
-        if class_frequencies is None or isinstance(class_frequencies, str):
-            raise ValueError("needs class_frequencies: the share of images that show each class")
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not 0 <= power < math.inf:
-            raise ValueError(f"power must be finite and at least 0, got {power}")
-        check_per(per, CLASS_PER)
-        frequencies = torch.tensor(class_frequencies, dtype=torch.float64)
+        super().__init__(per, guided_scale, prior)
+        check_at_least_one("num_classes", num_classes)
+        check_not_negative("power", power)
+        frequencies = given_frequencies(class_frequencies)
         # 0^0 is 1: a class without images stays at 0.
         self.odds = torch.where(frequencies > 0, frequencies**power, 0)
         self.num_classes = num_classes
-        self.per, self.guided_scale, self.prior = per, guided_scale, prior
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
@@ -95,10 +93,8 @@ class Federated(SigmoidLoss):
         place = keys.argsort(stable=True).argsort(stable=True)
         return present | ((place < self.num_classes) & keys.isfinite())
 
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; ValueError if the frequencies are of other classes."""
+    def prepare(self, columns: int) -> None:
+        """Log how many classes are kept; ValueError if the frequencies are of other classes."""
         classes = len(self.odds)
-        if classes != columns - 1:
-            raise ValueError(f"class_frequencies has {classes} values, but {columns - 1} classes")
+        check_classes(classes, columns)
         log.info("federated: %d of %d classes per batch", min(self.num_classes, classes), classes)
-        return super().initial_bias(columns)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, SoftmaxLoss, binary, sigmoid_bias
-from frcnn.losses.class_weights import ClassWeights, Counts, Scheme
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.class_weights import Counts, Scheme
+from frcnn.losses.samples import Per, Samples
+from samplers.arguments import check_above_zero, check_not_negative
 
 
 class Focal(SoftmaxLoss):
@@ -42,13 +43,11 @@ class Focal(SoftmaxLoss):
         keep_scale: bool = False,
         prior: float | None = None,
     ) -> None:
-        check_gamma(gamma, zero=True)
-        check_per(per, CLASS_PER)
+        super().__init__(
+            per, guided_scale, class_weights, class_counts, effective_beta, keep_scale, prior
+        )
+        check_not_negative("gamma", gamma)
         self.gamma = gamma
-        self.per = per
-        self.guided_scale = guided_scale
-        self.alpha = ClassWeights(class_weights, class_counts, effective_beta, keep_scale)
-        self.prior = prior
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
@@ -66,9 +65,9 @@ class FocalSigmoid(SigmoidLoss):
     Args:
         gamma: exponent that reduces the loss of well-classified examples, >= 0.
         alpha: weight of the label's class in [0, 1], the others' is 1 - alpha; None = 1 for both.
-        per: as for ``CrossEntropy``; the paper divides by "positive"s.
-        guided_scale: class term over box term with ``per="guided"``, > 0.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        per, guided_scale: as for ``CrossEntropy``; the paper divides by "positive"s.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
         background_column: train column 0 as a class that no sample has, as torchvision's RetinaNet
             does; not at the RPN, which has no such column.
 
@@ -89,14 +88,10 @@ class FocalSigmoid(SigmoidLoss):
         prior: float | None = 0.01,
         background_column: bool = False,
     ) -> None:
-        check_gamma(gamma, zero=True)
+        super().__init__(per, guided_scale, prior)
+        check_not_negative("gamma", gamma)
         check_alpha(alpha)
-        check_per(per, CLASS_PER)
-        self.gamma = gamma
-        self.alpha = alpha
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
+        self.gamma, self.alpha = gamma, alpha
         self.first_column = 0 if background_column else 1
         self.unfit = {"rpn": "it has no background column"} if background_column else {}
 
@@ -119,7 +114,7 @@ class FocalStar(SigmoidLoss):
 
     Args:
         gamma: steepness, > 0.
-        beta: shift; above 0 an example counts as right sooner.
+        beta: shift; above 0 it lowers the loss of examples that are already right.
         alpha, per, guided_scale, prior: as for ``FocalSigmoid``; the appendix has no alpha.
 
     Raises:
@@ -139,15 +134,10 @@ class FocalStar(SigmoidLoss):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
-        check_gamma(gamma, zero=False)
+        super().__init__(per, guided_scale, prior)
+        check_above_zero("gamma", gamma)
         check_alpha(alpha)
-        check_per(per, CLASS_PER)
-        self.gamma = gamma
-        self.beta = beta
-        self.alpha = alpha
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
+        self.gamma, self.beta, self.alpha = gamma, beta, alpha
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
@@ -157,26 +147,26 @@ class FocalStar(SigmoidLoss):
 
 
 def signed(logits: Tensor, targets: Tensor) -> Tensor:
-    """x_t: the logit where the target is 1, its negative where it is 0."""
+    """[K, C] logits and targets -> [K, C] x_t: x where the target is 1, -x where it is 0."""
     return torch.where(targets > 0, logits, -logits)
 
 
 def alpha_t(targets: Tensor, alpha: float | None) -> Tensor:
-    """alpha where the target is 1, 1 - alpha where it is 0; 1 without alpha."""
+    """[K, C] targets -> [K, C] alpha where the target is 1, 1 - alpha where it is 0.
+
+    Without an alpha it is 1.
+    """
     if alpha is None:
         return torch.ones_like(targets)
     return alpha * targets + (1 - alpha) * (1 - targets)
 
 
 def power(wrong: Tensor, gamma: float) -> Tensor:
-    """``wrong^gamma`` for values in [0, 1]; below gamma 1 its slope at 0 would be infinite."""
+    """[...] values in [0, 1] -> [...] ``wrong^gamma``.
+
+    For a gamma below 1 the slope at 0 would be infinite, so 0 counts as the smallest number.
+    """
     return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma
-
-
-def check_gamma(gamma: float, *, zero: bool, name: str = "gamma") -> None:
-    """Raise ValueError unless gamma is above 0, or 0 where that is allowed."""
-    if not (gamma > 0 or (zero and gamma == 0)):
-        raise ValueError(f"{name} must be {'at least' if zero else 'above'} 0, got {gamma}")
 
 
 def check_alpha(alpha: float | None, name: str = "alpha") -> None:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import BOX_PER, CLASS_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from samplers.arguments import check_above_zero, check_at_least_one
 
 
 class GradientDensity(nn.Module):
@@ -17,35 +18,39 @@ class GradientDensity(nn.Module):
     With R_j of the N norms in bin j of M, GD = S_j M and S_j <- m S_j + (1 - m) R_j. Kept here are
     shares, S_j / N, so that batches of another N mix with it. Differs from released code: the
     first batch starts S (there it starts at 0 and all first weights are 1 / (1 - m) too large),
-    bins that become empty decay too, and a norm of 1 is in the last bin in every precision. A bin
-    that was empty until now starts at 0 here as well, as the moving average has it: its first
-    examples weigh 1 / (1 - m) times as much as their count says.
+    bins that become empty decay too, and a norm of 1 is in the last bin in every precision. A newly
+    filled bin has share (1 - m) R / N, so its first examples weigh 1 / (1 - m) times too much (also
+    in released code).
 
     Args:
         num_bins: M, >= 1.
         momentum: m, in [0, 1).
         nonempty_bins: GD = S_j times the bins that are not empty now (released code) instead of M.
         exact_window: the paper's density itself (eq. 3 to 5), in a window of width 1 / M around
-            each norm, instead of unit regions: of this batch alone, without a moving average.
+            each norm, instead of unit regions. It is of this batch alone: there is no moving
+            average, and ``momentum`` has no effect.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or ``nonempty_bins`` with an exact window, which has
+            no bins.
     """
 
     def __init__(
         self, num_bins: int, momentum: float, nonempty_bins: bool, exact_window: bool = False
     ) -> None:
         super().__init__()
-        if num_bins < 1:
-            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+        check_at_least_one("num_bins", num_bins)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        if nonempty_bins and exact_window:
+            raise ValueError("nonempty_bins must be false with exact_window, which has no bins")
         self.num_bins = num_bins
         self.momentum = momentum
         self.nonempty_bins = nonempty_bins
         self.exact_window = exact_window
         self.shares: Tensor
-        self.register_buffer("shares", torch.zeros(num_bins))  # all 0 until the first batch
+        # All 0 until the first batch. Checkpoints have them only where they matter.
+        self.register_buffer("shares", torch.zeros(num_bins), persistent=not exact_window)
         self.register_load_state_dict_post_hook(check_shares)
 
     def forward(self, norms: Tensor, weights: Tensor, samples: Samples) -> Tensor:
@@ -107,7 +112,8 @@ class GHMC(SigmoidLoss, nn.Module):
     Args:
         num_bins, momentum, nonempty_bins, exact_window: see ``GradientDensity``.
         per, guided_scale: as for ``CrossEntropy``.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range.
@@ -131,12 +137,8 @@ class GHMC(SigmoidLoss, nn.Module):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
-        super().__init__()
-        check_per(per, CLASS_PER)
+        super().__init__(per, guided_scale, prior)
         self.density = GradientDensity(num_bins, momentum, nonempty_bins, exact_window)
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
     def forward(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""
@@ -159,8 +161,8 @@ class GHMR(Divided, nn.Module):
         num_bins, momentum, nonempty_bins, exact_window: see ``GradientDensity``; momentum 0.7 is
             released, 0.5 the paper's by its author (libuyu/GHM_Detection#6).
         weight: factor, > 0; the paper has none, released code 10. Errors far above mu share
-            the last bin. If nearly all errors are there, weight 1 gives them 1 / M of L1's
-            gradient.
+            the last bin. If nearly all errors are there, they have ``weight / (4 M)`` of the
+            gradient of ``L1``, which sums over the four deltas (at the same ``per``).
         per: as for ``SmoothL1``; the paper divides by "positive"s.
 
     Raises:
@@ -184,16 +186,11 @@ class GHMR(Divided, nn.Module):
         weight: float = 1.0,
         per: Per = "positive",
     ) -> None:
-        super().__init__()
-        if not mu > 0:
-            raise ValueError(f"mu must be above 0, got {mu}")
-        if not weight > 0:
-            raise ValueError(f"weight must be above 0, got {weight}")
-        check_per(per, BOX_PER)
-        self.mu = mu
+        super().__init__(per, BOX_PER)
+        check_above_zero("mu", mu)
+        check_above_zero("weight", weight)
+        self.mu, self.weight = mu, weight
         self.density = GradientDensity(num_bins, momentum, nonempty_bins, exact_window)
-        self.weight = weight
-        self.per = per
 
     def forward(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""

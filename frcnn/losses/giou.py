@@ -3,11 +3,12 @@
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from samplers.arguments import check_above_zero
 
 
 class GIoU(Divided):
-    """``weight (1 - GIoU)`` of the decoded box and its object, in [0, 2 weight] (algorithm 1).
+    """``weight (1 - GIoU)`` of the decoded box and its object, in [0, 2 weight] (algorithm 2).
 
     Args:
         weight: factor, > 0: it balances one number per box against four elsewhere. The common
@@ -23,11 +24,9 @@ class GIoU(Divided):
     """
 
     def __init__(self, weight: float = 10.0, per: Per = "sample") -> None:
-        if not weight > 0:
-            raise ValueError(f"weight must be above 0, got {weight}")
-        check_per(per, BOX_PER)
+        super().__init__(per, BOX_PER)
+        check_above_zero("weight", weight)
         self.weight = weight
-        self.per = per
 
     def __call__(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
 
 
 class L1(Divided):
@@ -21,8 +21,7 @@ class L1(Divided):
     """
 
     def __init__(self, per: Per = "sample") -> None:
-        check_per(per, BOX_PER)
-        self.per = per
+        super().__init__(per, BOX_PER)
 
     def __call__(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""

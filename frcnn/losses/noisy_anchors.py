@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.focal import check_alpha, check_gamma, power
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.focal import check_alpha, power
+from frcnn.losses.samples import Per, Samples
 from frcnn.losses.soft_targets import predicted_ious
-from samplers.arguments import check_choice, check_share
+from samplers.arguments import check_choice, check_not_negative, check_share
 
 Form = Literal["paper", "released"]
 FORMS = ("paper", "released")
@@ -65,16 +65,13 @@ class NoisyAnchors(SigmoidLoss):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
+        super().__init__(per, guided_scale, prior)
         check_share("alpha", alpha)
         check_choice("labels", labels, FORMS)
         check_alpha(focal_alpha, "focal_alpha")
-        check_gamma(focal_gamma, zero=True, name="focal_gamma")
-        check_per(per, CLASS_PER)
+        check_not_negative("focal_gamma", focal_gamma)
         self.alpha, self.labels = alpha, labels
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""

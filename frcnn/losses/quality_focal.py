@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from frcnn.losses.activation import SigmoidLoss, binary
 from frcnn.losses.focal import power
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.samples import Per, Samples
 from frcnn.losses.soft_targets import SoftTargets
+from samplers.arguments import check_not_negative
 
 
 class QualityFocal(SigmoidLoss, nn.Module):
@@ -27,7 +28,8 @@ class QualityFocal(SigmoidLoss, nn.Module):
         start: training batches in which t goes from 1 to this quality; see ``SoftTargets``. The
             paper has none.
         per, guided_scale: as for ``CrossEntropy``; the paper divides by "positive"s.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range.
@@ -49,15 +51,10 @@ class QualityFocal(SigmoidLoss, nn.Module):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
-        super().__init__()
-        if not beta >= 0:
-            raise ValueError(f"beta must be at least 0, got {beta}")
-        check_per(per, CLASS_PER)
+        super().__init__(per, guided_scale, prior)
+        check_not_negative("beta", beta)
         self.beta = beta
         self.soft_targets = SoftTargets(start)
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
     def forward(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""

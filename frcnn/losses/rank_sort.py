@@ -16,7 +16,8 @@ from frcnn.losses.ranking import (
     ranked,
     with_gradient,
 )
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from frcnn.losses.soft_targets import quality
 
 
 class RankSort(RankingLoss):
@@ -48,7 +49,7 @@ class RankSort(RankingLoss):
 
     def __call__(self, samples: Samples) -> Tensor:
         """[K] halves of the errors of each sample's pairs."""
-        found = ranked(samples, self.delta)
+        found = ranked(samples, self.delta, quality(samples)[samples.positive])
         up, down, negatives = self.errors(found)
         raised = placed(found, samples, up, torch.zeros_like(negatives))
         lowered = placed(found, samples, down, negatives)
@@ -71,23 +72,26 @@ def rank_and_sort(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``RankSort.errors`` of [B] logits that stand for ``counts`` negatives each.
 
-    The third tensor is [B], for one negative of each.
+    The third tensor is [B], for one negative of each. In a table ``h_...`` a row is a positive of
+    the block, and a column another logit: 1 = it is above the positive.
     """
-    logits, good = found.positives, found.quality
+    logits, box_quality = found.positives, found.about_box
     up, down = torch.zeros(2, len(logits)).to(logits)
     pushed = torch.zeros_like(negatives)
     for block in blocks(len(logits), len(negatives) + len(logits)):
-        false = above(negatives, logits[block], delta)
-        true = above(logits, logits[block], delta)
-        num_false, rank = (false * counts).sum(1), true.sum(1)
-        worse = true * (good < good[block, None])
-        better = true - worse
-        now = (true * (1 - good)).sum(1) / rank
-        best = (better * (1 - good)).sum(1) / better.sum(1)
-        sorting = torch.where(worse.any(1), (now - best).clamp(min=0), now - now)
-        up[block] = num_false / (rank + num_false) + sorting
-        pushed += (false / (rank + num_false)[:, None]).sum(0)
-        share = worse / worse.sum(1).clamp(min=torch.finfo(worse.dtype).tiny)[:, None]
+        h_negatives = above(negatives, logits[block], delta)
+        h_positives = above(logits, logits[block], delta)
+        num_negatives, num_positives = (h_negatives * counts).sum(1), h_positives.sum(1)
+        rank = num_positives + num_negatives
+        h_worse = h_positives * (box_quality < box_quality[block, None])
+        h_better = h_positives - h_worse
+        current_error = (h_positives * (1 - box_quality)).sum(1) / num_positives
+        target_error = (h_better * (1 - box_quality)).sum(1) / h_better.sum(1)
+        none = current_error - current_error  # 0, but NaN stays NaN, so that it shows
+        sorting = torch.where(h_worse.any(1), (current_error - target_error).clamp(min=0), none)
+        up[block] = num_negatives / rank + sorting
+        pushed += (h_negatives / rank[:, None]).sum(0)
+        share = h_worse / h_worse.sum(1).clamp(min=torch.finfo(h_worse.dtype).tiny)[:, None]
         down += (share * sorting[:, None]).sum(0)
     return up, down, pushed
 
@@ -111,8 +115,7 @@ class RankedGIoU(Divided):
     """
 
     def __init__(self, per: Per = "class_term") -> None:
-        check_per(per, BOX_PER)
-        self.per = per
+        super().__init__(per, BOX_PER)
 
     def __call__(self, samples: Samples) -> Tensor:
         """[P] weighted losses of the positives."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from frcnn.losses.activation import SigmoidLoss, binary
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
-from frcnn.losses.soft_targets import quality
+from frcnn.losses.samples import Per, Samples
+from samplers.arguments import check_above_zero
 
 LARGEST = 2**22  # elements of a table of positives and negatives that is made at once
 
@@ -39,12 +39,9 @@ class RankingLoss(SigmoidLoss):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
-        check_delta(delta)
-        check_per(per, CLASS_PER)
+        super().__init__(per, guided_scale, prior)
+        check_above_zero("delta", delta)
         self.delta = delta
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
 
 @dataclass
@@ -53,14 +50,14 @@ class Ranked:
 
     Attributes:
         positives: [Q] logit of the label's class.
-        quality: [Q] how good the box is, at most 1; see ``ranked``.
+        about_box: [Q] what the loss knows of the box: its quality, or its error; see ``ranked``.
         negatives: [M] logits that can stand above a positive.
         own_positives, own_negatives: those of this process.
         near: [K, C] bool, the places of this process's negatives.
     """
 
     positives: Tensor
-    quality: Tensor
+    about_box: Tensor
     negatives: Tensor
     own_positives: slice
     own_negatives: slice
@@ -68,18 +65,16 @@ class Ranked:
 
 
 @torch.no_grad()
-def ranked(samples: Samples, delta: float, own_quality: Tensor | None = None) -> Ranked:
+def ranked(samples: Samples, delta: float, about_box: Tensor | None = None) -> Ranked:
     """The logits to rank; a negative ``delta`` or more below every positive has no error.
 
     Args:
-        own_quality: [P] how good the box of each positive is, at most 1; None = in [0, 1], by
-            ``frcnn.losses.soft_targets.quality``.
+        about_box: [P] of this process, for ``Ranked.about_box``; None = 0.
     """
     logits, targets = binary(samples)
     own = logits[samples.positive, samples.labels[samples.positive] - 1]
-    if own_quality is None:
-        own_quality = quality(samples)[samples.positive]
-    pairs, own_positives = samples.gather(torch.stack([own, own_quality.to(own)], 1))
+    about_box = torch.zeros_like(own) if about_box is None else about_box.to(own)
+    pairs, own_positives = samples.gather(torch.stack([own, about_box], 1))
     lowest = pairs[:, 0].amin() - delta if len(pairs) else torch.inf
     near = (targets == 0) & ~(logits <= lowest)  # NaN is near, so that it shows
     negatives, own_negatives = samples.gather(logits[near])
@@ -113,9 +108,3 @@ def with_gradient(values: Tensor, samples: Samples, gradient: Tensor) -> Tensor:
     """[K] values whose sum has this [K, C] gradient with respect to the logits."""
     moved = (samples.logits[:, 1:] * gradient).sum(1)
     return values + (moved - moved.detach())
-
-
-def check_delta(delta: float) -> None:
-    """Raise ValueError unless the half-width of the step is above 0."""
-    if not delta > 0:
-        raise ValueError(f"delta must be above 0, got {delta}")

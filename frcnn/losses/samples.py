@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from samplers.arguments import check_above_zero
+from samplers.candidates import single_process
+
 Per = Literal["sample", "positive", "coordinate", "guided", "image", "class_term"] | float
 CLASS_PER = ("sample", "positive", "image", "guided")
 BOX_PER = ("sample", "positive", "coordinate", "image", "class_term")
@@ -20,11 +23,6 @@ Normalizer = float | Tensor
 def single_total(value: Tensor) -> Tensor:
     """``Samples.total`` in a single process."""
     return value
-
-
-def single_gather(rows: Tensor) -> tuple[Tensor, slice]:
-    """``Samples.gather`` in a single process."""
-    return rows, slice(0, len(rows))
 
 
 def no_values() -> Tensor:
@@ -77,8 +75,9 @@ class Samples:
             weights, which a pass without gradient knows; never a loss.
         gather: [M, ...] rows -> the rows of all processes, stacked, and the slice of the local
             ones; without gradient.
-        class_values, box_values: [K] and [P] weighted losses, detached; empty in a preview. A
-            weigher sees those with the sampler's weights alone.
+        class_values, box_values: [K] and [P] weighted losses, detached; empty in a preview. While
+            a weigher runs, they are the losses before its own weights: class losses times the
+            sampler's weights, and box losses.
         class_normalizer, box_normalizer: of the two losses; see ``class_term`` and ``box_term``.
     """
 
@@ -101,7 +100,7 @@ class Samples:
     generator: torch.Generator | None = None
     total: Callable[[Tensor], Tensor] = single_total
     step_total: Callable[[Tensor], Tensor] = single_total
-    gather: Callable[[Tensor], tuple[Tensor, slice]] = single_gather
+    gather: Callable[[Tensor], tuple[Tensor, slice]] = single_process
     class_values: Tensor = field(default_factory=no_values)
     box_values: Tensor = field(default_factory=no_values)
     class_normalizer: Callable[[], Normalizer] = no_normalizer
@@ -140,6 +139,10 @@ class ClassLoss(Protocol):
     ``samples.training`` is True, and parameters may have ``own_optimizer()``, as a weigher's. An
     argument called ``class_counts`` or ``class_frequencies`` gets the training set's numbers where
     its value in the YAML file is ``data``: objects of each class, shares of images that show it.
+
+    One that must know its classes has ``prepare(columns)``, which is called once, with C+1, when
+    the detector is built. There it makes its counters, and raises ValueError if it holds numbers
+    for other classes.
     """
 
     def __call__(self, samples: Samples) -> Tensor:
@@ -152,10 +155,9 @@ class ClassLoss(Protocol):
         """[K, C+1] logits -> [K, C+1] scores in [0, 1]."""
 
     def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] bias that the site's last layer starts with, for C+1 ``columns``; None = as it is.
+        """[C+1] bias that the site's last layer starts with, for C+1 ``columns``.
 
-        Raises:
-            ValueError: the loss holds numbers for other classes than these.
+        None = keep the layer's own initialization.
         """
 
 
@@ -170,7 +172,7 @@ class BoxLoss(Protocol):
 
 
 def normalized(values: Tensor, image: Tensor, normalizer: Normalizer) -> Tensor:
-    """A term from [K] losses, the [K] images that they belong to, and their normalizer."""
+    """0-d term of [K] losses, the [K] images that they belong to, and their normalizer."""
     if isinstance(normalizer, Tensor) and normalizer.dim():
         return (values / normalizer[image]).sum()
     return values.sum() / normalizer
@@ -212,10 +214,21 @@ def divisor(samples: Samples, per: Per, guided_scale: float = 1.0) -> Normalizer
 
 
 class Divided:
-    """A loss that is divided by ``per``, see ``divisor``."""
+    """A loss that is divided by ``per``; see ``divisor``.
 
-    per: Per
-    guided_scale: float = 1.0
+    Args:
+        allowed: the words that ``per`` may be, ``CLASS_PER`` or ``BOX_PER``.
+        guided_scale: class term over box term with ``per="guided"``, > 0.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, per: Per, allowed: tuple[str, ...], guided_scale: float = 1.0) -> None:
+        super().__init__()  # that of nn.Module, for a loss with a state
+        check_per(per, allowed)
+        check_above_zero("guided_scale", guided_scale)
+        self.per, self.guided_scale = per, guided_scale
 
     def normalizer(self, samples: Samples) -> Normalizer:
         """What the weighted sum is divided by; see ``divisor``."""

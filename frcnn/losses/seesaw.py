@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from frcnn.losses.activation import PriorLoss, log_odds
 from frcnn.losses.counters import check_counters
-from frcnn.losses.samples import CLASS_PER, Divided, Per, Samples, check_per, widened
+from frcnn.losses.samples import Per, Samples, widened
+from samplers.arguments import check_not_negative
 from samplers.quota import count
 
 
-class Seesaw(Divided, nn.Module):
+class Seesaw(PriorLoss, nn.Module):
     """Cross entropy over the C classes whose negative terms are scaled, and an objectness.
 
     For an object of class i, the term of class j in the softmax's denominator is multiplied by
@@ -39,7 +41,8 @@ class Seesaw(Divided, nn.Module):
         p: exponent of the mitigation, >= 0; 0 = without it.
         q: exponent of the compensation, >= 0; 0 = without it.
         per, guided_scale: as for ``CrossEntropy``.
-        prior: share of objects that the untrained head predicts, in (0, 1); None = as it is.
+        prior: share of objects that the untrained head predicts, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range, or a loaded state that this cannot have had.
@@ -48,7 +51,7 @@ class Seesaw(Divided, nn.Module):
 
     >>> from frcnn.losses.examples import few_samples
     >>> loss = Seesaw()
-    >>> _ = loss.initial_bias(3)
+    >>> loss.prepare(3)
     >>> loss(few_samples([1, 0], logits=[[0, 0, 0], [0, 0, 0]]))
     tensor([1.3863, 0.6931])
     """
@@ -64,13 +67,10 @@ class Seesaw(Divided, nn.Module):
         guided_scale: float = 1.0,
         prior: float | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (("p", p), ("q", q)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        check_per(per, CLASS_PER)
+        super().__init__(per, guided_scale, prior)
+        check_not_negative("p", p)
+        check_not_negative("q", q)
         self.p, self.q = p, q
-        self.per, self.guided_scale, self.prior = per, guided_scale, prior
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
         self.register_load_state_dict_post_hook(check_counters)
 
@@ -102,23 +102,19 @@ class Seesaw(Divided, nn.Module):
         objects = wide[:, 1:].softmax(1) * (-wide[:, :1]).sigmoid()
         return torch.cat([wide[:, :1].sigmoid(), objects], 1)
 
-    def initial_bias(self, columns: int) -> Tensor | None:
-        """[C+1] for ``prior``; from here on there is a count for each class."""
+    def prepare(self, columns: int) -> None:
+        """Make a count for each class."""
         self.counts = torch.zeros(columns - 1, dtype=torch.int64)
-        return objectness_bias(self.prior, columns)
+
+    def initial_bias(self, columns: int) -> Tensor | None:
+        """[C+1] with which zero features give the objectness ``prior``."""
+        if self.prior is None:
+            return None
+        bias = torch.zeros(columns)
+        bias[0] = -log_odds(self.prior)
+        return bias
 
     @torch.no_grad()
     def _count(self, samples: Samples) -> None:
         own = count(samples.labels, len(self.counts) + 1)[1:]
         self.counts = self.counts + samples.total(own)
-
-
-def objectness_bias(prior: float | None, columns: int) -> Tensor | None:
-    """[C+1] bias with which zero features give the objectness ``prior``."""
-    if prior is None:
-        return None
-    if not 0 < prior < 1:
-        raise ValueError(f"prior must be above 0 and below 1, got {prior}")
-    bias = torch.zeros(columns)
-    bias[0] = -math.log(prior / (1 - prior))
-    return bias

@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.losses.samples import BOX_PER, Divided, Per, Samples, check_per
+from frcnn.losses.samples import BOX_PER, Divided, Per, Samples
+from samplers.arguments import check_above_zero
 
 
 class SmoothL1(Divided):
@@ -26,11 +27,9 @@ class SmoothL1(Divided):
     """
 
     def __init__(self, beta: float = 1 / 9, per: Per = "sample") -> None:
-        if not beta > 0:
-            raise ValueError(f"beta must be above 0, got {beta}")
-        check_per(per, BOX_PER)
+        super().__init__(per, BOX_PER)
+        check_above_zero("beta", beta)
         self.beta = beta
-        self.per = per
 
     def __call__(self, samples: Samples) -> Tensor:
         """[P] losses of the positives."""

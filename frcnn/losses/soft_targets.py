@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from frcnn.losses.samples import Samples
+from samplers.arguments import check_not_negative
 from samplers.iou import iou
 
 
@@ -30,8 +31,7 @@ class SoftTargets(nn.Module):
 
     def __init__(self, start: int) -> None:
         super().__init__()
-        if start < 0:
-            raise ValueError(f"start must be at least 0, got {start}")
+        check_not_negative("start", start)
         self.start = start
         # Checkpoints have it only where it matters.
         self.register_buffer(

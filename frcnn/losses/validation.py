@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from frcnn.losses.activation import binary
-from frcnn.losses.samples import Divided, Samples
+from frcnn.losses.samples import CLASS_PER, Divided, Samples
 
 
 class ScoreCrossEntropy(Divided):
@@ -28,9 +28,8 @@ class ScoreCrossEntropy(Divided):
     tensor([0.9808])
     """
 
-    per = "sample"
-
     def __init__(self, scores: Callable[[Tensor], Tensor]) -> None:
+        super().__init__("sample", CLASS_PER)
         self.scores = scores
 
     def __call__(self, samples: Samples) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from frcnn.losses.activation import SigmoidLoss, binary
 from frcnn.losses.focal import power
-from frcnn.losses.samples import CLASS_PER, Per, Samples, check_per
+from frcnn.losses.samples import Per, Samples
 from frcnn.losses.soft_targets import SoftTargets
+from samplers.arguments import check_not_negative
 
 
 class Varifocal(SigmoidLoss, nn.Module):
@@ -29,7 +30,8 @@ class Varifocal(SigmoidLoss, nn.Module):
         start: training batches in which q goes from 1 to the quality; see ``SoftTargets``. The
             paper has none (0): it starts from trained weights, and from boxes that it refines.
         per, guided_scale: as for ``CrossEntropy``; released code divides by "positive"s.
-        prior: probability that the untrained head gives each class, in (0, 1); None = as it is.
+        prior: probability that the untrained head gives each class, in (0, 1); None = keep the
+            layer's own initialization.
 
     Raises:
         ValueError: an argument out of range.
@@ -51,17 +53,11 @@ class Varifocal(SigmoidLoss, nn.Module):
         guided_scale: float = 1.0,
         prior: float | None = 0.01,
     ) -> None:
-        super().__init__()
-        for name, value in (("alpha", alpha), ("gamma", gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        check_per(per, CLASS_PER)
-        self.alpha = alpha
-        self.gamma = gamma
+        super().__init__(per, guided_scale, prior)
+        check_not_negative("alpha", alpha)
+        check_not_negative("gamma", gamma)
+        self.alpha, self.gamma = alpha, gamma
         self.soft_targets = SoftTargets(start)
-        self.per = per
-        self.guided_scale = guided_scale
-        self.prior = prior
 
     def forward(self, samples: Samples) -> Tensor:
         """[K] losses before the samples' weights."""

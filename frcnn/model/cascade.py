@@ -15,7 +15,7 @@ from frcnn.model.box_coder import BoxCoder
 from frcnn.model.detector import Detector
 from frcnn.model.faster_rcnn import NONE, TorchvisionOptions, build_faster_rcnn
 from frcnn.model.roi_heads import Features, SamplingRoIHeads, Sizes
-from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
+from frcnn.model.sites import add_sites, make_site, parts_by_site, prepare_loss, refer_to_site
 from frcnn.sites.assigners import Assigner, MaxIoU
 from frcnn.sites.weighers import Weigher
 from samplers import Sampler
@@ -155,7 +155,7 @@ def build_cascade_rcnn(
     for stage, head in zip(STAGES, heads, strict=True):
         sites[stage] = make_site(stage, "rcnn", head.box_coder, own[stage])
         refer_to_site(head, sites[stage])
-        bias = initial_bias(stage, own[stage]["loss"], num_classes)
+        bias = prepare_loss(stage, own[stage]["loss"], num_classes)
         if bias is not None:
             head.box_predictor.cls_score.bias.data.copy_(bias)
     model.roi_heads = CascadeHeads(heads)

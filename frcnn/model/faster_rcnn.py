@@ -22,7 +22,7 @@ from frcnn.model.detector import Detector, Transform
 from frcnn.model.roi_align import FastRoIAlign
 from frcnn.model.roi_heads import SamplingRoIHeads
 from frcnn.model.rpn import SamplingRPN
-from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
+from frcnn.model.sites import add_sites, make_site, parts_by_site, prepare_loss, refer_to_site
 from frcnn.sites.assigners import Assigner
 from frcnn.sites.site import Site
 from frcnn.sites.weighers import Weigher
@@ -175,8 +175,8 @@ def build_faster_rcnn(
     }  # fmt: skip
     by_site = parts_by_site(SITES, parts)
     biases = {
-        "rpn": initial_bias("rpn", by_site["rpn"]["loss"], 2),
-        "rcnn": initial_bias("rcnn", by_site["rcnn"]["loss"], num_classes),
+        "rpn": prepare_loss("rpn", by_site["rpn"]["loss"], 2),
+        "rcnn": prepare_loss("rcnn", by_site["rcnn"]["loss"], num_classes),
     }
     base = build_base(network, biases)
     if roi_align == "fast":

@@ -26,7 +26,7 @@ from frcnn.model.box_coder import BoxCoder
 from frcnn.model.detector import Detector, Transform
 from frcnn.model.faster_rcnn import NONE
 from frcnn.model.modes import compile_methods
-from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site
+from frcnn.model.sites import add_sites, make_site, parts_by_site, prepare_loss
 from frcnn.model.sparse_tower import can_be_sparse, sparse_tower
 from frcnn.sites.assigners import Assigner
 from frcnn.sites.site import Site, stack_candidates
@@ -256,7 +256,7 @@ def build_retinanet(
     if name == "retinanet_resnet50_fpn_v2":
         parts["box_loss"] = {"dense": GIoU(1.0, per="image")} | dict(box_loss)
     own = parts_by_site(SITES, parts)["dense"]
-    base = build_base(network, {"dense": initial_bias("dense", own["loss"], num_classes)})
+    base = build_base(network, {"dense": prepare_loss("dense", own["loss"], num_classes)})
     return SamplingRetinaNet.over(base, {"dense": make_site("dense", "dense", base.box_coder, own)})
 
 

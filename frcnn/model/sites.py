@@ -97,9 +97,15 @@ def check_terms(name: str, loss: ClassLoss, box_loss: BoxLoss) -> None:
         )
 
 
-def initial_bias(name: str, loss: ClassLoss, columns: int) -> Tensor | None:
-    """The bias that a site's last layer starts with; ConfigError if the loss does not fit it."""
+def prepare_loss(name: str, loss: ClassLoss, columns: int) -> Tensor | None:
+    """Prepare a class loss for C+1 ``columns``; the bias that the site's last layer starts with.
+
+    Raises:
+        ConfigError: the loss holds numbers for other classes.
+    """
     try:
+        if prepare := getattr(loss, "prepare", None):
+            prepare(columns)
         return loss.initial_bias(columns)
     except ValueError as error:
         raise ConfigError(f"{type(loss).__name__} at the {name}: {error}") from error

@@ -36,12 +36,26 @@ def wants_gpu(name: str) -> bool:
     return name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
 
 
+def refuse_numbered_gpu(name: str) -> None:
+    """Refuse a GPU's number where several processes share a run.
+
+    Raises:
+        ConfigError: ``trainer.device`` has one.
+    """
+    if name.startswith("cuda:"):
+        raise ConfigError(
+            f"trainer.device={name}: each of several processes has a GPU of its own, counted from "
+            "0; give trainer.device=cuda, and choose GPUs with CUDA_VISIBLE_DEVICES=2,3"
+        )
+
+
 def rank_device(name: str, local_rank: int) -> torch.device:
     """The device of one of several processes on a machine: one GPU each, or the CPU for all.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or the name has a GPU's number.
     """
+    refuse_numbered_gpu(name)
     return choose_device(f"cuda:{local_rank}" if wants_gpu(name) else name)
 
 

@@ -16,9 +16,8 @@ STATUS, TRACEBACK, SUMMARY = "status.json", "traceback.txt", "summary.json"
 def record_status(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Write RUNNING, then COMPLETED, FAILED or INTERRUPTED, and the overrides of the command.
 
-    A command that does not change the folder's run leaves the record of that run: one that is
-    refused, and one that ends before a finished run goes on. A run that is killed stays RUNNING,
-    but no process holds the lock of its folder.
+    If the command is refused, or ends before it changes a finished run, the old record is restored.
+    A run that is killed stays RUNNING, but no process holds the lock of its folder.
     """
     before = _texts(folder)
     try:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.parallel.cluster import RankInfo, Rendezvous, detect_launcher, rendezvous
-from frcnn.parallel.device import rank_device, wants_gpu
+from frcnn.parallel.device import rank_device, refuse_numbered_gpu, wants_gpu
 from frcnn.parallel.group import join_group
 from frcnn.runfolder.signals import (
     EXTERNAL_SIGNALS,
@@ -71,7 +71,7 @@ def launch_run(
         logs: for ``logging.config``, in new processes.
 
     Raises:
-        ConfigError: more GPUs are asked for than there are.
+        ConfigError: more GPUs are asked for than there are, or a GPU by its number.
         Exception: the first error that a process raised; a UserError where one was killed.
         SystemExit: under a launcher, in a process that does not print the error.
     """
@@ -80,9 +80,12 @@ def launch_run(
         return join_launcher(here, config, choices, folder, logs)
     if size == 1:
         return run(config, choices, folder)
+    refuse_numbered_gpu(config["trainer"]["device"])
     # Counted, not tried: a GPU that this process touched would hold memory for it.
-    if wants_gpu(config["trainer"]["device"]) and size > torch.cuda.device_count():
-        raise ConfigError(f"trainer.devices={size}: {torch.cuda.device_count()} GPUs are here")
+    if wants_gpu(config["trainer"]["device"]) and size > (gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            f"trainer.devices={size}, but this machine has {gpus} GPU{'s' * (gpus != 1)}"
+        )
     return start(local_ranks(size), train_rank, config, choices, folder, logs=logs)
 
 
@@ -168,7 +171,7 @@ def start(
 
 
 def process_name(here: RankInfo) -> str:
-    """As messages name a process."""
+    """The name of a process in messages."""
     return f"process {here.rank} of {here.size}"
 
 

@@ -46,7 +46,11 @@ def preview_all(site: str, candidates: Candidates, weights: Tensor) -> tuple[Ten
 
 @dataclass
 class Options:
-    """What the configuration says of the loop."""
+    """What the configuration says of the loop.
+
+    Args:
+        describe: the text for an image's number (``target["image_id"]``) in messages.
+    """
 
     seed: int
     accumulate: int
@@ -57,6 +61,7 @@ class Options:
     dtype: torch.dtype
     accumulate_stats: AccumulateStats = "batch"
     processes: SingleProcess = field(default_factory=SingleProcess)
+    describe: Callable[[int], str] = str
 
 
 class Engine:
@@ -131,10 +136,12 @@ class Engine:
         batches.set_position(number, done * self.options.accumulate)
         self.detector.train()
         steps = min(per_epoch, self.total_steps - number * per_epoch)
-        self.window = Window(self.window.terms if done else [])
+        self.window = Window(self.window.terms)  # a new clock: a validation is no training time
+        # None = no bar where the output is no terminal.
+        hidden = None if self.processes.first else True
         with (
             logging_redirect_tqdm(),
-            tqdm(total=steps, initial=done, desc=f"epoch {number + 1}", disable=None) as bar,
+            tqdm(total=steps, initial=done, desc=f"epoch {number + 1}", disable=hidden) as bar,
         ):
             for group in grouped(iter(loader), self.options.accumulate):
                 if self.step >= self.total_steps:
@@ -166,7 +173,9 @@ class Engine:
         through = exchanges(forwards, self.detector, self.processes, stats)
         for number, exchange in enumerate(through):
             with self.processes.sync_gradients(self.model, number == len(group) - 1):
-                losses = self._forward(self.model, group, number, exchange, self._observe)
+                # A step has one record. Previews exchange numbers, so all batches make them.
+                observe = preview_all if number else self._observe
+                losses = self._forward(self.model, group, number, exchange, observe)
                 terms.append(self._backward(losses, group[number]))
         norm = self._update(group[-1])
         self.step += 1
@@ -267,11 +276,11 @@ class Engine:
             kept = f"the batch is saved in {path}"
         except UserError as error:
             kept = str(error)
-        ids = [target["image_id"] for target in batch[1]]
+        images = [self.options.describe(target["image_id"]) for target in batch[1]]
         rate = self.optimizer.param_groups[0]["lr"]
         return UserError(
-            f"{DIVERGED} {self.step}: {what}; learning rate {rate:.2g}, image numbers "
-            f"{ids}; {kept}. Try a lower optimizer.lr or a longer warm-up"
+            f"{DIVERGED} {self.step}: {what}; learning rate {rate:.2g}, images "
+            f"{', '.join(images) or 'none'}; {kept}. Try a lower optimizer.lr or a longer warm-up"
         )
 
     def _observe(self, site: str, candidates: Candidates, weights: Tensor) -> None:
@@ -310,7 +319,8 @@ class Window:
     """Means since the last log line; the clock counts from now.
 
     Args:
-        terms: of the steps before, where a run that was cut between two log lines goes on.
+        terms: of the steps since the last log line that were done before, in the epoch before or
+            before the run was stopped.
     """
 
     def __init__(self, terms: list[dict[str, float]]) -> None:

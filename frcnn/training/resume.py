@@ -1,20 +1,30 @@
 """The checkpoint that a run resumes from, and the checks that it fits the run."""
 
 import json
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, NamedTuple
 
 from frcnn.errors import ConfigError, UserError
 from frcnn.model.backbones import AUTO
 from frcnn.runfolder import checkpoint
 
-# These must be equal when a run resumes; durations and intervals may change.
+log = logging.getLogger(__name__)
+
+# These must be equal when a run resumes, except data.root; durations and intervals may change.
 PARTS = (
     "model", "data", "augmentation", "assigner", "sampler", "loss", "box_loss", "weigher",
     "loss_weight", "optimizer", "schedule",
 )  # fmt: skip
 SAME = ("seed", *PARTS)
+SHOWN = 3  # changed settings in a message
+ABSENT = object()  # the value of a setting that a configuration lacks
+# Short texts of values: a list may have thousands of numbers, and a hostile file any depth.
+SHORT = Repr()
+SHORT.maxstring = SHORT.maxother = 80
 # What last.pt holds in addition to the weights.
 STATE = {
     "optimizer": dict,
@@ -43,10 +53,15 @@ class Resumed(NamedTuple):
     precision: str = ""
 
 
-def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None:
+def checkpoint_to_resume(
+    config: dict[str, Any], folder: Path, class_images: dict[str, int]
+) -> Resumed | None:
     """The checkpoint that ``config["resume"]`` asks for; None for a new run.
 
     If the folder's run began with the same ``resume=PATH``, it resumes from its own last.pt.
+
+    Args:
+        class_images: training images by class; data that have moved must have as many.
 
     Raises:
         UserError: the file cannot be read or holds weights only.
@@ -57,17 +72,23 @@ def checkpoint_to_resume(config: dict[str, Any], folder: Path) -> Resumed | None
     if wanted == "never" or (wanted == "auto" and not last.exists()):
         return None
     path = last if wanted == "auto" or _began_with(last, wanted) else Path(wanted)
-    saved = _load(path)
+    own = path.resolve() == last.resolve()
+    saved = _load(path, own)
     with checkpoint.as_user_error(path):
         changed = _changed(saved["config"], config)
+        changed += _other_data(saved, config, class_images)
     if changed and path == last and saved["step"] == 0:
         return None  # nothing is lost
     if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
-            f"{path} was trained with another {', '.join(changed)}: give the run another "
-            "run_name, or resume=never to train anew"
+            f"{path} was trained with other settings ({', '.join(changed[:SHOWN])}{more}): give "
+            "the run another run_name, or resume=never to train anew"
         )
-    return Resumed(saved, path.resolve() == last.resolve(), _precision(path.parent.parent))
+    before, now = _root(saved["config"]), _root(config)
+    if before != now:
+        log.info("data.root: the data were in %s and are now in %s", SHORT.repr(before), repr(now))
+    return Resumed(saved, own, _precision(path.parent.parent))
 
 
 def _precision(folder: Path) -> str:
@@ -109,13 +130,15 @@ def finished(
 
 
 def _began_with(last: Path, wanted: str) -> bool:
-    return last.exists() and _load(last)["config"].get("resume") == wanted
+    return last.exists() and _load(last, own=True)["config"].get("resume") == wanted
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, own: bool) -> dict[str, Any]:
     try:
         saved = checkpoint.load(path)
     except UserError as error:
+        if not own:
+            raise
         raise UserError(f"{error}; resume=FILE goes on from a copy, resume=never anew") from error
     if not saved.keys() >= STATE.keys():
         raise UserError(f"{path}: holds weights only; use last.pt, or model.weights={path}")
@@ -142,10 +165,51 @@ def _check_state(saved: dict[str, Any]) -> None:
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings that differ: ``optimizer.lr: 0.02 -> 0.01``."""
     now = now | {"model": _with_weights_of(before["model"], now["model"])}
-    parts = [key for key in SAME if before.get(key) != now[key]]
+    old, new = _compared(before), _compared(now)
     then, here = _steps(before["trainer"]), _steps(now["trainer"])
-    return parts + [f"trainer.{key}" for key in here if key in then and then[key] != here[key]]
+    parts = [(key, old.get(key, ABSENT), new.get(key, ABSENT)) for key in old | new]
+    steps = [(f"trainer.{key}", then[key], here[key]) for key in here if key in then]
+    return [_change(key, was, is_now) for key, was, is_now in parts + steps if was != is_now]
+
+
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """The values of ``SAME`` by their full key, without data.root."""
+    leaves = dict(_leaves({key: config[key] for key in SAME if key in config}))
+    leaves.pop("data.root", None)
+    return leaves
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts by their full key; an empty dict is a value."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    old, new = ("absent" if value is ABSENT else SHORT.repr(value) for value in (before, now))
+    return f"{key}: {old} -> {new}"
+
+
+def _root(config: dict[str, Any]) -> Any:
+    """The folder of a run's data; None where its data have none."""
+    return config["data"].get("root")
+
+
+def _other_data(
+    saved: dict[str, Any], config: dict[str, Any], class_images: dict[str, int]
+) -> list[str]:
+    """The change of data.root, if the new folder has other images."""
+    before, now = _root(saved["config"]), _root(config)
+    # Earlier versions did not count images.
+    counts = saved.get("class_images", class_images.values())
+    if before == now or dict(zip(saved["class_names"], counts, strict=False)) == class_images:
+        return []
+    return [f"{_change('data.root', before, now)}, with other training images"]
 
 
 def _with_weights_of(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

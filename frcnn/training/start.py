@@ -26,7 +26,7 @@ DETECTOR_LIMITS = ("box_detections_per_img", "detections_per_img")
 
 
 def check_image_size(model: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a shorter side that the limit of the longer side never lets through."""
+    """Raise ConfigError if the limit of the longer side is below the size of the shorter side."""
     low, high = model.get("min_size"), model.get("max_size")
     largest = max(low) if isinstance(low, list | tuple) else low
     if low is not None and high is not None and largest > high:
@@ -50,6 +50,25 @@ def view_in_words(detector: Detector) -> str:
             levels = ["/".join(f"{side:g}" for side in level) for level in module.sizes]
             return f"{words}, anchors of {', '.join(levels)} pixels"
     return words
+
+
+def weights_in_words(detector: Detector) -> str:
+    """The number of weights that are trained, and of those that are not."""
+    trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in detector.parameters()) - trained
+    return f"{trained / 1e6:.1f}M weights trained, {frozen / 1e6:.1f}M frozen"
+
+
+def starting_weights(model: Mapping[str, Any]) -> str:
+    """The trained weights that a network starts from, in words.
+
+    >>> starting_weights({"weights": None, "weights_backbone": "IMAGENET1K_V1"})
+    'starting weights: IMAGENET1K_V1 (backbone)'
+    """
+    for key, part in (("weights", "whole detector"), ("weights_backbone", "backbone")):
+        if model.get(key) is not None:
+            return f"starting weights: {model[key]} ({part})"
+    return "starting weights: none (from scratch); docs/finetuning.md says how to use trained ones"
 
 
 def warn_of_warmup(schedule: Any, total: int) -> None:

@@ -20,7 +20,7 @@ from frcnn.sites.assigners.pairs import (
     owners,
     smallest,
 )
-from samplers.arguments import check_share
+from samplers.arguments import check_at_least_one, check_share
 from samplers.iou import iou
 
 
@@ -57,8 +57,7 @@ class ATSS:
     unfit: ClassVar = {"rcnn": "it takes candidates per pyramid level, and proposals have no level"}
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        check_at_least_one("k", self.k)
         check_share("ignore_ioa", self.ignore_ioa)
 
     def __call__(self, candidates: Unassigned) -> Assigned:
@@ -67,19 +66,15 @@ class ATSS:
             raise ValueError("ATSS needs the pyramid level of each candidate")
         count = len(candidates.strides)
         levels = [torch.where(candidates.level == number)[0] for number in range(count)]
-        images = zip(candidates.boxes, candidates.objects, candidates.object_labels, strict=True)
+        images = zip(candidates.boxes, candidates.objects, strict=True)
         owner = [self._owners(*image, levels) for image in images]
         return assemble_owned(candidates, owner, self.ignore_ioa)
 
-    def _owners(
-        self, boxes: Tensor, objects: Tensor, labels: Tensor, levels: Sequence[Tensor]
-    ) -> Tensor:
+    def _owners(self, boxes: Tensor, objects: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """[N] the object that each candidate is positive for."""
         if not len(boxes) or not len(objects):
             return no_owners(boxes)
-        rows = torch.cat(
-            [level[self._nearest(boxes[level], objects, labels)] for level in levels], 1
-        )
+        rows = torch.cat([level[self._nearest(boxes[level], objects)] for level in levels], 1)
         near = boxes[rows]  # [G, L k, 4]
         ious = iou(near.permute(2, 0, 1), objects.T[:, :, None])
         spread = ious.std(1, correction=1 if ious.shape[1] > 1 else 0)
@@ -87,11 +82,11 @@ class ATSS:
         chosen = (ious >= threshold) & inside(centers(near), objects[:, None])
         return owners(rows, ious, chosen, len(boxes))
 
-    def _nearest(self, boxes: Tensor, objects: Tensor, labels: Tensor) -> Tensor:
+    def _nearest(self, boxes: Tensor, objects: Tensor) -> Tensor:
         """[G, k] rows of the boxes whose centres are nearest to that of each object."""
         points = centers(boxes)
         found = [
-            smallest((points - centers(part)[:, None]).square().sum(-1), self.k)
-            for part, _ in object_chunks(objects, labels, boxes)
+            smallest((points - centers(objects[part])[:, None]).square().sum(-1), self.k)
+            for part in object_chunks(objects, boxes)
         ]
         return torch.cat(found)

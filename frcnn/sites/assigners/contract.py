@@ -15,6 +15,7 @@ from torch import Tensor
 
 from frcnn.losses.samples import single_total
 from samplers.host import Numbers
+from samplers.iou import share_inside
 from samplers.quota import count
 
 IGNORE, BACKGROUND = -1, 0
@@ -176,15 +177,6 @@ def assemble(
     )
 
 
-def share_inside(boxes: Tensor, areas: Tensor) -> Tensor:
-    """[..., N, J] share of each box in each area (intersection over the box's own area)."""
-    top_left = torch.max(boxes[..., None, :2], areas[..., None, :, :2])
-    bottom_right = torch.min(boxes[..., None, 2:], areas[..., None, :, 2:])
-    inside = (bottom_right - top_left).clamp(min=0).prod(-1)
-    own = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
-    return inside / own.clamp(min=torch.finfo(own.dtype).tiny)[..., None]
-
-
 def ignore_background_inside(
     labels: Tensor, boxes: Tensor, areas: Tensor, ignore_ioa: float
 ) -> Tensor:
@@ -196,5 +188,6 @@ def ignore_background_inside(
     """
     if not areas.shape[-2]:
         return labels
-    covered = share_inside(boxes, areas).amax(-1) > ignore_ioa
+    shares = share_inside(boxes.movedim(-1, 0)[..., None], areas.movedim(-1, 0)[..., None, :])
+    covered = shares.amax(-1) > ignore_ioa  # [..., N, J] -> [..., N]
     return labels.masked_fill(covered & (labels == BACKGROUND), IGNORE)

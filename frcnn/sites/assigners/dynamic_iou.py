@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from frcnn.sites.assigners.contract import Assigned, Unassigned
 from frcnn.sites.assigners.max_iou import MaxIoU
-from samplers.arguments import check_share
+from samplers.arguments import check_at_least_one, check_share
 
 
 class DynamicIoU(nn.Module):
@@ -15,7 +15,8 @@ class DynamicIoU(nn.Module):
 
     In each batch the ``top``-th highest IoU of each image that has objects is averaged over the
     images of all processes. Every ``interval`` batches the threshold becomes the mean of the
-    last ``interval`` of these numbers, but at least ``low``. What is below it is background.
+    last ``interval`` of these numbers, but at least ``min_threshold``. What is below it is
+    background.
 
     Differs from mmdetection's: the statistic is over all processes (there one GPU), images without
     objects do not count, a batch without any object is not counted, and the state is saved. Objects
@@ -24,8 +25,8 @@ class DynamicIoU(nn.Module):
     With ``trainer.accumulate`` an optimizer step has several batches.
 
     Args:
-        low: least threshold, in [0, 1].
-        start: threshold until the first update, in [low, 1]; 0.5 in mmdetection.
+        min_threshold: in [0, 1].
+        start: threshold until the first update, in [min_threshold, 1]; 0.5 in mmdetection.
         top: K_I, the IoU that is recorded, at least 1; with fewer candidates the lowest IoU.
         interval: C, batches between updates, at least 1.
         ignore_ioa: background is ignored if more than this share of it lies in an ignore area
@@ -53,22 +54,21 @@ class DynamicIoU(nn.Module):
 
     def __init__(
         self,
-        low: float = 0.4,
+        min_threshold: float = 0.4,
         start: float = 0.5,
         top: int = 75,
         interval: int = 100,
         ignore_ioa: float = 0.5,
     ) -> None:
         super().__init__()
-        check_share("low", low)
-        if not low <= start <= 1:
-            raise ValueError(f"start must be in [low={low}, 1], got {start}")
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1, got {interval}")
+        check_share("min_threshold", min_threshold)
+        if not min_threshold <= start <= 1:
+            raise ValueError(f"start must be in [min_threshold={min_threshold}, 1], got {start}")
+        check_at_least_one("top", top)
+        check_at_least_one("interval", interval)
         check_share("ignore_ioa", ignore_ioa)
-        self.low, self.top, self.interval, self.ignore_ioa = low, top, interval, ignore_ioa
+        self.min_threshold, self.top, self.interval = min_threshold, top, interval
+        self.ignore_ioa = ignore_ioa
         self.register_buffer("threshold", torch.tensor(float(start)))
         # Sum and number of the IoUs recorded since the last update, one per batch.
         self.register_buffer("iou_sum", torch.zeros(()))
@@ -98,7 +98,8 @@ class DynamicIoU(nn.Module):
         self.iou_sum += both[0] / both[1]
         self.steps += 1
         if self.steps == self.interval:
-            self.threshold.copy_((self.iou_sum / self.interval).clamp(min=self.low, max=1))
+            mean = self.iou_sum / self.interval
+            self.threshold.copy_(mean.clamp(min=self.min_threshold, max=1))
             self.iou_sum.zero_()
             self.steps.zero_()
 

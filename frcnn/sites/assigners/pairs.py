@@ -3,11 +3,12 @@
 Shape letters: N candidates and G objects of one image, k candidates of each object.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from frcnn.sites.assigners.contract import (
     Assigned,
@@ -15,12 +16,11 @@ from frcnn.sites.assigners.contract import (
     assemble,
     ignore_background_inside,
 )
-from frcnn.sites.assigners.max_iou import GPU_PAIRS, PAIRS, MaxIoU
+from frcnn.sites.assigners.max_iou import GPU_PAIRS, PAIRS
 from samplers.iou import iou
 
 NO_OBJECT = -1
 MARGIN = 0.01  # pixels by which a centre must lie inside a box, as in released code
-OVERLAP = MaxIoU(1.0, 1.0)  # here for its IoUs and objects alone
 
 
 def smallest(values: Tensor, k: int) -> Tensor:
@@ -43,13 +43,33 @@ def smallest(values: Tensor, k: int) -> Tensor:
     return columns.gather(1, order)
 
 
-def object_chunks(
-    objects: Tensor, labels: Tensor, boxes: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """[G, 4] objects and [G] labels in parts, so that a part's table with all boxes stays small."""
-    pairs = PAIRS if boxes.device.type == "cpu" else GPU_PAIRS
-    size = max(1, pairs // max(1, len(boxes)))
-    return zip(objects.split(size), labels.split(size), strict=True)
+def object_chunks(objects: Tensor, boxes: Tensor) -> Iterator[slice]:
+    """Slices of [G, 4] objects, so that the table of a slice with all [N, 4] boxes stays small."""
+    size = _chunk_size(boxes)
+    return (slice(start, start + size) for start in range(0, len(objects), size))
+
+
+def _chunk_size(others: Tensor) -> int:
+    """Boxes whose table with all others is computed at once."""
+    pairs = PAIRS if others.device.type == "cpu" else GPU_PAIRS
+    return max(1, pairs // max(1, len(others)))
+
+
+def best_overlap(boxes: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] IoU of each box with the object that it overlaps most, and [N] the row of that object.
+
+    Ties go to the lowest object. Without objects: 0 and ``NO_OBJECT``.
+
+    Args:
+        boxes: [N, 4]; objects: [G, 4].
+    """
+    ious, rows = boxes.new_zeros(len(boxes)), no_owners(boxes)
+    if len(objects):
+        size = _chunk_size(objects)
+        for start in range(0, len(boxes), size):
+            part = slice(start, start + size)
+            ious[part], rows[part] = box_iou(objects, boxes[part]).max(0)
+    return ious, rows
 
 
 def no_owners(boxes: Tensor) -> Tensor:
@@ -70,7 +90,7 @@ def inside(points: Tensor, boxes: Tensor, margin: float = MARGIN) -> Tensor:
     return horizontal & (y - top > margin) & (bottom - y > margin)
 
 
-def predicted_ious(boxes: Tensor, objects: Tensor, labels: Tensor) -> Tensor:
+def pair_ious(boxes: Tensor, objects: Tensor, labels: Tensor) -> Tensor:
     """[G, N] IoU of each object with the box that is predicted for its class.
 
     Args:
@@ -110,6 +130,7 @@ def assemble_owned(
     ignore_ioa: float,
     soft_targets: Sequence[Tensor] | None = None,
     weights: Sequence[Tensor] | None = None,
+    overlaps: Iterable[tuple[Tensor, Tensor]] | None = None,
 ) -> Assigned:
     """Candidates with an owner are positive; all others are background, or ignored in an area.
 
@@ -117,6 +138,7 @@ def assemble_owned(
         owner: [N_i] for each image, see ``owners``.
         ignore_ioa: background is ignored if more than this share of it lies in an ignore area.
         soft_targets, weights: [N_i] for each image, or None.
+        overlaps: ``best_overlap`` of each image, if it is known.
     """
     images = zip(
         candidates.boxes,
@@ -126,16 +148,27 @@ def assemble_owned(
         owner,
         strict=True,
     )
-    found = [_label_image(*image, ignore_ioa) for image in images]
+    if overlaps is None:
+        overlaps = map(best_overlap, candidates.boxes, candidates.objects)
+    found = [
+        _label_image(*image, overlap, ignore_ioa)
+        for image, overlap in zip(images, overlaps, strict=True)
+    ]
     labels, ious, gt = zip(*found, strict=True)
     return assemble(candidates, labels, ious, gt, soft_targets, weights)
 
 
 def _label_image(
-    boxes: Tensor, objects: Tensor, labels: Tensor, ignore: Tensor, owner: Tensor, ignore_ioa: float
+    boxes: Tensor,
+    objects: Tensor,
+    labels: Tensor,
+    ignore: Tensor,
+    owner: Tensor,
+    overlap: tuple[Tensor, Tensor],
+    ignore_ioa: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N] labels; IoU and row of the own object, or of the one that overlaps most."""
-    _, ious, gt = OVERLAP.label(boxes, objects, labels, ignore[:0])
+    ious, gt = overlap
     # Row -1 is the padding: no object, the label of background.
     own, found = F.pad(objects, (0, 0, 0, 1))[owner], F.pad(labels, (0, 1))[owner]
     found = ignore_background_inside(found, boxes, ignore, ignore_ioa)

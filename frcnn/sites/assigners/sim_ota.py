@@ -5,13 +5,13 @@ classes.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frcnn.sites.assigners.contract import Assigned, Unassigned
+from frcnn.sites.assigners.contract import Assigned, Outputs, Unassigned
 from frcnn.sites.assigners.pairs import (
     NO_OBJECT,
     assemble_owned,
@@ -19,10 +19,15 @@ from frcnn.sites.assigners.pairs import (
     inside,
     no_owners,
     object_chunks,
-    predicted_ious,
+    pair_ious,
     smallest,
 )
-from samplers.arguments import check_not_negative, check_share
+from samplers.arguments import (
+    check_above_zero,
+    check_at_least_one,
+    check_not_negative,
+    check_share,
+)
 
 FAR = 1e5  # cost of a candidate outside an object or its centre zone
 SMALLEST_IOU = 1e-7
@@ -32,8 +37,9 @@ SMALLEST_IOU = 1e-7
 class SimOTA:
     """Each object takes the candidates that are cheapest for it *now*, as many as fit it well.
 
-    A candidate is considered if its centre lies in any object, or within ``radius`` strides of the
-    centre of any. For each pair of such a candidate and an object
+    A candidate is considered if its centre lies in any object, or in the centre zone of any: a
+    square that reaches ``radius`` strides to each side of the object's centre. For each pair of
+    such a candidate and an object
 
         ``cost = BCE(scores, the object's class) + iou_weight * -log(IoU of the predicted box)``
 
@@ -45,7 +51,7 @@ class SimOTA:
     ``sqrt(score * objectness)``, the mean of two scores; the networks here have one.
 
     Attributes:
-        radius: of the centre zone, in strides of the candidate's level, > 0.
+        radius: half the side of the centre zone, in strides of the candidate's level, > 0.
         top: IoUs that are summed, at least 1.
         iou_weight: of the IoU's cost, >= 0.
         ignore_ioa: background is ignored if more than this share of it lies in an ignore area
@@ -54,7 +60,6 @@ class SimOTA:
     Raises:
         ValueError: an argument out of range; candidates without levels.
 
-    >>> from frcnn.sites.assigners.contract import Outputs
     >>> boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
     >>> predicted = torch.tensor([[[0.0, 0, 10, 9]], [[0, 0, 10, 8]], [[0, 0, 10, 7]]])
     >>> scores = torch.full((3, 4), 0.5)
@@ -73,10 +78,8 @@ class SimOTA:
     unfit: ClassVar = {"rcnn": "its centre zone is counted in strides, and proposals have no level"}
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
-            raise ValueError(f"radius must be above 0, got {self.radius}")
-        if self.top < 1:
-            raise ValueError(f"top must be at least 1, got {self.top}")
+        check_above_zero("radius", self.radius)
+        check_at_least_one("top", self.top)
         check_not_negative("iou_weight", self.iou_weight)
         check_share("ignore_ioa", self.ignore_ioa)
 
@@ -86,64 +89,64 @@ class SimOTA:
             raise ValueError("SimOTA needs the pyramid level of each candidate")
         strides = torch.tensor(candidates.strides, device=candidates.level.device)
         stride = strides[candidates.level]
-        images = list(
-            zip(candidates.boxes, candidates.objects, candidates.object_labels, strict=True)
-        )
-        zones = [self._zones(boxes, objects, stride) for boxes, objects, _ in images]
-        near = [torch.where(any_zone)[0] for any_zone, _ in zones]
+        images = list(zip(candidates.boxes, candidates.objects, strict=True))
+        near = [self._near(boxes, objects, stride) for boxes, objects in images]
         first = torch.tensor([0, *candidates.sizes]).cumsum(0).tolist()
-        stacked = torch.cat([rows + start for rows, start in zip(near, first, strict=False)])
-        seen = candidates.predict(stacked)
-        counts = [len(rows) for rows in near]
-        outputs = zip(seen.scores.split(counts), seen.boxes.split(counts), strict=True)
-        owner = [
-            self._owners(*image, rows, both[:, rows], *output)
-            for image, rows, (_, both), output in zip(images, near, zones, outputs, strict=True)
-        ]
+        stacked = [image.rows + start for image, start in zip(near, first, strict=False)]
+        predicted = candidates.predict(torch.cat(stacked))
+        counts = [len(image.rows) for image in near]
+        outputs = map(Outputs, predicted.scores.split(counts), predicted.boxes.split(counts))
+        parts = zip(near, candidates.objects, candidates.object_labels, outputs, strict=True)
+        owner = [no_owners(boxes) for boxes in candidates.boxes]
+        for own, (image, objects, labels, output) in zip(owner, parts, strict=True):
+            if len(image.rows):
+                own[image.rows] = self._owners(image.central, objects, labels, output)
         return assemble_owned(candidates, owner, self.ignore_ioa)
 
-    def _zones(self, boxes: Tensor, objects: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
-        """[N] near any object; [G, N] in the object and in its centre zone."""
+    def _near(self, boxes: Tensor, objects: Tensor, stride: Tensor) -> "Near":
+        """The candidates of an image that are considered."""
         points, reach = centers(boxes), self.radius * stride
-        near = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-        both = [near.new_zeros(0, len(boxes))]
-        for some, _ in object_chunks(objects, objects[:, 0], boxes):
-            in_object = inside(points, some[:, None], 0.0)
-            in_zone = ((points - centers(some)[:, None]).abs() < reach[:, None]).all(-1)
-            near |= (in_object | in_zone).any(0)
-            both.append(in_object & in_zone)
-        return near, torch.cat(both)
+        is_near = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        central = [is_near.new_zeros(0, len(boxes))]
+        for part in object_chunks(objects, boxes):
+            in_object = inside(points, objects[part, None], 0.0)
+            distance = (points - centers(objects[part])[:, None]).abs()
+            in_zone = (distance < reach[:, None]).all(-1)
+            is_near |= (in_object | in_zone).any(0)
+            central.append(in_object & in_zone)
+        rows = torch.where(is_near)[0]
+        return Near(rows, torch.cat(central)[:, rows])
 
-    def _owners(
-        self,
-        boxes: Tensor,
-        objects: Tensor,
-        labels: Tensor,
-        near: Tensor,
-        both: Tensor,
-        scores: Tensor,
-        seen: Tensor,
-    ) -> Tensor:
-        """[N] the object that each candidate is positive for.
+    def _owners(self, central: Tensor, objects: Tensor, labels: Tensor, output: Outputs) -> Tensor:
+        """[V] the object that each of the considered candidates is positive for.
 
         Args:
-            near: [V] rows; both: [G, V] of ``_zones``; scores: [V, C+1]; seen: [V, D, 4].
+            central: [G, V], of ``Near``.
+            output: of the V candidates.
         """
-        owner = no_owners(boxes)
-        if not len(near):
-            return owner
-        ious = predicted_ious(seen, objects, labels)
-        cost = class_cost(scores, labels) - self.iou_weight * (ious + SMALLEST_IOU).log()
-        cost = cost + FAR * ~both
-        rows = smallest(cost, self.top)
-        highest = ious.topk(min(self.top, len(near))).values
+        ious = pair_ious(output.boxes, objects, labels)
+        cost = class_cost(output.scores, labels) - self.iou_weight * (ious + SMALLEST_IOU).log()
+        cost = cost + FAR * ~central
+        cheapest = smallest(cost, self.top)
+        highest = ious.topk(cheapest.shape[1]).values
         count = highest.sum(1).long().clamp(min=1)
-        taken = torch.arange(rows.shape[1], device=rows.device) < count[:, None]
-        matches = torch.zeros_like(both).scatter(1, rows, taken)
-        several = matches.sum(0) > 1
-        own = torch.where(several, cost.argmin(0), matches.long().argmax(0))
-        owner[near] = own.masked_fill(~matches.any(0), NO_OBJECT)
-        return owner
+        is_taken = torch.arange(cheapest.shape[1], device=count.device) < count[:, None]
+        taken = torch.zeros_like(central).scatter(1, cheapest, is_taken)
+        several = taken.sum(0) > 1
+        own = torch.where(several, cost.argmin(0), taken.long().argmax(0))
+        return own.masked_fill(~taken.any(0), NO_OBJECT)
+
+
+class Near(NamedTuple):
+    """The candidates of one image that are considered.
+
+    Attributes:
+        rows: [V] of the N candidates.
+        central: [G, V] bool: the centre lies in the object and in its centre zone.
+    """
+
+    rows: Tensor
+    central: Tensor
 
 
 def class_cost(scores: Tensor, labels: Tensor) -> Tensor:

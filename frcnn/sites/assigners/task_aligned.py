@@ -17,10 +17,10 @@ from frcnn.sites.assigners.pairs import (
     no_owners,
     object_chunks,
     owners,
-    predicted_ious,
+    pair_ious,
     smallest,
 )
-from samplers.arguments import check_not_negative, check_share
+from samplers.arguments import check_at_least_one, check_not_negative, check_share
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class TaskAligned:
     ignore_ioa: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        check_at_least_one("k", self.k)
         check_not_negative("alpha", self.alpha)
         check_not_negative("beta", self.beta)
         check_share("ignore_ioa", self.ignore_ioa)
@@ -98,7 +97,10 @@ class TaskAligned:
         quality = scores.new_zeros(len(boxes))
         if not len(boxes) or not len(objects):
             return no_owners(boxes), quality
-        parts = [self._best(*part, scores, seen) for part in object_chunks(objects, labels, boxes)]
+        parts = [
+            self._best(objects[part], labels[part], scores, seen)
+            for part in object_chunks(objects, boxes)
+        ]
         rows, t, u = (torch.cat(column) for column in zip(*parts, strict=True))  # [G, k]
         chosen = (t > 0) & inside(centers(boxes[rows]), objects[:, None])
         owner = owners(rows, u, chosen, len(boxes))
@@ -113,7 +115,7 @@ class TaskAligned:
         self, objects: Tensor, labels: Tensor, scores: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[G, k] rows of highest t, their t and their u."""
-        u = predicted_ious(seen, objects, labels)
+        u = pair_ious(seen, objects, labels)
         t = scores[:, labels].T ** self.alpha * u**self.beta
         rows = smallest(-t, self.k)
         return rows, t.gather(1, rows), u.gather(1, rows)

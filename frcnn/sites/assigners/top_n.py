@@ -12,12 +12,12 @@ from torchvision.ops import box_iou
 from frcnn.sites.assigners.contract import Assigned, Unassigned
 from frcnn.sites.assigners.pairs import (
     NO_OBJECT,
-    OVERLAP,
     assemble_owned,
+    best_overlap,
     object_chunks,
     smallest,
 )
-from samplers.arguments import check_share
+from samplers.arguments import check_at_least_one, check_share
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,24 @@ class TopN:
     ignore_ioa: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}")
+        check_at_least_one("n", self.n)
         check_share("ignore_ioa", self.ignore_ioa)
 
     def __call__(self, candidates: Unassigned) -> Assigned:
         """Label the images of a batch, one after another."""
-        images = zip(candidates.boxes, candidates.objects, candidates.object_labels, strict=True)
-        return assemble_owned(candidates, [self._owners(*i) for i in images], self.ignore_ioa)
+        images = list(zip(candidates.boxes, candidates.objects, strict=True))
+        overlaps = [best_overlap(*image) for image in images]
+        owner = [
+            most.masked_fill(~self._chosen(*image), NO_OBJECT)
+            for image, (_, most) in zip(images, overlaps, strict=True)
+        ]
+        return assemble_owned(candidates, owner, self.ignore_ioa, overlaps=overlaps)
 
-    def _owners(self, boxes: Tensor, objects: Tensor, labels: Tensor) -> Tensor:
-        """[N] the object that each candidate is positive for."""
-        top = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-        for part, _ in object_chunks(objects, labels, boxes):
-            ious = box_iou(part, boxes)
+    def _chosen(self, boxes: Tensor, objects: Tensor) -> Tensor:
+        """[N] bool: the candidates that are among the n of some object."""
+        chosen = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        for part in object_chunks(objects, boxes):
+            ious = box_iou(objects[part], boxes)
             rows = smallest(-ious, self.n)
-            top[rows[ious.gather(1, rows) > 0]] = True
-        _, _, most = OVERLAP.label(boxes, objects, labels, objects[:0])
-        return most.masked_fill(~top, NO_OBJECT)
+            chosen[rows[ious.gather(1, rows) > 0]] = True
+        return chosen

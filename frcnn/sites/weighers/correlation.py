@@ -25,7 +25,8 @@ class Correlation:
 
     Both losses stay as they are, so any class loss goes with it. The score is that of the object's
     class as inference reads it, and it alone has a gradient; IoUs have none. With means m,
-    variances v and the covariance over the positives of all images and processes:
+    variances v and the covariance over the positives of all images and processes, r is in [-1, 1],
+    and the term in [0, 2 weight]:
 
     - "concordance": ``r = 2 cov / (v_score + v_IoU + (m_score - m_IoU)^2)``. It is 1 if scores
       equal IoUs.
@@ -77,7 +78,7 @@ class Correlation:
         return Weighed(class_values, box_values, {"correlation": self.weight * share * term})
 
     def _correlation(self, means: Tensor, variances: Tensor) -> Tensor:
-        """0-d r, out of both means [2], and both variances and the covariance [3]."""
+        """0-d r in [-1, 1], out of both means [2], and both variances and the covariance [3]."""
         first, second, covariance = variances
         if self.coefficient == "pearson":
             return covariance / (first * second).clamp(min=SMALLEST).sqrt()

@@ -1,6 +1,6 @@
 """Losses scaled to terms of one size: the control of ``SWN`` without learned weights.
 
-Shape letters: K kept samples of the batch, P positives among them, G groups of samples.
+Shape letters: K kept samples of the batch, P positives among them.
 """
 
 import math
@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from frcnn.losses import Samples
+from frcnn.losses.samples import Normalizer
 from frcnn.sites.weighers.contract import Weighed
+from frcnn.sites.weighers.groups import group_sums, groups
+from samplers.arguments import check_above_zero
 
 
 class EqualTerms:
     """Scales the class loss of positives, that of negatives, and the box loss to ``size`` each.
 
-    This is where the weights of ``SWN`` settle: ``exp(-s) L + size s`` is least for
-    ``exp(-s) L = size``. Here the s of each group is this optimum for the batch, without
-    gradient. (A comparison of this project's; the paper does not have it.)
+    ``exp(-s) L + size s`` has its minimum where ``exp(-s) L = size``; the weights of ``SWN``
+    converge there. Here the s of each group is this optimum for the batch, without gradient. (A
+    comparison of this project's; the paper does not have it.)
 
     Args:
         size: of each of the three parts of the loss, > 0.
@@ -36,7 +39,8 @@ class EqualTerms:
     """
 
     def __init__(self, size: float = 0.5, by_label: bool = True, limit: float = 2.0) -> None:
-        check_above_zero(size=size, limit=limit)
+        check_above_zero("size", size)
+        check_above_zero("limit", limit)
         self.size, self.by_label, self.limit = size, by_label, limit
 
     def __call__(self, samples: Samples, class_values: Tensor, box_values: Tensor) -> Weighed:
@@ -54,28 +58,8 @@ class EqualTerms:
         return Weighed(weights[group] * class_values, weights[-1] * box_values)
 
 
-def groups(samples: Samples, by_label: bool) -> Tensor:
-    """[K] int64: 1 for positives and 0 for negatives; all 0 if not ``by_label``."""
-    group = torch.zeros_like(samples.labels)
-    if by_label:
-        group[samples.positive] = 1
-    return group
-
-
-def group_sums(values: Tensor, group: Tensor) -> Tensor:
-    """[K] values -> [2] sums of the two groups."""
-    return values.new_zeros(2).index_add(0, group, values)
-
-
-def shares(values: Tensor, image: Tensor, normalizer: float | Tensor) -> Tensor:
-    """What each of the values contributes to its term."""
+def shares(values: Tensor, image: Tensor, normalizer: Normalizer) -> Tensor:
+    """[K] losses, the [K] images that they belong to -> [K] their shares of the term."""
     if isinstance(normalizer, Tensor) and normalizer.dim():
         return values / normalizer[image]
     return values / normalizer
-
-
-def check_above_zero(**arguments: float) -> None:
-    """Raise ValueError unless all are above 0."""
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")

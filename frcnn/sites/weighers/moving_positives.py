@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from frcnn.losses import Samples
 from frcnn.sites.weighers.contract import Weighed
+from samplers.arguments import check_above_zero
 
 
 class MovingPositives(nn.Module):
@@ -31,8 +32,7 @@ class MovingPositives(nn.Module):
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        if not start > 0:
-            raise ValueError(f"start must be above 0, got {start}")
+        check_above_zero("start", start)
         self.momentum = momentum
         self.average: Tensor
         self.register_buffer("average", torch.tensor(float(start)))

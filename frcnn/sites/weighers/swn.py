@@ -12,8 +12,8 @@ from frcnn.losses.activation import label_scores
 from frcnn.losses.samples import step_count
 from frcnn.losses.soft_targets import predicted_ious
 from frcnn.sites.weighers.contract import Weighed
-from frcnn.sites.weighers.equal_terms import check_above_zero, group_sums, groups
-from samplers.arguments import check_not_negative
+from frcnn.sites.weighers.groups import group_sums, groups
+from samplers.arguments import check_above_zero, check_not_negative
 
 WIDTH = 64
 # Columns of the features: IoU, score, class loss, and the box loss of each coordinate.
@@ -65,7 +65,8 @@ class SWN(nn.Module):
         limit: float = 2.0,
     ) -> None:
         super().__init__()
-        check_above_zero(lr=lr, regularizer=regularizer, limit=limit)
+        for name, value in (("lr", lr), ("regularizer", regularizer), ("limit", limit)):
+            check_above_zero(name, value)
         check_not_negative("weight_decay", weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
         self.regularizer, self.by_label, self.limit = regularizer, by_label, limit
