@@ -78,8 +78,10 @@ study-which: $(READY) ## its step 3, DATA=FOLDER LITE0=FILE; a day
 study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER; hours
 	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA)/bccd $(WITH) sweep=one_stage
 	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA)/bccd $(WITH) sweep=one_stage_rpn
-	$(PY) -m experiments.report runs/one_stage --out $(ONE) --baseline dense=focal
-	$(PY) -m experiments.report runs/one_stage_rpn --out $(ONE)/rpn --baseline rpn=random
+	$(PY) -m experiments.report runs/one_stage --out $(ONE) --baseline dense=focal \
+	    --planned-seeds 3 --page $(ONE)/README.md
+	$(PY) -m experiments.report runs/one_stage_rpn --out $(ONE)/rpn --baseline rpn=random \
+	    --planned-seeds 3 --page $(ONE)/README.md
 
 study-finetuning: $(READY) ## experiments/finetuning, DATA=FOLDER LITE0=FILE; half an hour
 	-DATA=$(DATA) LITE0=$(LITE0) $(PY) -m frcnn.train -m --config-dir $(TUNE)/conf $(WITH) sweep=finetuning

@@ -11,7 +11,7 @@ import csv
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 FIGURES = ("AP", "AP50", "AP75")
@@ -48,13 +48,21 @@ def _fraction(value: float | None) -> str:
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     """The rows as a table, AP in percent with one decimal, and a dash where there is none."""
     columns = list(rows[0])
-    lines = [_line(columns), "|" + "---|" * len(columns)]
-    lines += [_line([_shown(name, cells[name]) for name in columns]) for cells in rows]
-    return "\n".join(lines) + "\n"
+    return grid(columns, [[_shown(name, cells[name]) for name in columns] for cells in rows]) + "\n"
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a newline at its end."""
+    return "\n".join([_line(columns), "|" + "---|" * len(columns), *map(_line, rows)])
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(escaped, cells)) + " |"
+
+
+def escaped(text: str) -> str:
+    """A cell's text, in which | does not end the cell."""
+    return text.replace("|", "\\|")
 
 
 def _shown(column: str, text: str) -> str:

@@ -39,6 +39,7 @@ def hand_made(
         "place": torch.arange(len(labels)),
         "level": whole,
         "right": zeros[:, None] + 0.5,
+        "object_score": zeros + 0.5,
         "loss": zeros,
         "class_loss": zeros,
         "errors": torch.zeros(positives, 4),

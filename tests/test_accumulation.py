@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import small_backbone, small_network, tiny
+from tiny import lines, small_backbone, small_network, tiny
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -20,6 +20,7 @@ from frcnn.tracking.tracker import NullTracker
 from frcnn.training.accumulation import Lockstep, Replay, exchanges
 from frcnn.training.loop import Engine, Options
 from frcnn.training.resume import _steps
+from frcnn.training.run import run
 
 STATISTICS = [
     ("sampler=pisa", "loss=ghm_c"),
@@ -115,6 +116,15 @@ def test_a_run_resumes_with_statistics_over_the_same_part_of_a_step() -> None:
     assert _steps(old) != _steps(old | {"accumulate_stats": "step"})
     one = {"batch_size": 2, "accumulate": 1}
     assert _steps(one) == _steps(one | {"accumulate_stats": "step"})
+
+
+@pytest.mark.parametrize("stats", ["batch", "step"])
+def test_an_observed_step_is_recorded_once(tmp_path: Path, stats: str) -> None:
+    run(*tiny("trainer.accumulate=2", f"trainer.accumulate_stats={stats}", "trainer.max_steps=2",
+              "sampler/rpn=ohem", "trainer.sampling_every=1"), tmp_path)  # fmt: skip
+    for site in ("rpn", "rcnn"):
+        key = f"sampling/{site}/positives_per_image"
+        assert [record["step"] for record in lines(tmp_path) if key in record] == [1, 2]
 
 
 class Noisy(nn.Module):

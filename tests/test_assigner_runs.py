@@ -17,7 +17,7 @@ from frcnn.training.run import run
 
 # Two updates in each half of twelve steps.
 DYNAMIC = [
-    "assigner=dynamic_iou", "assigner.rcnn.interval=4", "assigner.rcnn.low=0.05",
+    "assigner=dynamic_iou", "assigner.rcnn.interval=4", "assigner.rcnn.min_threshold=0.05",
     "assigner.rcnn.top=4", "box_loss=dynamic_smooth_l1", "box_loss.rcnn.interval=3",
     "box_loss.rcnn.beta=50",
 ]  # fmt: skip

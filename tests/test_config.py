@@ -113,6 +113,20 @@ def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
         assert choices["sampler"] == "all" and choices["sampler/rpn"] == "ohem"
 
 
+@pytest.mark.parametrize("name", ["check_data", "data_page"])
+@pytest.mark.parametrize("model", options("model"))
+def test_a_command_that_looks_at_data_takes_every_network(name: str, model: str) -> None:
+    config, _ = composed(f"model={model}", name=name)
+    assert config["model"]["name"] in model
+
+
+def test_bins_end_where_background_ends_whatever_the_assigner() -> None:
+    """dynamic_iou begins at 0.5 and moves; its least threshold is no end of background."""
+    for assigner, end in (("max_iou", 0.5), ("dynamic_iou", 0.5)):
+        config, _ = composed(f"assigner/rcnn={assigner}", "sampler=libra")
+        assert config["sampler"]["rcnn"]["negative_iou"] == end
+
+
 def assert_goes_with(experiment: str, sampler: str) -> None:
     config, choices = composed(f"experiment={experiment}", f"sampler={sampler}")
     assert choices["experiment"] == experiment and choices["sampler"] == sampler

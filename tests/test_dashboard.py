@@ -16,7 +16,7 @@ from wandb_server import OWNER, wandb_server
 
 from experiments.dashboard.logged import sites_and_terms
 from experiments.dashboard.panels import AXES, METHOD, sections
-from experiments.report.runs import is_ignored, read
+from experiments.report.runs import FOLD, is_ignored, read
 from experiments.report.study import study
 from frcnn import train
 from frcnn.tracking import tracker as tracking
@@ -101,6 +101,7 @@ def test_the_runs_of_a_sweep_have_its_name_and_the_methods_of_the_report(
         (["seed=1", "sampler=ohem", "loss=focal"], "loss=focal sampler=ohem"),
         (["++optimizer.lr=0.1", "data.split=a b"], "++optimizer.lr=0.1 'data.split=a b'"),
         (["trainer.epochs=24", "data=bccd"], "data=bccd trainer.epochs=24"),
+        (["data.folds=5", "data.fold=3", "sampler=ohem"], "data.folds=5 sampler=ohem"),
     ],
 )
 def test_the_method_is_what_a_result_may_come_from(overrides: list[str], method: str) -> None:
@@ -109,12 +110,14 @@ def test_the_method_is_what_a_result_may_come_from(overrides: list[str], method:
 
 def test_what_a_report_ignores_makes_no_other_method() -> None:
     config, _ = composed()
-    keys = ["data.root", "hydra.job.name", "sweep", "experiment", "sampler/rcnn"]
+    keys = ["data.root", "data.folds", FOLD, "hydra.job.name", "sweep", "experiment"]
+    keys += ["sampler/rcnn"]
     for group, node in config.items():
         keys += [f"{group}.{key}" for key in node] if isinstance(node, dict) else [group]
     assert {"seed", "trainer.clip_norm", "trainer.compile", "wandb.tags"} < set(keys)
     for key in keys:
-        assert (train.method([f"{key}=1"]) == "defaults") == is_ignored(key), key
+        left_out = is_ignored(key) or key == FOLD
+        assert (train.method([f"{key}=1"]) == "defaults") == left_out, key
 
 
 def test_a_missing_extra_is_one_line() -> None:

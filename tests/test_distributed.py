@@ -38,6 +38,7 @@ from frcnn.data import AspectGroupedBatches
 from frcnn.errors import ConfigError, UserError
 from frcnn.evaluation.inference import merge_detections, validation_loader
 from frcnn.parallel.cluster import RankInfo, Rendezvous, detect_launcher, first_host, rendezvous
+from frcnn.parallel.device import rank_device
 from frcnn.runfolder import checkpoint
 from frcnn.runfolder.signals import Stop, stop_on_signals
 from frcnn.training import launch
@@ -59,7 +60,8 @@ QUICK = (
     # Labels from predictions, and a threshold and a beta that follow the batch.
     "assigner=task_aligned loss=quality_focal",
     "assigner=dynamic_iou box_loss=dynamic_smooth_l1 "
-    "assigner.rcnn.interval=1 box_loss.rcnn.interval=1 assigner.rcnn.low=0.1 assigner.rcnn.top=3",
+    "assigner.rcnn.interval=1 assigner.rcnn.min_threshold=0.1 assigner.rcnn.top=3 "
+    "box_loss.rcnn.interval=1",
     # Counters of classes, and classes that are drawn.
     "loss=equalization_v2 sampler=ohem",
     "loss=seesaw",
@@ -262,8 +264,17 @@ def test_more_processes_than_gpus_are_refused_before_one_is_touched(
     config, choices = tiny("trainer.device=cuda", "trainer.devices=2")
     assert launch_run(config, choices, tmp_path, {}) == 2
     config["trainer"].update(device="auto", devices=3)
-    with pytest.raises(ConfigError, match="^trainer.devices=3: 2 GPUs are here"):
+    with pytest.raises(ConfigError, match="^trainer.devices=3, but this machine has 2 GPUs$"):
         launch_run(config, choices, tmp_path, {})
+
+
+def test_one_gpu_by_its_number_is_not_for_several_processes(tmp_path: Path) -> None:
+    config, choices = tiny("trainer.device=cuda:2", "trainer.devices=2")
+    refused = pytest.raises(ConfigError, match="^trainer.device=cuda:2: .*CUDA_VISIBLE_DEVICES=2,3")
+    with refused:
+        launch_run(config, choices, tmp_path, {})
+    with refused:  # one of a launcher's
+        rank_device("cuda:2", 0)
 
 
 def test_every_image_is_of_one_process() -> None:
@@ -283,8 +294,11 @@ def test_every_image_is_evaluated_by_one_process(images: int, size: int) -> None
         [[target["image_id"] for target in targets] for _, targets in loader]
         for loader in (validation_loader(found, 2, 0, rank, size) for rank in range(size))
     ]
-    ids = [number for share in shares for batch in share for number in batch]
-    assert sorted(ids) == list(range(images))  # each once: more than the evaluator would notice
+    batches = [batch for share in shares for batch in share if batch]
+    # Each once, in the batches of a single process, which pad the images.
+    assert sorted(batches) == [
+        list(range(images))[start : start + 2] for start in range(0, images, 2)
+    ]
     assert {len(share) for share in shares} == {-(-images // (2 * size))}  # all take part in each
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from frcnn.data import AspectGroupedBatches, make_loader
 from frcnn.errors import ConfigError, UserError
@@ -180,6 +181,35 @@ def test_a_record_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
     assert line["train/images_per_second"] > 0 and 0 <= line["train/data_wait"] <= 1
 
 
+def test_a_record_also_covers_the_end_of_the_epoch_before(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, log_every=4, lr=1e-9)  # three steps per epoch
+    bench.epoch(0)
+    assert not bench.records.lines
+    bench.epoch(1)
+    first, last = bench.records.lines
+    values = [index / 5 for _, index in bench.net.seen]
+    assert (first["step"], last["step"]) == (4, 6)
+    assert first["train/loss_a"] == pytest.approx(np.mean(values[:8]))
+    assert last["train/loss_a"] == pytest.approx(np.mean(values[8:]))
+
+
+def test_only_the_first_process_draws_a_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[bool | None] = []
+
+    def bar(*args: Any, disable: bool | None, **options: Any) -> tqdm:
+        hidden.append(disable)
+        return tqdm(*args, disable=True, **options)
+
+    monkeypatch.setattr("frcnn.training.loop.tqdm", bar)
+    bench = Bench(tmp_path)
+    bench.epoch(0)
+    bench.engine.processes.rank = 1
+    bench.epoch(1)
+    assert hidden == [None, True]  # None: drawn where the output is a terminal
+
+
 def test_throughput_counts_from_the_start_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 11.0, 14.0, 15.0, 18.0])  # start, data, step, data, step
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
@@ -209,6 +239,7 @@ def test_draws_of_a_step_depend_on_its_number_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_everything(tmp_path: Path, value: float) -> None:
     bench = Bench(tmp_path, lr=0.02)
+    bench.engine.options.describe = lambda index: f"{index}.png (image id x{index})"
     bench.engine.train_step([batch(1)])
     before = bench.net.weight.item()
     bench.net.weight.data.fill_(value)
@@ -216,7 +247,8 @@ def test_a_loss_that_is_not_finite_names_everything(tmp_path: Path, value: float
         bench.engine.train_step([batch(2, 5)])
     text = str(caught.value)
     assert f"not finite at step 1: loss_a={value};" in text and "loss_b" not in text
-    assert "learning rate 0.02" in text and "image numbers [2, 5]" in text and "\n" not in text
+    assert "learning rate 0.02, images 2.png (image id x2), 5.png (image id x5);" in text
+    assert "\n" not in text
     assert str(tmp_path / "bad_batch.pt") in text
     saved = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
     assert saved["step"] == 1 and [t["image_id"] for t in saved["targets"]] == [2, 5]
@@ -233,7 +265,7 @@ def test_a_sampler_that_meets_one_is_told_of_in_the_same_way(
 
     bench = Bench(tmp_path)
     monkeypatch.setattr(bench.net, "forward", fails)
-    with pytest.raises(UserError, match=r"not finite at step 0: OHEM.*image numbers \[1\]"):
+    with pytest.raises(UserError, match=r"not finite at step 0: OHEM.*images 1;"):
         bench.engine.train_step([batch(1)])
     assert (tmp_path / "bad_batch.pt").exists()
 

@@ -395,7 +395,7 @@ def test_negatives_by_iou_by_hand() -> None:
         [0, 0, 0, 0, 0, 1],
         ious=[0.0, 0.04, 0.11, 0.12, 0.14, 0.9],
         loss=[1.0, 3.0, 1.0, 2.0, 6.0, 9.0],
-        right=[[0.9, 0.8], [0.9, 0.6], [0.5, 1.0], [1.0, 0.6], [0.9, 0.7], [0.0, 0.0]],
+        object_score=[0.2, 0.4, 0.5, 0.4, 0.3, 1.0],
     )
     number, loss, score = sampling.negatives_by_iou({"dense": one}).axes
     assert [bar.get_height() for bar in number.patches] == [2, 0, 3]
@@ -403,6 +403,18 @@ def test_negatives_by_iou_by_hand() -> None:
     assert heights(score, 0, 2) == about({"mean": [0.3, 0.4], "median": [0.2, 0.4]})
     place, mean = lines(loss)["mean"]
     assert place.tolist() == pytest.approx([0.025, 0.075, 0.125]) and mean[1].isnan()
+
+
+def test_the_score_of_an_object_class_is_the_highest_and_not_the_sum(
+    seen: dict[str, Seen],
+) -> None:
+    """Softmax over three object classes: their sum is what the background's score leaves."""
+    for site, classes in (("rpn", 1), ("rcnn", 3)):
+        negative = ~seen[site].positive
+        rest = 1 - seen[site].right[negative][:, 0]
+        highest = seen[site].object_score[negative]
+        assert (highest >= rest / classes - 1e-6).all()
+        assert torch.allclose(highest, rest) if classes == 1 else (highest < rest).all()
 
 
 def test_forgotten_examples_by_hand() -> None:

@@ -13,7 +13,7 @@ from tiny import SMALL, call, small_network
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.runs import read
 from experiments.report.study import study
-from experiments.report.tables import compare_figure, tables
+from experiments.report.tables import tables
 from experiments.table import row
 from frcnn import evaluate, train
 from frcnn.data import shapes
@@ -97,7 +97,7 @@ def test_differences_by_frequency_are_those_of_each_group_alone(tmp_path: Path) 
             line = (f"sampler={sampler}", f"seed={seed}")
             fabricate(tmp_path / f"{sampler}{seed}", *line, **groups)
     found = study(read(tmp_path))
-    assert compare_figure(found, "APr")["sampler=ohem"].difference.mean == pytest.approx(5)
+    assert found.verdicts_on("APr")["sampler=ohem"].difference.mean == pytest.approx(5)
     (table,) = (t for t in tables(found) if t.title.endswith("by frequency"))
     assert table.columns == ["method", *KEYS]
     ((method, rare, common, frequent),) = table.rows
@@ -105,6 +105,19 @@ def test_differences_by_frequency_are_those_of_each_group_alone(tmp_path: Path) 
     assert rare.startswith("+5.0 (+") and rare.endswith("), better")
     assert common.startswith("-2.0 (-") and common.endswith("), worse")
     assert frequent.startswith("+0.0 (-") and frequent.endswith("), undecided")
+
+
+def test_a_method_that_loses_half_of_the_rare_classes_has_learnt_and_is_tested(
+    tmp_path: Path,
+) -> None:
+    """AP says whether a method learnt, not the AP of the rare classes."""
+    for seed, noise in enumerate((-0.001, 0.0, 0.001)):
+        for sampler, rare in (("random", 0.20), ("ohem", 0.08)):
+            line = (f"sampler={sampler}", f"seed={seed}")
+            fabricate(tmp_path / f"{sampler}{seed}", *line, APr=rare + noise, APc=0.4, APf=0.6)
+    found = study(read(tmp_path))
+    assert found.verdicts_on("APr")["sampler=ohem"].answer == "worse"
+    assert found.verdicts["sampler=ohem"].answer == "undecided"
 
 
 def test_a_study_of_one_frequency_has_no_such_table(tmp_path: Path) -> None:

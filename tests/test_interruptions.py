@@ -29,11 +29,12 @@ from tiny import (
 from torch.utils.data import get_worker_info
 
 import frcnn.config.compose
-import frcnn.training.run
+import frcnn.training.validation
 from frcnn import train
 from frcnn.data import DetectionDataset
 from frcnn.errors import ConfigError
 from frcnn.runfolder import checkpoint
+from frcnn.training.checkpoints import Checkpoints
 from frcnn.training.loop import Engine
 
 # Two epochs of three steps; a log line every second.
@@ -75,8 +76,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def before(name: str, count: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
-    """Act within call number ``count`` of a function of the run's or of the engine's."""
-    place = Engine if hasattr(Engine, name) else frcnn.training.run
+    """Act within call number ``count`` of a function of the engine's or of the validation's."""
+    place = Engine if hasattr(Engine, name) else frcnn.training.validation
     real, calls = getattr(place, name), iter(range(1, 1000))
 
     def patched(*arguments: Any, **options: Any) -> Any:
@@ -107,6 +108,21 @@ def test_a_signal_in_a_step_finishes_and_saves_it(
     assert [start["step"] for start in starts] == [0, 1]
 
 
+def test_a_run_called_after_the_time_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        before("_update", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        assert call(train.main, *LINE) == 143
+    says = r"stopped after step 1; to go on, add (run_name=\S+) to the same command$"
+    (name,) = re.findall(says, "".join(capsys.readouterr()), re.MULTILINE)
+    assert call(train.main, *LINE, name) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    starts = json.loads((folder / "environment.json").read_text())
+    assert [start["step"] for start in starts] == [0, 1]
+
+
 def test_a_signal_in_a_validation_leaves_it_for_later(straight: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before("coco_metrics", 1, lambda: signal.raise_signal(signal.SIGTERM), patch)
@@ -120,13 +136,13 @@ def test_a_signal_as_a_validation_is_recorded_does_not_double_it(
     straight: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        real = frcnn.training.run.Run._keep_best
+        real = Checkpoints.keep_best
 
         def stopped(*arguments: Any) -> None:
             signal.raise_signal(signal.SIGINT)
             real(*arguments)
 
-        patch.setattr(frcnn.training.run.Run, "_keep_best", stopped)
+        patch.setattr(Checkpoints, "keep_best", stopped)
         assert command(tmp_path) == 130
     assert last(tmp_path)["validated"] == 3
     assert command(tmp_path) == 0 and the_same(tmp_path, straight)
@@ -323,7 +339,8 @@ def test_a_checkpoint_that_is_damaged_is_named_and_kept(
     path.write_bytes(damaged)
     assert command(tmp_path) == 1
     line = error_line(capsys)
-    assert line.startswith(f"{path}: not a readable checkpoint") and "resume=never" in line
+    assert line.startswith(f"{path}: not a readable checkpoint")
+    assert line.endswith("; resume=FILE goes on from a copy, resume=never anew")
     assert path.read_bytes() == damaged and (tmp_path / "metrics.jsonl").read_bytes() == records
     assert command(tmp_path, "resume=never", "trainer.max_steps=1") == 0
     assert (tmp_path / "metrics.jsonl").read_bytes() != b"" and last(tmp_path)["step"] == 1

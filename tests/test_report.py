@@ -15,8 +15,9 @@ import yaml
 from fabricated import MADE, fabricate, sweep
 
 from experiments.report import forest, html, markdown
+from experiments.report import study as study_module
 from experiments.report.__main__ import main
-from experiments.report.csv_files import read_csv, write_csv
+from experiments.report.csv_files import merged, read_csv, write_csv
 from experiments.report.figures import curves, figures
 from experiments.report.runs import read
 from experiments.report.sentences import facts, headline, sentences
@@ -51,9 +52,8 @@ def test_runs_of_other_code_or_another_machine_are_named(tmp_path: Path) -> None
     (tmp_path / "random_1/environment.json").unlink()
     found = of(tmp_path)
     assert found.problems == [
-        "The runs have more than one value of commit: `01234567` (2), "
-        "`01234567, fedcba98 with changes` (1).",
-        "The runs have more than one value of threads: `1` (2), `1, 2` (1).",
+        "The runs come from 2 commits: `01234567` (2), `01234567, fedcba98 with changes` (1).",
+        "The runs used 2 different numbers of threads: `1` (2), `1, 2` (1).",
     ]
     write_csv(read(tmp_path), tmp_path / "runs.csv")
     assert study(read_csv(tmp_path / "runs.csv")).problems == found.problems
@@ -87,9 +87,7 @@ def test_a_gpu_and_none_are_two_machines(tmp_path: Path) -> None:
     file = tmp_path / "ohem_1/environment.json"
     (start,) = json.loads(file.read_text())
     file.write_text(json.dumps([start | {"gpu": {"name": "B200", "cuda": "13.0"}}]))
-    assert of(tmp_path).problems == [
-        "The runs have more than one value of gpu: `none` (3), `B200` (1)."
-    ]
+    assert of(tmp_path).problems == ["The runs come from 2 kinds of GPU: `none` (3), `B200` (1)."]
 
 
 def test_runs_that_stop_when_nothing_is_gained_may_differ_in_steps(tmp_path: Path) -> None:
@@ -129,7 +127,7 @@ def test_a_file_that_was_cut_short_makes_one_run_unreadable(
     assert problem.startswith("Run `ohem_1` cannot be read (")
 
 
-def folds(folder: Path, gain: float = 2.0) -> Path:
+def folds_of(folder: Path, gain: float = 2.0) -> Path:
     """Two samplers on three folds that differ by 10 AP, with two seeds."""
     for name, more in (("random", 0.0), ("ohem", gain)):
         for fold in range(3):
@@ -141,7 +139,7 @@ def folds(folder: Path, gain: float = 2.0) -> Path:
 
 
 def test_folds_are_averaged_and_paired_as_seeds_and_said(tmp_path: Path) -> None:
-    found = of(folds(tmp_path))
+    found = of(folds_of(tmp_path))
     assert found.problems == [] and list(found.methods) == ["sampler=random", "sampler=ohem"]
     values = found.values("sampler=random", "AP")
     assert {draw: round(value) for draw, value in values.items()} == {
@@ -173,7 +171,7 @@ def test_a_second_seed_on_the_same_images_adds_no_certainty(tmp_path: Path) -> N
 
 
 def test_folds_without_a_baseline_are_said_and_missing_ones_named(tmp_path: Path) -> None:
-    shutil.rmtree(folds(tmp_path) / "ohem_2_1")
+    shutil.rmtree(folds_of(tmp_path) / "ohem_2_1")
     assert of(tmp_path).problems == ["`sampler=ohem` has no finished run of seed 1 on fold 2."]
     for run in tmp_path.glob("random*"):
         shutil.rmtree(run)
@@ -182,7 +180,7 @@ def test_folds_without_a_baseline_are_said_and_missing_ones_named(tmp_path: Path
 
 
 def test_runs_of_one_fold_are_of_seeds_alone(tmp_path: Path) -> None:
-    for run in folds(tmp_path).glob("*_[12]_*"):
+    for run in folds_of(tmp_path).glob("*_[12]_*"):
         shutil.rmtree(run)
     found = of(tmp_path)
     assert list(found.values("sampler=ohem", "AP")) == [0, 1] and found.folds == []
@@ -191,7 +189,7 @@ def test_runs_of_one_fold_are_of_seeds_alone(tmp_path: Path) -> None:
 
 def test_runs_of_another_number_of_folds_are_left_out(tmp_path: Path) -> None:
     told = ("sampler=ohem", "data.folds=5", "data.fold=0", "seed=0")
-    fabricate(folds(tmp_path) / "ohem_of_5", *told)
+    fabricate(folds_of(tmp_path) / "ohem_of_5", *told)
     (problem,) = of(tmp_path).problems
     assert "data.folds=5 where most runs have 3; left out" in problem
 
@@ -213,11 +211,11 @@ def test_a_known_difference_is_found_and_none_in_equal_runs(tmp_path: Path) -> N
     assert said[0].startswith(
         "Compared with `sampler=random`, of 3 methods 1 is shown better, 1 is worse, 1 undecided. "
     )
-    assert said[1].startswith("The intervals hold for other seeds on these test images alone")
+    assert said[1].startswith("The intervals cover new seeds, not new test images: ")
     assert said[2].startswith("`sampler=ohem` is better: +6.04 AP (")
     assert said[3].startswith("`sampler=libra` is worse: -5.96 AP (")
     assert said[4] == "Undecided, which is not the same as equal: `sampler=all`."
-    assert "a difference of 0.5 AP takes" in said[-1]
+    assert "To detect 0.5 AP with 80 % power: " in said[-1] and " when 3 are." in said[-1]
 
 
 def test_a_difference_smaller_than_the_seeds_is_undecided_and_in_a_large_region_equivalent(
@@ -287,6 +285,36 @@ def test_a_look_before_the_planned_seeds_is_said_to_be_one(tmp_path: Path) -> No
     assert any("No number of seeds was planned" in text for text in sentences(found))
 
 
+@pytest.mark.parametrize(("seeds", "folds"), [(1, False), (0, True)])
+def test_too_few_planned_seeds_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int, folds: bool
+) -> None:
+    """One is enough where the folds can be compared."""
+    runs = folds_of(tmp_path) if folds else sweep(tmp_path, ohem=2.0)
+    with pytest.raises(SystemExit, match=f"--planned-seeds {seeds}: a comparison takes at least"):
+        called(monkeypatch, runs, "--planned-seeds", seeds)
+    called(monkeypatch, runs, "--planned-seeds", seeds + 1)
+
+
+def test_a_study_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = study_module.compared
+    monkeypatch.setattr(study_module, "compared", lambda *a, **k: calls.append(a) or real(*a, **k))
+    found = of(sweep(tmp_path, ohem=2.0))
+    html.page(found, figures(found)), markdown.page(found), sentences(found)
+    assert len(calls) == 1
+
+
+def test_a_completed_run_of_a_csv_is_kept_where_the_folder_s_is_not(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=2, ohem=2.0)
+    done = read(tmp_path)
+    cut = [replace(run, status="INTERRUPTED", figures={}) for run in done[:1]]
+    assert merged(cut, done) == done
+    again = [replace(run, seconds=7.0) for run in done[:1]]
+    assert merged(again, done) == [*again, *done[1:]]
+    assert merged(cut, cut) == cut and merged(done[1:], cut) == [*cut, *done[1:]]
+
+
 def test_one_seed_says_nothing(tmp_path: Path) -> None:
     found = of(sweep(tmp_path, seeds=1, ohem=9.0))
     assert headline(found).endswith("1 not tested.")
@@ -305,7 +333,7 @@ def test_runs_of_two_machines_are_not_compared_in_time(tmp_path: Path) -> None:
         (run / "environment.json").write_text(json.dumps([{**MADE, "host": host}]))
     found = of(tmp_path)
     assert cells(found, "Cost")["sampler=ohem"][1:3] == ["1.500 ± 0.000", "3.00"]
-    assert found.problems[0].startswith("The runs have more than one value of machine:")
+    assert found.problems[0].startswith("The runs come from 2 machines: ")
     assert facts(found).endswith("2 machines")
 
 

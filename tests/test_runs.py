@@ -1,6 +1,8 @@
 """Whole runs, tiny: what they leave behind, and that they repeat and resume to the last bit."""
 
 import json
+import re
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from frcnn.model import SamplingFasterRCNN
 from frcnn.runfolder import checkpoint
 from frcnn.training.loop import Engine
 from frcnn.training.run import Run, run
+from frcnn.training.validation import Validation
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 RETINANET = "retinanet_resnet18_fpn"
@@ -178,14 +181,15 @@ def test_a_resumed_run_is_the_undisturbed_one(
     assert the_same(trained(tmp_path / "stopped", *overrides), straight)
 
 
-def test_a_log_line_is_the_same_mean_wherever_the_run_was_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [6, 10], ids=["at the end of an epoch", "in mid-epoch"])
+def test_a_log_line_is_the_same_mean_wherever_the_run_was_cut(tmp_path: Path, step: int) -> None:
     sparse = ["trainer.log_every=4"]
     straight = trained(tmp_path / "straight", *sparse)
     assert [r["step"] for r in lines(straight) if "train/loss" in r] == [4, 8, 12]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, 10)
+        stop_at(patch, step)
         trained(tmp_path / "stopped", *sparse, "trainer.checkpoint_minutes=0")
-    assert checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["step"] == 10
+    assert checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["step"] == step
     assert the_same(trained(tmp_path / "stopped", *sparse), straight)
 
 
@@ -258,12 +262,13 @@ def test_a_run_that_goes_on_is_not_finished(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (["sampler=ohem"], "sampler"),
-        (["seed=1"], "seed"),
-        (["data.clutter=1"], "data"),
-        (["loss_weight.rcnn.class=2"], "loss_weight"),
-        (["trainer.batch_size=3"], "trainer.batch_size x devices"),
-        (["trainer.accumulate=2"], "trainer.accumulate"),
+        (["sampler=ohem"], "sampler.rcnn._target_: 'samplers.Random' -> 'samplers.OHEM', "),
+        (["seed=1"], "seed: 0 -> 1)"),
+        (["data.clutter=1"], "data.clutter: 0 -> 1)"),
+        (["loss_weight.rcnn.class=2"], "loss_weight.rcnn.class: 1 -> 2)"),
+        (["trainer.batch_size=3"], "trainer.batch_size x devices: 2 -> 3)"),
+        (["trainer.accumulate=2"], "trainer.accumulate: 1 -> 2)"),
+        (["assigner=atss"], " more)"),
     ],
     ids=str,
 )
@@ -271,7 +276,8 @@ def test_a_run_made_of_other_parts_does_not_resume(
     whole: Path, tmp_path: Path, change: list[str], named: str
 ) -> None:
     path = whole / "checkpoints/last.pt"
-    with pytest.raises(ConfigError, match=rf"trained with another {named}: .*resume=never"):
+    says = rf"trained with other settings \(.*{re.escape(named)}.*: give .*resume=never"
+    with pytest.raises(ConfigError, match=says):
         trained(tmp_path, f"resume={path}", *change)
 
 
@@ -308,17 +314,38 @@ def test_a_run_of_version_1_goes_on_and_evaluates(tmp_path: Path) -> None:
     assert read["config"]["model"] == saved["config"]["model"]
     assert read["sites"].keys() == saved["sites"].keys()
     trained(tmp_path / "a", f"resume={path}", "loss=ghm")
-    with pytest.raises(ConfigError, match=r"trained with another loss_weight: "):
+    with pytest.raises(ConfigError, match=r"settings \(loss_weight.rcnn.box: 1 -> 3\): "):
         trained(tmp_path / "b", f"resume={path}", "loss=ghm", "loss_weight.rcnn.box=3")
     model = load_trained(str(path), "cpu", "fp32").detector
     shares = model.sites["rpn"].class_loss.density.shares
     assert torch.equal(shares, saved["sites"]["rpn.class_loss.density.shares"])
 
 
+def test_a_resumed_run_does_not_keep_the_checkpoint_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, epoch, loaded = checkpoint.load, Engine.epoch, list[weakref.ref[Any]]()
+
+    def watched(path: Path) -> dict[str, Any]:
+        content = load(path)
+        loaded.append(weakref.ref(next(iter(content["model"].values()))))
+        return content
+
+    def trains(engine: Engine, *arguments: Any) -> None:
+        assert [found() for found in loaded] == [None]
+        epoch(engine, *arguments)
+
+    trained(tmp_path, "trainer.max_steps=1")
+    monkeypatch.setattr(checkpoint, "load", watched)
+    monkeypatch.setattr(Engine, "epoch", trains)
+    trained(tmp_path, "trainer.max_steps=2")
+    assert loaded
+
+
 def test_resume_from_weights_alone_or_from_nothing(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.pt: holds weights only; use last\.pt"):
         trained(tmp_path, f"resume={whole / 'checkpoints/best.pt'}")
-    with pytest.raises(UserError, match=r"none\.pt: no such checkpoint"):
+    with pytest.raises(UserError, match=r"none\.pt: no such checkpoint$"):
         trained(tmp_path, f"resume={tmp_path / 'none.pt'}")
 
 
@@ -396,7 +423,8 @@ def test_validation_visits_every_image_once_in_order() -> None:
 
 @pytest.mark.parametrize("sampler", ["random", "ohem"])
 def test_a_run_that_diverges_says_so_and_keeps_the_batch(tmp_path: Path, sampler: str) -> None:
-    with pytest.raises(UserError, match=r"not finite at step \d+: .*learning rate 1e\+30"):
+    says = r"not finite at step \d+: .*learning rate 1e\+30, images train-\d+ \(image id \d+\), "
+    with pytest.raises(UserError, match=says):
         diverging = ["optimizer.lr=1e30", "trainer.clip_norm=null", *CONSTANT]
         trained(tmp_path, *diverging, f"sampler={sampler}")
     saved = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
@@ -405,9 +433,9 @@ def test_a_run_that_diverges_says_so_and_keeps_the_batch(tmp_path: Path, sampler
 
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float | None]) -> None:
     """Validations find these APs one after the other."""
-    found: Callable[..., dict[str, Any]] = Run._metrics
+    found: Callable[..., dict[str, Any]] = Validation._metrics
     rest = iter(scores)
-    monkeypatch.setattr(Run, "_metrics", lambda self, d: found(self, d) | {"AP": next(rest)})
+    monkeypatch.setattr(Validation, "_metrics", lambda self, d: found(self, d) | {"AP": next(rest)})
 
 
 def validated(folder: Path) -> list[int]:
@@ -466,7 +494,7 @@ def test_what_ends_a_validation_loses_no_step(
     def ends(*_: Any) -> None:
         raise UserError("an image cannot be read")
 
-    monkeypatch.setattr("frcnn.training.run.detect", ends)
+    monkeypatch.setattr("frcnn.training.validation.detect", ends)
     with pytest.raises(UserError, match="an image cannot be read"):
         trained(tmp_path, "trainer.epochs=1")
     assert checkpoint.load(tmp_path / "checkpoints/last.pt")["step"] == 6

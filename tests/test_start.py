@@ -49,6 +49,8 @@ def test_first_lines(said: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch
     (time,) = [r.getMessage() for r in said.records if "s per step: about " in r.getMessage()]
     assert "for the 2 steps left" in time
     assert not lines(said, "the warm-up")
+    (weights,) = lines(said, "starting weights: ")
+    assert weights.startswith("starting weights: none (from scratch); docs/finetuning.md")
 
 
 def test_the_expected_time(said: pytest.LogCaptureFixture, monkeypatch) -> None:
@@ -74,6 +76,7 @@ def test_a_longer_run_says_how_the_rate_jumps(
     run(*tiny("trainer.max_steps=2"), tmp_path)
     assert not lines(said, "the run has ")
     run(*tiny("trainer.max_steps=4"), tmp_path)
+    assert len(lines(said, "starting weights: ")) == 1  # of the first start alone
     (line,) = lines(said, "the run has ")
     # Half a cosine from 0.02: a half of it after one step of two, and again after two of four.
     assert line.startswith(
@@ -121,7 +124,7 @@ def test_the_evaluation_counts_as_many_detections_as_it_is_told(
         given.append(options)
         return coco_metrics(*args, **options)
 
-    monkeypatch.setattr("frcnn.training.run.coco_metrics", metrics)
+    monkeypatch.setattr("frcnn.training.validation.coco_metrics", metrics)
     run(*tiny("trainer.max_steps=1", "evaluation.max_detections=7"), tmp_path)
     assert given == [{"backend": "pycocotools", "max_detections": 7}]
 

@@ -24,7 +24,7 @@ from experiments.report.differences import Rules, compared
 from experiments.report.markdown import markdown
 from experiments.report.sentences import least_seen, sentences
 from experiments.report.study import Plan, Study, study
-from experiments.report.tables import compare, compare_figure, not_learnt, tables, values
+from experiments.report.tables import compare, tables
 from experiments.report.verdicts import BETTER, FAILED, UNDECIDED, WORSE, Verdict, verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,7 @@ def test_what_the_map_answers_holds(map_: Map) -> None:
     }
     assert not any(v.differs for v in (*map_.verdicts.values(), *map_.changes.values()))
     assert (map_.depends or 0) > 0.05
+    assert f"below {least_seen(map_.verdicts):.0f} AP" in (MAP / "README.md").read_text()
     lower = [v.difference.mean < 0 for (_, m), v in map_.verdicts.items() if "guided" in m]
     assert len(lower) == 7 and all(lower)
     common = verdicts(compared(map_.means, map_.baseline, Rules(common=True)))
@@ -90,7 +91,7 @@ def test_what_the_bccd_study_answers_holds(bccd: Study, answers: dict[str, Verdi
     presets = {m: v for m, v in answers.items() if not bccd.in_family(m)}
     assert Counter(v.answer for v in presets.values()) == {UNDECIDED: 18, WORSE: 1, FAILED: 1}
     assert presets["sampler=ohem_quota"].answer == WORSE
-    assert not_learnt(bccd) == {"box_loss=ghm_r", "box_loss=ghm_r matched=ghm_r"}
+    assert bccd.not_learnt == {"box_loss=ghm_r", "box_loss=ghm_r matched=ghm_r"}
     assert len(answers) == 31 and [answers[m].answer for m in (OHEM, CONTROL)] == [UNDECIDED] * 2
     means = [answers[m].difference.mean for m in (OHEM, CONTROL)]
     assert means == pytest.approx([1.4, 1.7], abs=0.05)
@@ -100,7 +101,7 @@ def test_what_the_bccd_study_answers_holds(bccd: Study, answers: dict[str, Verdi
     for method, runs in bccd.methods.items():
         many = method.rpartition("=")[2] in five and not bccd.in_family(method)
         assert len(runs) == (5 if many else 3), method
-    assert "a difference of 0.5 AP takes 45 seeds" in sentences(bccd)[-1]
+    assert "To detect 0.5 AP with 80 % power: 35 seeds per method" in sentences(bccd)[-1]
     common = compare(replace(bccd, plan=Plan(common=True)))
     apart = {m for m, v in common.items() if v.answer != answers[m].answer}
     assert apart == {"loss=ghm_c matched=ghm_c"}
@@ -112,7 +113,7 @@ def test_p_of_ohem_and_of_the_control_hangs_on_choices(bccd: Study) -> None:
         for alone, common, blocked in product((False, True), (False, True), (False, True)):
             runs = {
                 m: own
-                for m, own in values(bccd).items()
+                for m, own in bccd.samples().items()
                 if not alone or m == bccd.baseline or bccd.in_family(m) == bccd.in_family(method)
             }
             own = verdicts(compared(runs, bccd.baseline or "", Rules(blocked, common)))[method]
@@ -126,13 +127,13 @@ def test_p_of_ohem_and_of_the_control_hangs_on_choices(bccd: Study) -> None:
 def test_scale_and_choice(
     bccd: Study, seeds: int, scale: float, choice: float, half: float
 ) -> None:
-    runs = values(bccd)
+    runs = bccd.samples()
     names = (bccd.baseline or "", CONTROL, MATCHED, OHEM)
     cells = [[v for seed, v in runs[m].items() if seed < seeds] for m in names]
     small, control, matched, ohem = map(fmean, cells)
     assert (control - small + ohem - matched) / 2 == pytest.approx(scale, abs=0.05)
     assert (matched - small + ohem - control) / 2 == pytest.approx(choice, abs=0.05)
-    learnt = [own for m, own in runs.items() if m not in not_learnt(bccd)]
+    learnt = [own for m, own in runs.items() if m not in bccd.not_learnt]
     squares = sum((len(own) - 1) * variance(own.values()) for own in learnt)
     std = math.sqrt(squares / sum(len(own) - 1 for own in learnt))
     assert std == pytest.approx(0.74, abs=0.01)
@@ -165,7 +166,7 @@ def test_the_page_of_the_tail_is_made_from_its_runs(tail: Study) -> None:
 def test_what_was_seen_of_the_tail_holds(tail: Study) -> None:
     text = " ".join((TAIL / "README.md").read_text().split())
     ap, rare, common, frequent = (
-        {m.removeprefix("tail="): v for m, v in compare_figure(tail, name).items()}
+        {m.removeprefix("tail="): v for m, v in tail.verdicts_on(name).items()}
         for name in ("AP", "APr", "APc", "APf")
     )
     best = "repeat_factor"
@@ -179,7 +180,7 @@ def test_what_was_seen_of_the_tail_holds(tail: Study) -> None:
     assert f"(APf) {frequent[best].difference.mean:+.1f}, undecided" in text
     for arm, gain in gains.items():
         assert arm == best or any(f"`{arm}` {verb}{gain}" in text for verb in ("has ", "")), arm
-    assert f"true difference of {least_seen(ap):.1f} AP over all" in text
+    assert f"a true difference of {least_seen(ap):.1f} AP over all classes" in text
     lowest = sorted(frequent, key=lambda arm: frequent[arm].difference.mean)[:2]
     assert sorted(lowest) == ["federated", "focal"]
     assert all(f"{frequent[arm].difference.mean:+.1f}" == "-2.2" for arm in lowest)

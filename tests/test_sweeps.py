@@ -22,7 +22,7 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from tiny import SMALL, call, composed, options, small_network, without_measured
+from tiny import SMALL, call, composed, options, small_network, voc, without_measured
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from experiments.report.csv_files import write_csv
@@ -153,13 +153,40 @@ def test_a_finished_run_stays_completed_where_its_data_is_gone(
     assert before["status"] == "COMPLETED" and not (folder / "0/traceback.txt").exists()
 
 
+def test_a_sweep_goes_on_after_its_data_have_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def moved(root: str) -> int:
+        by_seed = ["hydra.sweep.dir=runs/sweep", "hydra.sweep.subdir=${seed}"]
+        return call(train.main, "-m", *line, "seed=0,1", f"data.root={root}", *by_seed)
+
+    line = [text for text in SMALL if not text.startswith("data.") or text.startswith("data.m")]
+    line.append("data=voc")  # one image: a step per epoch
+    voc(tmp_path / "old", ["square", "circle"])
+    with stopped_in_the_second_run():
+        assert moved("old") == 143
+    (tmp_path / "old").rename(tmp_path / "new")
+    capsys.readouterr()
+    assert moved("new") == 0
+    out, error = capsys.readouterr()
+    assert out.endswith("runs in runs/sweep: 1 finished before, 1 resumed, 0 new, 0 failed\n")
+    assert "data.root: the data were in 'old' and are now in 'new'" in error
+    voc(tmp_path / "other", ["square", "dog"])
+    assert moved("other") == 2
+    out, error = capsys.readouterr()
+    assert out.endswith("runs in runs/sweep: 0 finished before, 0 resumed, 0 new, 2 failed\n")
+    assert "data.root: 'new' -> 'other', with other training images" in error
+
+
 def test_a_sweep_called_after_the_time_says_how_it_goes_on(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["-m", *LINE, "seed=0,1"]
     with stopped_in_the_second_run():
         assert call(train.main, *line) == 143
-    (hint,) = hints("".join(capsys.readouterr()))
+    said = "".join(capsys.readouterr())
+    assert re.search("stopped after step 1$", said, re.MULTILINE)  # the sweep says how to go on
+    (hint,) = hints(said)
     assert [run.name for run in folder.parent.iterdir()] == [hint.removeprefix("run_name=")]
     assert call(train.main, *line, hint) == 0
     said = "".join(capsys.readouterr())

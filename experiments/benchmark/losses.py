@@ -16,6 +16,7 @@ from experiments.benchmark.timing import interleaved, ratio, spread
 from frcnn.config.compose import build
 from frcnn.losses.examples import few_samples
 from frcnn.losses.samples import ClassLoss, Samples
+from frcnn.model.sites import prepare_loss
 
 SAMPLES, POSITIVES, CLASSES = 2_000, 500, 80  # a head that keeps every proposal, on COCO
 
@@ -49,7 +50,7 @@ def class_loss(name: str) -> ClassLoss:
     numbers = {"class_counts": counts, "class_frequencies": [n / CLASSES for n in counts]}
     node |= {key: value for key, value in numbers.items() if node.get(key) == "data"}
     loss: ClassLoss = build(node)
-    loss.initial_bias(CLASSES + 1)  # as a site asks: a state gets its size here
+    prepare_loss("rcnn", loss, CLASSES + 1)
     return loss
 
 

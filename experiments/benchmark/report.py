@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.table import grid
+
 WHY = "not measured"
 INTRODUCTION = (
     "Made by `python -m experiments.benchmark`. `2.00 (1.90 to 2.10)` is the median with the "
@@ -76,11 +78,9 @@ def page(results: Mapping[str, Any]) -> str:
 
 def headlines(results: Mapping[str, Any]) -> str:
     """The few figures for the README, as a Markdown table."""
-    lines = ["| what | measured |", "|---|---|"]
-    for words, place in HEADLINES:
-        figure = found(results, *place)
-        lines.append(_line([words, WHY if figure is None else shown(figure)]))
-    return "\n".join(lines) + "\n"
+    figures = [(words, found(results, *place)) for words, place in HEADLINES]
+    rows = [[words, WHY if figure is None else shown(figure)] for words, figure in figures]
+    return grid(["what", "measured"], rows) + "\n"
 
 
 def found(results: Mapping[str, Any], part: str, title: str, name: str, column: str) -> Any:
@@ -101,25 +101,19 @@ def found(results: Mapping[str, Any], part: str, title: str, name: str, column: 
 def markdown(content: Mapping[str, Any]) -> str:
     """One table with its title above and its notes below."""
     columns = _columns(content["rows"])
-    lines = [f"**{content['title']}**", "", _line(columns), "|" + "---|" * len(columns)]
+    rows = []
     for row in content["rows"]:
         cells = [shown(row.get(column, "")) for column in columns]
         if WHY in row:
             cells[1] = f"{WHY}: {row[WHY]}"
-        lines.append(_line(cells))
-    for note in content["notes"]:
-        lines += ["", note]
-    return "\n".join(lines)
+        rows.append(cells)
+    return "\n\n".join([f"**{content['title']}**", grid(columns, rows), *content["notes"]])
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
     """The columns in the order in which the rows name them, at least two."""
     found = list(dict.fromkeys(key for row in rows for key in row if key != WHY))
     return found if len(found) > 1 else [*found, ""]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def shown(value: Any) -> str:

@@ -96,12 +96,10 @@ def compared(
     targets: Sequence[Target] = TARGETS,
     title: str = "Targets of two CPU cores",
 ) -> dict[str, Any]:
-    """A table of the targets of a CPU."""
+    """A table of the targets of a CPU. A target within the measured quartiles is undecided."""
     bf16 = results["machine"]["computes in bf16"]
     rows = [_row(target, found(results, *target.place), bf16) for target in targets]
-    note = (
-        "The median is compared with the bound. A spread that contains the bound decides nothing."
-    )
+    note = "The median is compared with the bound. Undecided: the bound lies between the quartiles."
     return table(title, rows, note)
 
 
@@ -112,6 +110,12 @@ def _row(target: Target, value: Any, bf16: bool) -> Row:
         without = "no bf16 arithmetic here" if target.bf16 and not bf16 else "no such row"
         fp32 = "" if value is None else f"; in fp32 {shown(value)}"
         return row | {"measured": f"{WHY}: {without}{fp32}", "reached": ""}
-    figure = value["median"] if isinstance(value, dict) else value
-    reached = figure >= target.bound if target.least else figure <= target.bound
-    return row | {"measured": value, "reached": reached}
+    return row | {"measured": value, "reached": _reached(target, value)}
+
+
+def _reached(target: Target, value: Any) -> bool | str:
+    spread = value if isinstance(value, dict) else dict.fromkeys(("median", "q1", "q3"), value)
+    if spread["q1"] < spread["q3"] and spread["q1"] <= target.bound <= spread["q3"]:
+        return "undecided"
+    median = spread["median"]
+    return bool(median >= target.bound if target.least else median <= target.bound)

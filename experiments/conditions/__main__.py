@@ -12,6 +12,7 @@ comment that names the CSV and ``<!-- end -->``.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 try:
@@ -20,11 +21,10 @@ try:
     from experiments.conditions.sentences import facts, sentences
     from experiments.conditions.tables import changes, scale, table
     from experiments.html import figure as html_figure
-    from experiments.report.command import arguments, places
+    from experiments.report.command import arguments, places, plan_of
     from experiments.report.csv_files import merged, read_csv, write_csv
     from experiments.report.markdown import markdown
     from experiments.report.runs import LOSS, Run, read
-    from experiments.report.study import Plan
     from experiments.report.tables import Table, figures_named, made
     from experiments.style import png
     from experiments.table import put
@@ -45,7 +45,7 @@ def page(found: Map) -> str:
     parts += [f"![{what}]({name}.png)" for name, what in PICTURES.items()]
     parts.append("\n".join(f"- {text}" for text in said))
     if found.problems:
-        parts += ["## What is wrong with the runs", "\n".join(f"- {p}" for p in found.problems)]
+        parts += ["## Problems with the runs", "\n".join(f"- {p}" for p in found.problems)]
     for shown in shown_tables(found):
         parts += [f"## {shown.title}", markdown(shown), *shown.notes]
     return "\n\n".join([*parts, f"{len(found.runs)} runs{made(found.runs)}."]) + "\n"
@@ -57,9 +57,9 @@ def html_page(found: Map, pictures: Mapping[str, bytes]) -> str:
     parts = [f'<p class="facts">{html.code(facts(found))}</p>']
     parts += [f'<p class="headline">{html.code(first)}</p>']
     parts += [_picture(PICTURES[name], picture) for name, picture in pictures.items()]
-    parts += html.listed("What follows", said)
+    parts += html.listed("Conclusions", said)
     if found.problems:
-        title = f"What is wrong with the runs ({len(found.problems)})"
+        title = f"Problems with the runs ({len(found.problems)})"
         parts.append(html.folded(title, html.listed("", found.problems, "problems")[0]))
     own, *more = shown_tables(found)
     parts.append(html.table(own.title, own.columns, own.rows, own.notes))
@@ -86,8 +86,8 @@ def main() -> None:
     source, out = places(options)
     try:
         runs = runs_of(source, options.also)
-        plan = Plan(options.equivalent, options.planned_seeds)
-        found = make(runs, options.by, options.baseline, plan)
+        found = make(runs, options.by, options.baseline)
+        found = replace(found, plan=plan_of(options, bool(found.folds)))
     except LookupError as error:
         raise SystemExit(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)

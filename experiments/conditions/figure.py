@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import product
-from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiments.conditions.map import Map
+from experiments.report.spread import spread
 from experiments.report.verdicts import Verdict
 from experiments.style import BLUE, GREEN, GREY, PURPLE, STYLE, VERMILLION, panels
 
@@ -52,8 +52,8 @@ def curves(found: Map) -> Figure:
                 found.values(c, method) if method in found.studies[c].methods else [math.nan]
                 for c in conditions
             ]
-            deviations = [stdev(values) if len(values) > 1 else 0.0 for values in own]
-            means = [fmean(values) for values in own]
+            spreads = [spread(values) for values in own]
+            means, deviations = [one.mean for one in spreads], [one.std or 0.0 for one in spreads]
             line = axes.errorbar(
                 range(len(own)), means, deviations, fmt=f"o{style}", color=colour, capsize=2
             )

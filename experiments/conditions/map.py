@@ -2,21 +2,22 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-from experiments.report.differences import Difference, Rules, compared
+from experiments.report.differences import Difference, Rules, compared, compared_together
 from experiments.report.interaction import depends, steady
+from experiments.report.plan import Plan
 from experiments.report.runs import Run, is_condition
-from experiments.report.spread import failed
-from experiments.report.study import Plan, Study, grouped, made_apart, named_run, usable_runs
-from experiments.report.tables import differences
+from experiments.report.spread import Values, failed
+from experiments.report.study import Study, grouped, made_apart, named_run, usable_runs
 from experiments.report.verdicts import Key, Verdict, verdicts
 
 Condition = tuple[str, ...]  # the value of each key, as JSON
+Group = TypeVar("Group", bound=Hashable)  # a condition, or the place of an axis
 NO_PLAN = Plan()
 
 
@@ -59,47 +60,76 @@ class Map:
         """All runs that are compared."""
         return [run for study in self.studies.values() for run in study.runs]
 
+    @property
+    def folds(self) -> list[int]:
+        """The folds that the runs are of; empty if there are not several."""
+        return self.studies[self.centre].folds
+
     def values(self, condition: Condition, method: str) -> list[float]:
-        """AP in percent, one value per seed."""
-        return list(self.studies[condition].values(method, "AP").values())
+        """AP in percent, one value per seed, or per fold."""
+        return list(self.studies[condition].samples()[method].values())
 
     @property
     def seeds(self) -> int:
-        """Those of the method and condition that has the fewest."""
+        """Those of the method and condition that has the fewest; with folds, rounds of all."""
         found = self.studies.values()
-        return min(len(own) for study in found for own in study.methods.values())
+        runs = min(len(own) for study in found for own in study.methods.values())
+        return runs // max(1, len(self.folds))
+
+    @property
+    def alpha(self) -> float:
+        """The level at which differences are judged. With folds, one seed can be compared."""
+        return self.plan.level(self.seeds, 1 if self.folds else 2)
 
     def judged(self, found: Mapping[Key, Difference]) -> dict[Key, Verdict]:
         """The verdicts on differences, as planned."""
-        return verdicts(found, self.plan.level(self.seeds), self.plan.equivalent)
+        return verdicts(found, self.alpha, self.plan.equivalent)
 
     @cached_property
     def verdicts(self) -> dict[tuple[Condition, str], Verdict]:
         """By condition and method: the spread of the condition's runs, one correction for all."""
-        of = enumerate(self.studies.items(), start=1)
-        return self.judged({(c, m): d for i, (c, s) in of for m, d in differences(s, i).items()})
+        samples = {condition: study.samples() for condition, study in self.studies.items()}
+        apart = [study.not_learnt for study in self.studies.values()]
+        return self.judged(self._compared(samples, apart))
 
     @cached_property
-    def means(self) -> dict[str, dict[int, float]]:
-        """By method and seed the mean AP over the conditions."""
-        return means(self.studies)
+    def means(self) -> dict[str, dict[Any, float]]:
+        """By method and seed (or fold) the mean AP over the conditions."""
+        return means([study.samples() for study in self.studies.values()])
 
     @cached_property
     def overall(self) -> dict[str, Verdict]:
         """By method, on the ``means``."""
-        return self.judged(compared(self.means, self.baseline))
+        return self.judged(compared(self.means, self.baseline, self._rules))
 
     @cached_property
     def changes(self) -> dict[tuple[int, str], Verdict]:
         """By the index of a key and method: the difference at the last value of the axis minus
-        that at the first."""
-        ends = [(self.studies[axis[0]], self.studies[axis[-1]]) for axis in self.axes]
-        of = enumerate(ends)
-        return self.judged({(i, m): d for i, pair in of for m, d in along(*pair, i).items()})
+        that at the first. A method that did not learn at one of them is not tested."""
+        ends = {
+            place: (self.studies[axis[0]], self.studies[axis[-1]])
+            for place, axis in enumerate(self.axes)
+            if len(axis) > 1
+        }
+        samples = {place: along(*pair) for place, pair in ends.items()}
+        apart = [first.not_learnt | last.not_learnt for first, last in ends.values()]
+        return self.judged(self._compared(samples, apart))
+
+    @property
+    def _rules(self) -> Rules:
+        return self.studies[self.centre].rules
+
+    def _compared(
+        self, groups: Mapping[Group, Values], not_learnt: Sequence[set[str]]
+    ) -> dict[tuple[Group, str], Difference]:
+        """The differences of the methods of each group."""
+        found = compared_together(list(groups.values()), self.baseline, not_learnt, self._rules)
+        return {(key, m): d for key, own in zip(groups, found, strict=True) for m, d in own.items()}
 
     @cached_property
     def steady(self) -> list[str]:
-        """The methods that all conditions have, that learnt, and that are about equally steady."""
+        """The methods that all conditions have, that learnt, and whose variances do not differ
+        significantly (Cochran)."""
         apart = failed(self.means, self.baseline)
         chosen = {m: own for m, own in self.means.items() if own and m not in apart}
         return list(steady(chosen))
@@ -108,8 +138,8 @@ class Map:
     def depends(self) -> float | None:
         """p that the differences of the ``steady`` methods are the same under all conditions; None
         if it cannot be computed."""
-        of_steady = [{m: s.values(m, "AP") for m in self.steady} for s in self.studies.values()]
-        return depends(of_steady)
+        of_all = [study.samples() for study in self.studies.values()]
+        return depends([{m: own[m] for m in self.steady} for own in of_all])
 
 
 def make(
@@ -161,7 +191,7 @@ def _studies(
             problems.append(f"{name(keys, condition)}: {error}: left out.")
             continue
         problems += [f"{name(keys, condition)}: {problem}" for problem in study.problems]
-        if differences(study):
+        if study.differences:
             found[condition] = study
         elif not study.problems:
             problems.append(f"{name(keys, condition)}: nothing to compare: left out.")
@@ -212,37 +242,29 @@ def _apart(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     return found
 
 
-def means(studies: Mapping[Condition, Study]) -> dict[str, dict[int, float]]:
-    """By method and seed the mean AP over the conditions, of the seeds that have them all.
+def means(conditions: Sequence[Values]) -> dict[str, dict[Any, float]]:
+    """By method and seed (or fold) the mean AP over the conditions; only of seeds that have all.
 
-    The runs of one seed share their initial weights under all conditions. So only seeds are
-    independent, and their number counts. All these conditions have the same weight in the mean; it
-    says nothing about other conditions.
+    The runs of one seed share their initial weights under all conditions, and those of one fold
+    their images. So only seeds (or folds) are independent, and their number counts. All these
+    conditions have the same weight in the mean; it says nothing about other conditions.
     """
-    found: dict[str, dict[int, float]] = {}
-    for method in dict.fromkeys(m for study in studies.values() for m in study.methods):
-        under = [s.values(method, "AP") if method in s.methods else {} for s in studies.values()]
+    found: dict[str, dict[Any, float]] = {}
+    for method in dict.fromkeys(m for methods in conditions for m in methods):
+        under = [methods.get(method, {}) for methods in conditions]
         seeds = set.intersection(*(set(own) for own in under))
         found[method] = {seed: fmean(own[seed] for own in under) for seed in sorted(seeds)}
     return found
 
 
-def along(first: Study, last: Study, stream: int = 0) -> dict[str, Difference]:
-    """How much more a method differs from the baseline at the last condition than at the first.
-
-    A method that did not learn at one of them is not tested.
-    """
-    base = first.baseline or ""
-    ends = [{m: s.values(m, "AP") for m in s.methods} for s in (first, last)]
-    changes = {
-        method: {seed: ends[1][method][seed] - own[seed] for seed in own.keys() & ends[1][method]}
-        for method, own in ends[0].items()
-        if method in ends[1]
+def along(first: Study, last: Study) -> dict[str, dict[Any, float]]:
+    """By method and seed (or fold) the AP under the last condition minus that under the first."""
+    before, after = first.samples(), last.samples()
+    return {
+        method: {seed: after[method][seed] - own[seed] for seed in own.keys() & after[method]}
+        for method, own in before.items()
+        if method in after
     }
-    if base not in changes or first is last:
-        return {}
-    apart = set().union(*(failed(values, base) for values in ends))
-    return compared(changes, base, Rules(stream=stream), apart=apart)
 
 
 def _axis(conditions: Mapping[Condition, Study], centre: Condition, index: int) -> list[Condition]:

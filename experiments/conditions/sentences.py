@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from experiments.conditions.map import Condition, Map
 from experiments.conditions.tables import ALL, ends, label
-from experiments.report.sentences import code, counted, setting
+from experiments.report.sentences import OF_FOLDS, code, counted, setting
 from experiments.report.tables import equals, interval, p_value
 from experiments.report.verdicts import ALPHA, BETTER, EQUIVALENT, WORSE
 
@@ -19,16 +19,17 @@ def facts(found: Map) -> str:
 def headline(found: Map) -> str:
     """The answers over all conditions in one sentence."""
     own = list(found.overall.values())
-    bold = sum(v.answer in (BETTER, WORSE) for v in found.verdicts.values())
+    shown = sum(v.differs for v in found.verdicts.values())
     return (
         f"Over {ALL}, of {len(own)} methods {counted(own)}. Under a single condition "
-        f"{bold or 'none'} of {len(found.verdicts)} differences is shown."
+        f"{shown or 'none'} of {len(found.verdicts)} differences {'is' if shown < 2 else 'are'} "
+        "shown."
     )
 
 
 def sentences(found: Map) -> list[str]:
     """Of each method: over all conditions, and under which of them it differs from the baseline."""
-    said = [headline(found)]
+    said = [headline(found), *([OF_FOLDS.format(len(found.folds))] if found.folds else [])]
     for method in found.methods:
         own = {c: v for (c, name), v in found.verdicts.items() if name == method}
         tested = {condition: v for condition, v in own.items() if v.p is not None}
@@ -42,7 +43,7 @@ def sentences(found: Map) -> list[str]:
             rest -= len(there)
         parts += [f"undecided at {rest} of {len(tested)} conditions"] if rest else []
         said.append(f"`{method}`: {_over_all(found, method)}{', '.join(parts)}.")
-    return [*said, *_changed(found), found.plan.said(found.seeds)]
+    return [*said, *_changed(found), found.plan.said(found.seeds, found.alpha)]
 
 
 def _changed(found: Map) -> list[str]:

@@ -89,27 +89,35 @@ def label(found: Map, condition: Condition) -> str:
 
 
 def _notes(found: Map) -> list[str]:
-    seeds = {len(found.values(c, found.baseline)) for c in found.studies}
-    number = " or ".join(str(n) for n in sorted(seeds))
+    samples = {len(found.values(c, found.baseline)) for c in found.studies}
+    number = " or ".join(str(n) for n in sorted(samples))
+    each = "folds" if found.folds else "seed(s)"
     first = (
-        f"AP in percent: for `{found.baseline}` the mean over {number} seed(s) ± their standard "
+        f"AP in percent: for `{found.baseline}` the mean over {number} {each} ± their standard "
         "deviation, for the others the mean difference to it. The centre is "
         f"`{name(found.keys, found.centre)}`; the other columns differ from it in one setting."
     )
     least = least_seen(found.verdicts)
     if least is None:
         return [first, "One seed does not show how much seeds differ: no difference is shown."]
-    level = f"{100 * found.plan.level(found.seeds):.2g}"
+    level = f"{100 * found.alpha:.2g}"
     tested = sum(verdict.p is not None for verdict in found.verdicts.values())
     return [
         first,
         f"Bold: a difference is shown, at {level} % for all {tested} differences by "
-        f"condition together (step-down Dunnett). A true difference of {least:.1f} AP would have "
-        f"been seen four times in five; a smaller one may exist without being shown. The column "
-        f"{ALL} has the mean over the conditions seed by seed. It is a comparison of its own, with "
+        f"condition together (step-down Dunnett). This study detects a true difference of "
+        f"{least:.1f} AP under one condition with 80 % power (four times in five); a smaller one "
+        f"may exist without being shown. The column {ALL} has the mean over the conditions "
+        f"{'fold by fold' if found.folds else 'seed by seed'}. It is a comparison of its own, with "
         f"{level} % for its {len(found.overall)} methods together.{_failed(found)}",
-        POOLED,
+        f"{POOLED} {OVER_CONDITIONS}",
     ]
+
+
+OVER_CONDITIONS = (
+    "For single conditions, the baseline's sd comes from its runs under all conditions, as far as "
+    "these agree."
+)
 
 
 def _failed(found: Map) -> str:

@@ -51,8 +51,7 @@ def negatives_by_iou(seen: Mapping[str, Seen]) -> Figure:
         )
         number.set_yscale("log")
         number.set_ylim(bottom=0.5)  # below 1, or a bin of one negative would look empty
-        wrong = 1 - one.right[negative].amin(1)
-        for here, values in ((loss, one.loss[negative]), (score, wrong)):
+        for here, values in ((loss, one.loss[negative]), (score, one.object_score[negative])):
             groups = [values[bins == number].float() for number in range(size)]
             here.plot(
                 place, [group.mean().item() for group in groups], ".-", color=BLUE, label="mean"

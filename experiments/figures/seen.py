@@ -40,6 +40,7 @@ class Seen:
         level: [N] int64, pyramid level, 0 the finest.
         right: [N, B] score in [0, 1] of the right answer, p_t. B = 1: the score of the label.
             Under a loss of C binary problems B = C: one answer per class.
+        object_score: [N] the highest score of an object class.
         loss: [N] class loss + box loss.
         class_loss: [N] class loss alone.
         errors: [P, 4] predicted minus true box deltas of the positives, in their order.
@@ -56,6 +57,7 @@ class Seen:
     place: Tensor
     level: Tensor
     right: Tensor
+    object_score: Tensor
     loss: Tensor
     class_loss: Tensor
     errors: Tensor
@@ -96,6 +98,7 @@ def one_batch(
         place=rows - starts(candidates.image, candidates.num_images)[image],
         level=level,
         right=right_answers(site.class_loss, prediction.scores, labels),
+        object_score=prediction.scores[:, 1:].amax(1),
         loss=prediction.loss,
         class_loss=prediction.class_loss,
         errors=errors,

@@ -15,13 +15,13 @@ from pathlib import Path
 
 try:
     from experiments.report import html, markdown
-    from experiments.report.command import arguments, places
+    from experiments.report.command import arguments, places, plan_of
     from experiments.report.csv_files import merged, read_csv, write_csv
     from experiments.report.figures import figures
     from experiments.report.images import read_draws, write_draws
     from experiments.report.runs import Run, read
     from experiments.report.sentences import sentences
-    from experiments.report.study import Plan, Study, study
+    from experiments.report.study import Study, study
     from experiments.report.tables import tables
     from experiments.table import put
 except ModuleNotFoundError as error:
@@ -47,7 +47,7 @@ def main() -> None:
             found = study_of_folder(source, options.also, options.baseline, out)
         else:
             found = study_of_csv(source, options.baseline, out)
-        plan = Plan(options.equivalent, options.planned_seeds, options.common)
+        plan = plan_of(options, bool(found.folds), options.common)
         found = replace(_with_family(found, options.family), plan=plan)
     except LookupError as error:
         raise SystemExit(str(error)) from error
@@ -62,13 +62,13 @@ def main() -> None:
 
 def study_of_folder(folder: Path, also: Path | None, baseline: str | None, out: Path) -> Study:
     """The study of run folders, and of the runs of a CSV that have none; writes runs.csv."""
-    from experiments.report.detections import draws_of, looked_at  # torch takes seconds to load
+    from experiments.report.detections import with_draws  # torch takes seconds to load
 
     before = read_csv(also) if also else []
-    here = looked_at(read(folder, before), folder)
+    here, draws = with_draws(read(folder, before), folder)
     runs = merged(here, before)
     found = _study(runs, baseline, folder)
-    draws = (read_draws(also) if also else {}) | draws_of(here, folder)
+    draws = (read_draws(also) if also else {}) | draws
     out.mkdir(parents=True, exist_ok=True)
     write_csv(runs, out / RUNS)
     if draws:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from experiments.report.plan import Plan
+
 
 def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
     """A parser for the runs (folder or CSV), the baseline, the plan, and where the result goes."""
@@ -15,7 +17,10 @@ def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
         "--equivalent", type=float, metavar="AP", help="smaller differences do not matter: 1.0"
     )
     parser.add_argument(
-        "--planned-seeds", type=int, metavar="N", help="with fewer, this is an early look"
+        "--planned-seeds",
+        type=int,
+        metavar="N",
+        help="number of seeds planned per method; with fewer, a stricter level applies",
     )
     parser.add_argument(
         "--also", type=Path, metavar="FILE.csv", help="runs of an earlier report, without folders"
@@ -23,6 +28,21 @@ def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     parser.add_argument("--page", type=Path, metavar="FILE")
     return parser
+
+
+def plan_of(options: argparse.Namespace, folds: bool, common: bool = False) -> Plan:
+    """What was decided before the runs were looked at.
+
+    Args:
+        folds: whether runs are of several folds, so that one seed can be compared.
+
+    Raises:
+        LookupError: fewer seeds are planned than can be compared.
+    """
+    seeds, fewest = options.planned_seeds, 1 if folds else 2
+    if seeds is not None and seeds < fewest:
+        raise LookupError(f"--planned-seeds {seeds}: a comparison takes at least {fewest}")
+    return Plan(options.equivalent, seeds, common)
 
 
 def places(options: argparse.Namespace) -> tuple[Path, Path]:

@@ -91,9 +91,16 @@ def read_csv(file: Path) -> list[Run]:
 
 
 def merged(here: Sequence[Run], before: Sequence[Run]) -> list[Run]:
-    """Runs that have folders, and those of an earlier report that have none, by name."""
-    names = {run.name for run in here}
-    return sorted([*here, *(r for r in before if r.name not in names)], key=lambda r: r.name)
+    """The runs that have folders and those of an earlier report, by name.
+
+    Of two with one name the folder's counts, unless only the other is completed.
+    """
+    found = {run.name: run for run in before}
+    for run in here:
+        finished = run.name in found and found[run.name].status == "COMPLETED"
+        if run.status == "COMPLETED" or not finished:
+            found[run.name] = run
+    return [found[name] for name in sorted(found)]
 
 
 def _from_row(row: Mapping[str, str]) -> Run:

@@ -19,7 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report.errors import costs
 from experiments.report.images import resampled
-from experiments.report.matches import AT_IOU, average_precision, match, mean_precision
+from experiments.report.matches import (
+    AT_IOU,
+    Matches,
+    average_precision,
+    match,
+    mean_precision,
+)
 from experiments.report.runs import COST, Run, settings_file
 from frcnn.build import dataset
 from frcnn.errors import UserError
@@ -38,12 +44,18 @@ CLOSE = 1e-6  # largest difference of equal AP, as a fraction
 
 def looked_at(runs: Sequence[Run], folder: Path) -> list[Run]:
     """The runs below a folder with precision by recall and costs of errors, or why not."""
-    return [_looked_at(run, folder / run.name) if "AP" in run.figures else run for run in runs]
+    return [_looked_at(run, folder / run.name)[0] for run in runs]
 
 
-def draws_of(runs: Sequence[Run], folder: Path) -> dict[str, np.ndarray]:
-    """By run, the AP on draws of its test images, of the runs with usable detections."""
-    return {run.name: ap_of_draws(folder / run.name) for run in runs if run.precision}
+def with_draws(runs: Sequence[Run], folder: Path) -> tuple[list[Run], dict[str, np.ndarray]]:
+    """The runs as ``looked_at``, and ``ap_of_draws`` by name where detections are usable."""
+    found, draws = [], {}
+    for run in runs:
+        seen, evaluator, matches = _looked_at(run, folder / run.name)
+        found.append(seen)
+        if seen.precision:
+            draws[run.name] = _drawn(evaluator, matches)
+    return found, draws
 
 
 def ap_of_draws(run: Path) -> np.ndarray:
@@ -52,8 +64,12 @@ def ap_of_draws(run: Path) -> np.ndarray:
     The draws depend on the images alone, so that all runs on a fold have the same.
     """
     evaluator = evaluator_of(run)
+    return _drawn(evaluator, match(evaluator))
+
+
+def _drawn(evaluator: Any, matches: Sequence[Matches]) -> np.ndarray:
     images = evaluator.cocoGt.dataset["images"]
-    return resampled(match(evaluator), seed=seed_of([image["file_name"] for image in images]))
+    return resampled(matches, seed=seed_of([image["file_name"] for image in images]))
 
 
 def seed_of(files: Sequence[str]) -> int:
@@ -61,26 +77,33 @@ def seed_of(files: Sequence[str]) -> int:
     return zlib.crc32("\n".join(files).encode())
 
 
-def _looked_at(run: Run, folder: Path) -> Run:
+def _looked_at(run: Run, folder: Path) -> tuple[Run, Any, list[Matches]]:
+    """A run with what its detections say, its evaluator and its matches, where it has them."""
+    if "AP" not in run.figures:
+        return run, None, []
     if not (folder / DETECTIONS).exists():
-        return replace(run, lacks=f"no {DETECTIONS}, which earlier versions did not write")
+        return _lacking(run, f"no {DETECTIONS}, which earlier versions did not write")
     try:
         evaluator = evaluator_of(folder)
     except UNUSABLE as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return replace(run, lacks=f"detections that cannot be judged ({reason})")
+        return _lacking(run, f"detections that cannot be judged ({reason})")
     matches = match(evaluator)
     ap, said = average_precision(matches), run.figures["AP"]
     if not abs(ap - said) < CLOSE:
-        lacks = f"an AP of {said:.4f}, while today's validation data give {ap:.4f}"
-        return replace(run, lacks=lacks)
+        return _lacking(run, f"an AP of {said:.4f}, while today's validation data give {ap:.4f}")
     curve = mean_precision(matches).round(3)
-    return replace(
+    seen = replace(
         run,
         figures={**run.figures, **{COST + k: float(v) for k, v in costs(evaluator).items()}},
         precision={iou: tuple(curve[row].tolist()) for iou, row in AT_IOU.items()},
         made={**run.made, "images": str(len(matches[0].objects))},
     )
+    return seen, evaluator, matches
+
+
+def _lacking(run: Run, reason: str) -> tuple[Run, None, list[Matches]]:
+    return replace(run, lacks=reason), None, []
 
 
 def evaluator_of(folder: Path) -> Any:

@@ -51,12 +51,15 @@ class Rules:
         common: one spread for all methods and the baseline, which then have to be equally steady.
         draws: D.
         stream: of the random numbers; comparisons that are independent have different ones.
+        baseline: the variance of the baseline's runs and draws of what it may truly be, float [D];
+            None: from its own runs alone.
     """
 
     blocked: bool | None = None
     common: bool = False
     draws: int = DRAWS
     stream: int = 0
+    baseline: tuple[float, np.ndarray] | None = None
 
 
 DEFAULT = Rules()
@@ -67,7 +70,7 @@ def compared(
     baseline: str,
     rules: Rules = DEFAULT,
     images: Mapping[str, np.ndarray] | None = None,
-    apart: Collection[str] | None = None,
+    not_learnt: Collection[str] | None = None,
 ) -> dict[str, Difference]:
     """The difference of each method that has runs to the baseline.
 
@@ -76,30 +79,75 @@ def compared(
 
     Args:
         images: by method, float [B]: its difference to the baseline on each of B draws of the test
-            images. A method that it lacks has only the errors of its runs.
-        apart: the methods that did not learn; None: those that ``failed``.
+            images; None: only the errors of the runs count.
+        not_learnt: the methods that did not learn; None: those that ``failed``.
     """
     found = {method: own for method, own in methods.items() if own}
     if baseline not in found:
         return {}
-    apart = failed(found, baseline) if apart is None else apart
-    learnt = {method: own for method, own in found.items() if method not in apart}
+    learnt = _learnt(found, failed(found, baseline) if not_learnt is None else not_learnt)
     blocked = is_blocked(learnt, rules)
     differences = {
-        m: replace(_untested(found, m, baseline, blocked), learnt=m not in apart)
+        m: replace(_untested(found, m, baseline, blocked), learnt=m in learnt)
         for m in found
         if m != baseline
     }
-    tested = [m for m, d in differences.items() if m in learnt and d.n > 1]
+    tested = [m for m, d in differences.items() if d.learnt and d.n > 1]
     if tested and len(learnt[baseline]) > 1:
         rng = np.random.default_rng(rules.stream)
         counts = [differences[m].n for m in tested]
         drawn = (_in_blocks if blocked else _apart)(learnt, tested, baseline, counts, rules, rng)
         for method, own in zip(tested, drawn, strict=True):
-            over = None if images is None else images.get(method)
-            known = replace(own, mean=differences[method].mean, n=differences[method].n)
-            differences[method] = known if over is None else _with_images(known, over, rng)
+            before = differences[method]
+            differences[method] = replace(own, mean=before.mean, n=before.n)
+        if images is not None:
+            differences |= _with_images({m: differences[m] for m in tested}, images, rng)
     return differences
+
+
+def compared_together(
+    groups: Sequence[Values], baseline: str, not_learnt: Sequence[Collection[str]], rules: Rules
+) -> list[dict[str, Difference]]:
+    """Independent comparisons with one baseline, whose differences are judged together.
+
+    The variance of the baseline's runs is learnt from all groups, as that of the methods is. From
+    the few runs of each group alone, errors have such heavy tails that the largest of many
+    statistics hides all differences.
+
+    Args:
+        groups: each as the ``methods`` of ``compared``.
+        not_learnt: the methods of each group that did not learn.
+        rules: those of the first group; the others have the next ``stream``.
+    """
+    cells = list(zip(groups, not_learnt, strict=True))
+    runs = [_of_baseline(methods, baseline, apart, rules) for methods, apart in cells]
+    known = [group for group, own in enumerate(runs) if len(own) > 1]
+    rng = np.random.default_rng([rules.stream, len(groups)])  # other numbers than of any group
+    variances = [variance(runs[group]) for group in known]
+    freedom = [len(runs[group]) - 1 for group in known]
+    used, drawn = pooled(variances, freedom, rules.draws, rng)
+    learnt = {group: (float(used[i]), drawn[:, [i]]) for i, group in enumerate(known)}
+    found = []
+    for group, (methods, apart) in enumerate(cells):
+        own = replace(rules, stream=rules.stream + group, baseline=learnt.get(group))
+        found.append(compared(methods, baseline, own, not_learnt=apart))
+    return found
+
+
+def _of_baseline(
+    methods: Values, baseline: str, not_learnt: Collection[str], rules: Rules
+) -> list[float]:
+    """The values from which ``compared`` takes the variance of the baseline's runs."""
+    learnt = _learnt(methods, not_learnt)
+    if baseline not in learnt:
+        return []
+    used = without_seeds(learnt) if is_blocked(learnt, rules) else learnt
+    return list(used[baseline].values())
+
+
+def _learnt(methods: Values, not_learnt: Collection[str]) -> Values:
+    """The methods that have runs and that learnt."""
+    return {m: own for m, own in methods.items() if own and m not in not_learnt}
 
 
 def is_blocked(methods: Values, rules: Rules = DEFAULT) -> bool:
@@ -166,9 +214,10 @@ def _drawn(
     if rules.common:
         used, drawn = common(variances, freedom, rules.draws, rng)
     else:
-        groups = [slice(0, last), *([] if baseline is None else [slice(last, None)])]
-        parts = [pooled(variances[g], freedom[g], rules.draws, rng) for g in groups]
-        used, drawn = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        used, drawn = pooled(variances[:last], freedom[:last], rules.draws, rng)
+        if baseline is not None:
+            own = rules.baseline or pooled(variances[last:], freedom[last:], rules.draws, rng)
+            used, drawn = np.append(used, own[0]), np.hstack([drawn, own[1]])
     n, n0 = np.array(counts), np.array(of_baseline)
     squares = used[:last] / n
     errors = np.sqrt(drawn[:, :last] / n) * rng.standard_normal((rules.draws, last))
@@ -183,12 +232,20 @@ def _drawn(
     ]
 
 
-def _with_images(found: Difference, over: np.ndarray, rng: np.random.Generator) -> Difference:
-    """With the error of the test images added, whose draws all methods share."""
-    assert found.scale is not None
-    usable = over[~np.isnan(over)]
-    errors = found.errors + rng.choice(usable - usable.mean(), found.errors.shape)
-    return replace(found, scale=float(np.hypot(found.scale, usable.std())), errors=errors)
+def _with_images(
+    tested: Mapping[str, Difference], images: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, Difference]:
+    """With the error of the test images added: row by row all methods have the same images."""
+    over = np.array([images[method] for method in tested])  # [K, B]
+    over = over[:, ~np.isnan(over).any(axis=0)]
+    over = over - over.mean(axis=1, keepdims=True)
+    draws = len(next(iter(tested.values())).errors)
+    drawn = over[:, rng.integers(over.shape[1], size=draws)]  # [K, D]
+    found = {}
+    for (method, own), moved, errors in zip(tested.items(), over, drawn, strict=True):
+        scale = float(np.hypot(own.scale or 0.0, moved.std()))
+        found[method] = replace(own, scale=scale, errors=own.errors + errors)
+    return found
 
 
 def averaged(strata: Sequence[Mapping[str, Difference]]) -> dict[str, Difference]:

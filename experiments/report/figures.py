@@ -11,7 +11,7 @@ from experiments.report import forest
 from experiments.report.runs import COST, Run
 from experiments.report.spread import spread
 from experiments.report.study import Study
-from experiments.report.tables import compare, costs, not_learnt
+from experiments.report.tables import compare, costs
 from experiments.style import BLUE, GREY, STYLE, plain, png, wrapped
 
 COLUMNS = 4
@@ -88,11 +88,10 @@ def _band(axes: Axes, runs: Sequence[Run], colour: str) -> None:
     """Mean and standard deviation at the epochs that all runs have."""
     epochs = sorted(set.intersection(*(set(run.curve) for run in runs)))
     columns = [[100 * run.curve[epoch] for run in runs] for epoch in epochs]
-    means = [statistics.fmean(column) for column in columns]
-    spreads = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
-    axes.plot(epochs, means, ".-", color=colour, linewidth=1.5)
-    low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-    high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+    spreads = [spread(column) for column in columns]
+    axes.plot(epochs, [one.mean for one in spreads], ".-", color=colour, linewidth=1.5)
+    low = [one.mean - (one.std or 0.0) for one in spreads]
+    high = [one.mean + (one.std or 0.0) for one in spreads]
     axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
@@ -110,7 +109,7 @@ def errors(study: Study, methods: Sequence[str]) -> Figure:
     methods that did not learn may be cut, and then have their value.
     """
     kinds = costs(study)
-    apart = not_learnt(study)
+    apart = study.not_learnt
     high = 0.0
     figure = Figure(figsize=(11.5, 0.9 + 0.3 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False).ravel()

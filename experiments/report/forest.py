@@ -3,13 +3,13 @@
 Once as a figure for Markdown, and once as HTML that any width of a screen can show.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
-from itertools import count
 from statistics import median
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.report.sentences import least_seen
 from experiments.report.study import Study
@@ -47,6 +47,7 @@ class Forest:
         low, high: the ends of the axis; what lies beyond is cut.
         equivalent: the region of equivalence reaches from minus this to this, or None.
         seen: the true difference that the typical comparison would have shown, or None.
+        labels: of methods whose key is not what a reader is shown.
     """
 
     groups: list[tuple[str, list[str]]]
@@ -55,6 +56,11 @@ class Forest:
     high: float
     equivalent: float | None
     seen: float | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def label(self, method: str) -> str:
+        """What stands beside a method's row."""
+        return self.labels.get(method, method)
 
     def cut(self, value: float) -> float:
         """The value, or the end of the axis that it lies beyond."""
@@ -64,13 +70,23 @@ class Forest:
 def forest(study: Study) -> Forest:
     """The forest of a study in which something is compared."""
     found = compare(study)
+    return grown(groups(study, found), found, study.plan.equivalent, least_seen(found))
+
+
+def grown(
+    named: Sequence[tuple[str, list[str]]],
+    found: Mapping[str, Verdict],
+    equivalent: float | None,
+    seen: float | None,
+    labels: Mapping[str, str] | None = None,
+) -> Forest:
+    """The forest of any verdicts, with an axis that shows all usual intervals whole."""
     ends = [0.0, *_ends(found)]
-    for beside in (study.plan.equivalent, least_seen(found)):
+    for beside in (equivalent, seen):
         ends += [] if beside is None else [beside, -beside]
     margin = 0.05 * (max(ends) - min(ends)) or 1.0
-    named = groups(study, found)
     low, high = min(ends) - margin, max(ends) + margin
-    return Forest(named, found, low, high, study.plan.equivalent, least_seen(found))
+    return Forest(list(named), found, low, high, equivalent, seen, labels or {})
 
 
 def _ends(found: Mapping[str, Verdict]) -> list[float]:
@@ -96,7 +112,7 @@ def figure(drawn: Forest, baseline: str) -> Figure:
         _beside(axes, drawn)
         for row, method in enumerate(own):
             _row(axes, row, drawn, drawn.verdicts[method])
-        axes.set_yticks(range(len(own)), map(wrapped, own), **STYLE)
+        axes.set_yticks(range(len(own)), [wrapped(drawn.label(m)) for m in own], **STYLE)
         axes.set_ylim(len(own) - 0.5, -0.5)
         axes.set_xlim(drawn.low, drawn.high)
         axes.grid(axis="x", alpha=0.3)
@@ -153,9 +169,12 @@ def _html_row(method: str, drawn: Forest) -> str:
     parts = _html_beside(drawn)
     if verdict.interval is not None:
         parts += _span("bar", drawn, *verdict.interval, f"background:{colour}")
+    if drawn.cut(mean) != mean:
+        mark = "←" if mean < 0 else "→"  # it lies beyond the axis
     parts += _at("mark", drawn, mean, mark, f"color:{colour}")
+    label = escape(drawn.label(method))
     return (
-        f'<div class="row" title="{escape(verdict.answer)}"><code>{escape(method)}</code>'
+        f'<div class="row" title="{escape(verdict.answer)}"><code>{label}</code>'
         f'<span class="track">{parts}</span><span class="value">{mean:+z.1f}</span></div>'
     )
 
@@ -198,7 +217,5 @@ def _span(kind: str, drawn: Forest, low: float, high: float, style: str = "") ->
 
 def _ticks(drawn: Forest) -> list[float]:
     """Round values, at most nine."""
-    steps = (first * 10**power for power in count(-1) for first in (1, 2, 5))
-    step = next(s for s in steps if (drawn.high - drawn.low) / s <= 8)
-    first = -int(-drawn.low / step)
-    return [step * n for n in range(first, int(drawn.high / step) + 1)]
+    ticks = MaxNLocator(nbins=8, steps=[1, 2, 5, 10]).tick_values(drawn.low, drawn.high)
+    return [float(tick) for tick in ticks if drawn.low <= tick <= drawn.high]

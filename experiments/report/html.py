@@ -33,9 +33,9 @@ def page(study: Study, figures: Mapping[str, bytes]) -> str:
     if study.compared:
         parts.append(f'<p class="headline">{code(headline(study))}</p>')
         parts.append(forest.html(forest.forest(study), study.baseline or ""))
-    parts += listed("What follows", sentences(study)[1:] if study.compared else sentences(study))
+    parts += listed("Conclusions", sentences(study)[1:] if study.compared else sentences(study))
     if study.problems:
-        title = f"What is wrong with the runs ({len(study.problems)})"
+        title = f"Problems with the runs ({len(study.problems)})"
         parts.append(folded(title, listed("", study.problems, "problems")[0]))
     shown = tables(study)
     cost = next(place for place, one in enumerate(shown) if one.title == "Cost")

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
-from scipy.stats import f
-
-from experiments.report.spread import left_over
+from experiments.report.spread import left_over, p_of_f, unexplained
 
 UNSTEADY = 0.01  # most probability that one of equally steady methods is called unsteady
 
@@ -35,13 +33,11 @@ def depends(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float | 
     values = [value for *_, value in rows]
     same = [(("block", c, s), ("method", m, s)) for c, m, s, _ in rows]
     each = [(*levels, ("mean", c, m)) for levels, (c, m, *_) in zip(same, rows, strict=True)]
-    squares, freedom = left_over(same, values)
-    least, free = left_over(each, values)
-    if free == 0 or freedom == free or least == 0:
+    smaller, larger = left_over(same, values), left_over(each, values)
+    least, free = larger
+    if free == 0 or free == smaller[1] or least == 0:
         return None
-    ratio = (squares - least) / (freedom - free) / (least / free)
-    share = _evenness(conditions)
-    return float(f.sf(ratio, share * (freedom - free), share * free))
+    return p_of_f(smaller, larger, _evenness(conditions))
 
 
 def steady(methods: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int, float]]:
@@ -65,25 +61,15 @@ def steady(methods: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int,
 
 def _p_steady(methods: Mapping[str, Mapping[int, float]], method: str) -> float:
     """The probability that one of equally steady methods has errors so large; 1 if unknown."""
-    squares, freedom = _left_over(methods)
-    others, free = _left_over({m: own for m, own in methods.items() if m != method})
-    if free == freedom or others == 0:
-        return 1.0
-    ratio = (squares - others) / (freedom - free) / (others / free)
-    return float(f.sf(ratio, freedom - free, free))
+    every = unexplained(methods, seeds=True)
+    others = unexplained({m: own for m, own in methods.items() if m != method}, seeds=True)
+    return 1.0 if others[1] == every[1] or others[0] == 0 else p_of_f(every, others)
 
 
 def _evenness(conditions: Sequence[Mapping[str, Mapping[int, float]]]) -> float:
     """Box's epsilon of the variances of the conditions' errors: 1 if they are equal, 1 over their
     number if all but one are zero."""
-    left = [_left_over(methods) for methods in conditions]
+    left = [unexplained(methods, seeds=True) for methods in conditions]
     variances = [squares / freedom for squares, freedom in left if freedom]
     total = math.fsum(v * v for v in variances)
     return math.fsum(variances) ** 2 / (len(variances) * total) if total else 1.0
-
-
-def _left_over(methods: Mapping[str, Mapping[int, float]]) -> tuple[float, int]:
-    """The sum of squares that methods and seeds do not explain, and its degrees of freedom."""
-    cells = [(method, seed, v) for method, own in methods.items() for seed, v in own.items()]
-    levels = [(("method", method), ("seed", seed)) for method, seed, _ in cells]
-    return left_over(levels, [value for *_, value in cells])

@@ -6,6 +6,7 @@ from experiments.report.html import CAPTIONS
 from experiments.report.sentences import facts, page_title, sentences
 from experiments.report.study import Study
 from experiments.report.tables import Table, tables
+from experiments.table import escaped, grid
 
 
 def page(study: Study, figures: Sequence[str] = ()) -> str:
@@ -15,8 +16,8 @@ def page(study: Study, figures: Sequence[str] = ()) -> str:
     if study.compared:
         parts.append(f"**{said.pop(0)}**")
     parts += ["![differences](differences.png)"] if "differences" in figures else []
-    parts += _listed("What follows", said)
-    parts += _listed("What is wrong with the runs", study.problems)
+    parts += _listed("Conclusions", said)
+    parts += _listed("Problems with the runs", study.problems)
     for table in tables(study):
         parts += [f"## {table.title}", markdown(table), *table.notes]
         if table.title == "Cost":
@@ -31,19 +32,9 @@ def _folded(name: str) -> str:
 
 
 def _listed(title: str, texts: Sequence[str]) -> list[str]:
-    return [f"## {title}", "\n".join(f"- {_cell(text)}" for text in texts)] if texts else []
+    return [f"## {title}", "\n".join(f"- {escaped(text)}" for text in texts)] if texts else []
 
 
 def markdown(table: Table) -> str:
     """The rows without title and notes."""
-    lines = [_line(table.columns), "|" + "---|" * len(table.columns)]
-    lines += [_line([f"`{row[0]}`", *row[1:]]) for row in table.rows]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return grid(table.columns, [[f"`{row[0]}`", *row[1:]] for row in table.rows])

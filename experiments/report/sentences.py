@@ -1,15 +1,23 @@
 """A study as plain sentences: what was compared, the answer in one sentence, and what follows."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from experiments.report.plan import on_repetition, seeds_needed, smallest_seen, std_range
+from experiments.report.differences import is_blocked
+from experiments.report.plan import (
+    POWER,
+    RANGE,
+    on_repetition,
+    seeds_needed,
+    smallest_seen,
+    std_range,
+)
 from experiments.report.runs import FACTS, Run
+from experiments.report.spread import std_of_runs
 from experiments.report.study import Study
-from experiments.report.tables import compare, fewest_seeds, groups, interval
+from experiments.report.tables import compare, groups, interval
 from experiments.report.verdicts import (
     BETTER,
     EQUIVALENT,
@@ -97,11 +105,14 @@ def _seen(found: Mapping[str, Verdict]) -> str:
     least = least_seen(found)
     if least is None:
         return ""
-    return f" A true difference of {least:.1f} AP would have been seen four times in five."
+    return (
+        f" This study detects a true difference of {least:.1f} AP with 80 % power (four times in "
+        "five)."
+    )
 
 
 def least_seen(found: Mapping[Any, Verdict]) -> float | None:
-    """The true difference in AP that the typical comparison would have shown, or None."""
+    """The true difference in AP that the typical comparison detects with 80 % power, or None."""
     least = [
         smallest_seen(_half(v), v.difference.scale)
         for v in found.values()
@@ -126,8 +137,9 @@ def sentences(study: Study) -> list[str]:
     for answer, what in OTHERS.items():
         names = [f"`{method}`" for method, verdict in found.items() if verdict.answer == answer]
         said += [f"{what}: {', '.join(names)}."] if names else []
-    needed = [] if study.folds else [_needed(found)]  # more seeds of a fold add no images
-    return [text for text in [*said, study.plan.said(fewest_seeds(study)), *needed] if text]
+    needed = [] if study.folds else [_needed(study)]  # more seeds of a fold add no images
+    planned = study.plan.said(study.fewest_seeds, study.alpha)
+    return [text for text in [*said, planned, *needed] if text]
 
 
 OF_FOLDS = (
@@ -147,33 +159,34 @@ def _images(study: Study, found: Mapping[str, Verdict]) -> str:
     if not any(verdict.p is not None for verdict in found.values()):
         return ""
     if study.folds or all(study.over_images(method) is not None for method in found):
-        return "The intervals hold for other test images too, and for other seeds."
+        return "The intervals cover new seeds and new test images."
     return (
-        "The intervals hold for other seeds on these test images alone: how much the images matter "
-        "is not known of all runs."
+        "The intervals cover new seeds, not new test images: some runs have no stored detections."
     )
 
 
 def _shown(method: str, verdict: Verdict) -> str:
     own = verdict.difference
     assert own.scale is not None
-    again = on_repetition(own.mean, _half(verdict), own.scale)
-    size = f"{own.mean:+z.2f} AP ({interval(verdict)})"
+    again = on_repetition(own.mean, verdict.least or 0.0, own.scale)
     return (
-        f"`{method}` is {verdict.answer}: {size} with {own.n} runs. Expect {again:+z.1f} if it is "
-        "repeated: a difference that is shown is too large on average."
+        f"`{method}` is {verdict.answer}: {own.mean:+z.2f} AP ({interval(verdict)}) with {own.n} "
+        f"runs. If the study is repeated, expect roughly {again:+z.1f} AP: a difference that is "
+        "shown is too large on average."
     )
 
 
-def _needed(found: Mapping[str, Verdict]) -> str:
-    tested = [v.difference for v in found.values() if v.difference.std is not None]
-    if not tested:
+def _needed(study: Study) -> str:
+    number = sum(verdict.p is not None for verdict in study.verdicts.values())
+    if not number:
         return ""
-    std = math.sqrt(sum(d.std**2 for d in tested if d.std) / len(tested))
-    low, high = std_range(std, sum(d.n - 1 for d in tested))
-    several = f", and {seeds_needed(WORTH, std, len(tested))} with {len(tested)}"
+    std, freedom = std_of_runs(study.learnt, is_blocked(study.learnt, study.rules))
+    low, high = std_range(std, freedom)
+    fewest, most = seeds_needed(WORTH, low), seeds_needed(WORTH, high)
+    several = f", {seeds_needed(WORTH, std, number)} when {number} are" if number > 1 else ""
     return (
-        f"With a typical run's sd ({std:.2f}, {low:.2f} to {high:.2f}) a difference of {WORTH} "
-        f"AP takes {seeds_needed(WORTH, std)} seeds with one method ({seeds_needed(WORTH, low)} to "
-        f"{seeds_needed(WORTH, high)}){several if len(tested) > 1 else ''}."
+        f"The sd of a run is {std:.2f} ({100 * RANGE:.0f} % interval {low:.2f} to {high:.2f}), "
+        f"pooled over the methods. To detect {WORTH} AP with {100 * POWER:.0f} % power: "
+        f"{seeds_needed(WORTH, std)} seeds per method ({fewest} to {most}) when one method is "
+        f"compared{several}."
     )

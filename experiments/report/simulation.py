@@ -2,8 +2,8 @@
 [--studies 1000] [--page docs/comparing.md]``.
 
 Every setting is drawn many times. ``error``: in how many studies of equal methods is any shown to
-differ? ``coverage``: in how many studies where a third of the methods are truly better does every
-interval hold its true difference? ``--page`` puts the table between ``<!-- simulation -->`` and
+differ? ``coverage``: in how many studies where some methods are truly better does every interval
+hold its true difference? ``--page`` puts the table between ``<!-- simulation -->`` and
 ``<!-- end -->``. About ten minutes on one core.
 """
 
@@ -24,6 +24,7 @@ from experiments.table import put
 
 BASE = "base"
 GAIN = 2.0  # of the methods that are better; a run's standard deviation is about 1
+MUCH = 10.0  # between methods that all differ
 LEVEL = 50.0
 DRAWS = 2000
 AT = 0.1  # of runs that fail, where some do
@@ -47,6 +48,8 @@ class Setting:
         folds: number of folds, which differ in difficulty, and whose images have an effect on each
             method with a standard deviation of 1; each seed has a run on each. 0: none.
         looks: numbers of seeds after which the study is looked at, before the planned last.
+        distinct: whether all methods are truly better by much where coverage is measured; else a
+            third of them are better by ``GAIN``.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Setting:
     images: int = 0
     folds: int = 0
     looks: tuple[int, ...] = ()
+    distinct: bool = False
 
 
 SETTINGS = (
@@ -76,6 +80,7 @@ SETTINGS = (
     Setting("72 test images matter as much as runs", methods=8, seeds=5, images=72),
     Setting("5 folds, images matter as much as runs", 5, 2, 2, folds=5),
     Setting("looks after 3, 4, 5 of 6 planned seeds", 8, 6, 6, looks=(3, 4, 5)),
+    Setting("all methods are better by 10, 20, ... AP", 10, 5, 5, distinct=True),
 )
 
 
@@ -113,8 +118,10 @@ def _with_folds(runs: Runs, setting: Setting, rng: np.random.Generator) -> Runs:
 
 
 def truth(setting: Setting) -> dict[str, float]:
-    """By method the true difference of a study in which a third of the methods are better."""
-    return {f"m{i:02}": GAIN * (i % 3 == 0) for i in range(setting.methods)}
+    """By method the true difference of a study in which some methods are better."""
+    number = range(setting.methods)
+    gains = [MUCH * (i + 1) if setting.distinct else GAIN * (i % 3 == 0) for i in number]
+    return {f"m{i:02}": gain for i, gain in enumerate(gains)}
 
 
 def with_gains(runs: Runs, gains: Mapping[str, float]) -> Runs:

@@ -46,18 +46,48 @@ def failed(methods: Values, baseline: str) -> set[str]:
 def seed_effect(methods: Values) -> float:
     """p that runs of one seed have nothing in common, in 0..1; 1 where the runs cannot say.
 
-    The F test of randomised blocks (Fisher 1935): the squares that seeds explain beyond methods,
-    over those that neither explains, each by its degrees of freedom.
+    The F test of randomised blocks (Fisher 1935).
     """
-    cells = [(method, seed, v) for method, own in methods.items() for seed, v in own.items()]
-    values = [value for *_, value in cells]
-    squares, freedom = left_over([[("method", m)] for m, *_ in cells], values)
-    least, free = left_over([[("method", m), ("seed", s)] for m, s, _ in cells], values)
+    squares, freedom = unexplained(methods, seeds=False)
+    least, free = unexplained(methods, seeds=True)
     if freedom == free or free == 0:
         return 1.0
     if least == 0:
         return 1.0 if squares == 0 else 0.0
-    return float(f.sf((squares - least) / (freedom - free) / (least / free), freedom - free, free))
+    return p_of_f((squares, freedom), (least, free))
+
+
+def p_of_f(smaller: tuple[float, int], larger: tuple[float, int], share: float = 1.0) -> float:
+    """p of Fisher's F test that the larger of two nested linear models explains no more, in 0..1.
+
+    The squares that only the larger explains, over those that it leaves over, each by its degrees
+    of freedom.
+
+    Args:
+        smaller, larger: what each leaves over, as ``left_over``; the larger one leaves some.
+        share: of the degrees of freedom that counts.
+    """
+    (squares, freedom), (least, free) = smaller, larger
+    ratio = (squares - least) / (freedom - free) / (least / free)
+    return float(f.sf(ratio, share * (freedom - free), share * free))
+
+
+def std_of_runs(methods: Values, blocked: bool) -> tuple[float, int]:
+    """The standard deviation of a run, pooled over the methods, and its degrees of freedom.
+
+    Args:
+        methods: of which at least one has several runs.
+        blocked: whether runs are compared seed by seed, so that what a seed adds does not count.
+    """
+    squares, freedom = unexplained(methods, seeds=blocked)
+    return math.sqrt(squares / freedom), freedom
+
+
+def unexplained(methods: Values, seeds: bool) -> tuple[float, int]:
+    """``left_over`` by the methods' means, and by effects of the seeds too where ``seeds``."""
+    cells = [(method, seed, v) for method, own in methods.items() for seed, v in own.items()]
+    levels = [[("method", m), *([("seed", s)] if seeds else [])] for m, s, _ in cells]
+    return left_over(levels, [value for *_, value in cells])
 
 
 def without_seeds(methods: Values) -> dict[str, dict[Any, float]]:

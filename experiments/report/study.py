@@ -7,13 +7,17 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from experiments.report.differences import Difference, Rules, compared
 from experiments.report.images import difference_over
+from experiments.report.plan import Plan
 from experiments.report.runs import FOLD, MADE, ORDER, Run, is_condition, terms
-from experiments.report.verdicts import ALPHA, EARLY, level_of_look
+from experiments.report.spread import by_fold, failed
+from experiments.report.verdicts import Verdict, verdicts
 
 # The options of the default baseline, by group; GROUP/SITE has those of GROUP, whatever the site.
 DEFAULTS = {
@@ -33,45 +37,22 @@ ENDS = {
 
 # What a method is made of. A difference from the baseline in any other setting is reported.
 METHOD = re.compile(r"(sampler|loss|box_loss|loss_weight|assigner|weigher)([./@]|$)")
+# How runs differ in what ``MADE`` names.
+APART = {
+    "commit": "come from {} commits",
+    "torch": "used {} versions of PyTorch",
+    "processor": "come from {} processors",
+    "instructions": "used {} sets of processor instructions",
+    "threads": "used {} different numbers of threads",
+    "gpu": "come from {} kinds of GPU",
+    "machine": "come from {} machines",
+    "weights": "start from {} sets of weights",
+}
 SHOWN = 4  # at most so many settings or runs are named in a sentence
 
 Terms = tuple[tuple[str, str], ...]
-# What is averaged and paired: a seed, or (seed, fold) where runs are of several folds.
+# Key of a run within its method: seed, or (seed, fold) where runs are of several folds.
 Draw = Any
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is decided before a study is looked at.
-
-    Args:
-        equivalent: a difference in AP (percent) below which methods are equivalent; None: no
-            region was given.
-        seeds: planned per method; None: no plan.
-        common: one spread for all methods, which then have to be equally steady.
-    """
-
-    equivalent: float | None = None
-    seeds: int | None = None
-    common: bool = False
-
-    def level(self, seeds: int) -> float:
-        """The alpha at which methods with this many seeds are judged."""
-        return level_of_look(seeds, self.seeds)
-
-    def said(self, seeds: int) -> str:
-        """Whether this is the planned comparison or an early look, as a sentence."""
-        if self.seeds is None:
-            return (
-                "No number of seeds was planned (`--planned-seeds`): if runs are added until a "
-                f"difference is shown, false ones are shown more often than {100 * ALPHA:.0f} %."
-            )
-        if seeds < self.seeds:
-            return (
-                f"This is an early look: {seeds} of {self.seeds} planned seeds. Differences are "
-                f"shown at {100 * EARLY:.1f} %, so that the planned comparison keeps its level."
-            )
-        return f"The {self.seeds} planned seeds are there."
 
 
 @dataclass(frozen=True)
@@ -100,6 +81,15 @@ class Study:
         """A method's figure by seed, as a percentage; NaN where there is none."""
         runs = self.methods[method]
         return {seed: 100 * run.figures.get(figure, math.nan) for seed, run in runs.items()}
+
+    def of_methods(self, figure: str = "AP") -> dict[str, dict[Draw, float]]:
+        """The ``values`` of every method."""
+        return {method: self.values(method, figure) for method in self.methods}
+
+    def samples(self, figure: str = "AP") -> dict[str, dict[Any, float]]:
+        """What is compared: by method and seed, or by method and fold, the mean over its seeds."""
+        found = self.of_methods(figure)
+        return by_fold(found) if self.folds else found
 
     @property
     def runs(self) -> list[Run]:
@@ -130,6 +120,59 @@ class Study:
         if not own or self.folds:
             return None
         return difference_over(self.draws, [r.name for r in own], [r.name for r in base])
+
+    @property
+    def not_learnt(self) -> set[str]:
+        """The methods that did not learn, measured by the baseline's AP."""
+        return failed(self.samples(), self.baseline) if self.baseline else set()
+
+    @property
+    def learnt(self) -> dict[str, dict[Any, float]]:
+        """The ``samples`` of the AP of the others."""
+        apart = self.not_learnt
+        return {method: own for method, own in self.samples().items() if method not in apart}
+
+    @property
+    def rules(self) -> Rules:
+        """How runs are compared: those of folds always by fold."""
+        return Rules(True if self.folds else None, self.plan.common)
+
+    @property
+    def fewest_seeds(self) -> int:
+        """The seeds of the method that has the fewest; with folds, whole rounds of all of them."""
+        runs = min((len(self.methods[method]) for method in self.compared), default=0)
+        return runs // max(1, len(self.folds))
+
+    @property
+    def alpha(self) -> float:
+        """The level at which differences are judged. With folds, one seed can be compared."""
+        return self.plan.level(self.fewest_seeds, 1 if self.folds else 2)
+
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """The difference in AP, in percent, of every method that has runs to compare."""
+        if self.baseline is None:
+            return {}
+        if self.folds:  # each fold has test images of its own: the spread of folds has their error
+            found = compared(self.samples(), self.baseline, self.rules)
+            return {m: replace(d, n=len(self.pairs(m))) for m, d in found.items()}
+        over = {method: self.over_images(method) for method in self.compared}
+        known = {method: own for method, own in over.items() if own is not None}
+        # With the images' error for some methods and not for others, answers would mean two things.
+        images = known if len(known) == len(over) else None
+        return compared(self.samples(), self.baseline, self.rules, images)
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict on the AP, in percent, of every compared method with at least one run."""
+        return verdicts(self.differences, self.alpha, self.plan.equivalent)
+
+    def verdicts_on(self, figure: str) -> dict[str, Verdict]:
+        """As ``verdicts``, of another figure: without the images' error, and without a region."""
+        found = compared(
+            self.samples(figure), self.baseline or "", self.rules, not_learnt=self.not_learnt
+        )
+        return verdicts(found, self.alpha)
 
     def pairs(self, method: str) -> dict[Draw, tuple[Run, Run]]:
         """By seed the runs of a method and of the baseline, for the seeds that both have."""
@@ -367,7 +410,7 @@ def made_apart(runs: Sequence[Run]) -> list[str]:
         counts = Counter(of[key] for of in made if key in of).most_common()
         if len(counts) > 1:
             values = ", ".join(f"`{value}` ({number})" for value, number in counts)
-            found.append(f"The runs have more than one value of {key}: {values}.")
+            found.append(f"The runs {APART[key].format(len(counts))}: {values}.")
     return found
 
 

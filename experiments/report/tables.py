@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from experiments.report.differences import Difference, Rules, compared, is_blocked
+from experiments.report.differences import is_blocked
 from experiments.report.runs import (
     BY_CLASS,
     BY_FREQUENCY,
@@ -16,9 +16,9 @@ from experiments.report.runs import (
     Run,
     machine,
 )
-from experiments.report.spread import Spread, Values, by_fold, failed, seed_effect, spread
+from experiments.report.spread import Spread, seed_effect, spread
 from experiments.report.study import Study
-from experiments.report.verdicts import ALPHA, Verdict, verdicts
+from experiments.report.verdicts import ALPHA, Verdict
 
 NONE = "–"
 FREQUENCIES = ("APr", "APc", "APf")
@@ -36,51 +36,7 @@ class Table:
 
 def compare(study: Study) -> dict[str, Verdict]:
     """The verdict on the AP, in percent, of every method, the largest difference first."""
-    alpha = study.plan.level(fewest_seeds(study))
-    found = verdicts(differences(study), alpha, study.plan.equivalent)
-    return _sorted(found)
-
-
-def compare_figure(study: Study, figure: str) -> dict[str, Verdict]:
-    """As ``compare``, of another figure: without the error of the images, and without a region."""
-    of_runs = values(study, figure)
-    used = by_fold(of_runs) if study.folds else of_runs
-    own = compared(used, study.baseline or "", rules(study))
-    return _sorted(verdicts(own, study.plan.level(fewest_seeds(study))))
-
-
-def _sorted(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    return dict(sorted(found.items(), key=lambda pair: -pair[1].difference.mean))
-
-
-def fewest_seeds(study: Study) -> int:
-    """The seeds of the method that has the fewest; with folds, whole rounds of all of them."""
-    runs = min((len(study.methods[method]) for method in study.compared), default=0)
-    return runs // max(1, len(study.folds))
-
-
-def differences(study: Study, stream: int = 0) -> dict[str, Difference]:
-    """The difference in AP, in percent, of every method that has runs to compare."""
-    if study.baseline is None:
-        return {}
-    if study.folds:  # each fold has test images of its own: their error is in the spread of folds
-        found = compared(by_fold(values(study)), study.baseline, rules(study, stream))
-        return {m: replace(d, n=len(study.pairs(m))) for m, d in found.items()}
-    over = {method: study.over_images(method) for method in study.compared}
-    known = {method: own for method, own in over.items() if own is not None}
-    # With the images' error for some methods and not for others, answers would mean two things.
-    images = known if len(known) == len(over) else None
-    return compared(values(study), study.baseline, rules(study, stream), images)
-
-
-def rules(study: Study, stream: int = 0) -> Rules:
-    """How a study's runs are compared: those of folds always by fold."""
-    return Rules(True if study.folds else None, study.plan.common, stream=stream)
-
-
-def values(study: Study, figure: str = "AP") -> dict[str, dict[Any, float]]:
-    """A figure in percent by method and seed."""
-    return {method: study.values(method, figure) for method in study.methods}
+    return dict(sorted(study.verdicts.items(), key=lambda pair: -pair[1].difference.mean))
 
 
 def groups(study: Study, methods: Iterable[str]) -> list[tuple[str, list[str]]]:
@@ -157,7 +113,7 @@ def _by_frequency(study: Study) -> list[Table]:
     names = frequencies(study)
     if not names:
         return []
-    found = {name: compare_figure(study, name) for name in names}
+    found = {name: study.verdicts_on(name) for name in names}
     rows = [[m, *(_in_one(found[name][m]) for name in names)] for m in compare(study)]
     notes = [
         "AP of classes in below 10 (APr), 10 to 99 (APc), and 100 or more (APf) training images: "
@@ -176,29 +132,21 @@ def notes(study: Study, found: Mapping[str, Verdict]) -> list[str]:
     tested = [verdict for verdict in found.values() if verdict.p is not None]
     if not tested:
         return ["One run does not show how much runs differ: nothing is tested."]
-    runs = {m: own for m, own in values(study).items() if m not in not_learnt(study)}
-    return [_by_seed(study, runs), COMMON if study.plan.common else POOLED, _together(tested)]
+    return [_by_seed(study), COMMON if study.plan.common else POOLED, _together(tested)]
 
 
-def not_learnt(study: Study) -> set[str]:
-    """The methods that did not learn, measured by the baseline's AP."""
-    return failed(values(study), study.baseline) if study.baseline else set()
-
-
-def _by_seed(study: Study, runs: Values) -> str:
+def _by_seed(study: Study) -> str:
     if study.folds:
         return (
             "Methods are compared fold by fold, since images are the same for all, with one value "
             "per fold, the mean over its seeds. Each fold has test images of its own, so that the "
             "spread of the folds has the error of the images too."
         )
-    p = p_value(seed_effect(runs))
-    if is_blocked(runs, rules(study)):
-        return f"Runs are compared seed by seed, because seeds matter here (F test, p {equals(p)})."
-    return (
-        "All runs count, also those of seeds that other methods lack: runs of one seed have "
-        f"nothing in common here that could be seen (F test, p {equals(p)})."
-    )
+    learnt = study.learnt
+    p = equals(p_value(seed_effect(learnt)))
+    if is_blocked(learnt, study.rules):
+        return f"Runs are paired by seed: an F test finds an effect of the seed (p {p})."
+    return f"Runs are not paired: an F test finds no effect of the seed (p {p})."
 
 
 def equals(text: str) -> str:
@@ -207,9 +155,9 @@ def equals(text: str) -> str:
 
 
 POOLED = (
-    "The sd of one run is learnt from the method's own runs and from all other methods', as far as "
-    "these agree (Smyth 2004), and is never below its own. The baseline has its own alone. Then an "
-    "unsteady method or baseline shows no difference that does not exist."
+    "The sd of a run is estimated from the method's own runs and, as far as the methods agree, "
+    "from all methods' runs (Smyth 2004). The baseline's sd comes from its own runs only. So an "
+    "unsteady method or baseline rarely causes a false difference."
 )
 COMMON = (
     "One sd for all methods and the baseline (`--common`): it needs methods that are equally "
@@ -223,8 +171,9 @@ def _together(tested: Sequence[Verdict]) -> str:
         f"p is that of step-down Dunnett for all {len(tested)} methods together: it keeps the "
         "probability of showing any difference that does not exist at "
         f"{100 * ALPHA:.0f} %, and p (Holm) stands beside it. The intervals hold together; each "
-        f"alone has a level of {min(levels):.1f} to {max(levels):.1f} %, and excludes zero exactly "
-        "where a difference is shown."
+        f"alone has a level of {min(levels):.1f} to {max(levels):.1f} %. An interval that "
+        "excludes 0 shows a difference. Rarely, the interval of a shown difference touches 0: the "
+        "step-down test is a little sharper than the intervals."
     )
 
 

@@ -5,6 +5,10 @@ with the largest of K drawn ones, the second largest with the largest of the K -
 and so on, up to the first that is not shown. The probability that any equal method is shown to
 differ is then at most alpha. That all methods share the baseline's error makes this sharper than
 Holm's correction, which knows only each p.
+
+The intervals are simultaneous: all have the critical value of the first step (Dunnett 1955). Those
+of later steps would be too narrow to hold together where methods truly differ. So the interval of a
+difference that a later step shows can touch zero.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,7 +25,8 @@ ALPHA = 0.05
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 FAILED, UNTESTED = "did not learn", "not tested"
 ANSWERS = (BETTER, WORSE, EQUIVALENT, UNDECIDED, FAILED, UNTESTED)
-EARLY = 0.001  # alpha of a look before the planned number of seeds
+# Alpha of a look before the planned number of seeds, and of all such looks together at most.
+EARLY, ALL_EARLY = 0.001, 0.01
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,10 @@ class Verdict:
         answer: one of ``ANSWERS``.
         p: of step-down Dunnett, in 0..1; None if untested.
         holm: p with Holm's correction instead.
-        interval: (low, high). It excludes zero exactly where p is at most alpha.
+        interval: (low, high). Those of all methods hold together. It can touch zero although a
+            difference is shown.
         level: of the interval for this method alone, in 0..1.
+        least: the size beyond which this method's step shows a difference; None if untested.
     """
 
     difference: Difference
@@ -43,11 +50,12 @@ class Verdict:
     holm: float | None = None
     interval: tuple[float, float] | None = None
     level: float | None = None
+    least: float | None = None
 
     @property
     def differs(self) -> bool:
-        """Whether a difference to the baseline is shown."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        """Whether a difference to the baseline is shown that is not ``EQUIVALENT``."""
+        return self.answer in (BETTER, WORSE)
 
 
 def verdicts(
@@ -67,17 +75,17 @@ def verdicts(
     order = sorted(tested, key=lambda key: -ratios[key])
     drawn = {key: _ratios(d) for key, d in tested.items()}
     holm = _holm([_share(drawn[key], ratios[key]) for key in order])
-    p, critical = 0.0, 0.0
     largest = _largest([drawn[key] for key in order])
+    critical = [float(np.quantile(own, 1 - alpha, method="higher")) for own in largest]
+    p = 0.0
     for step, key in enumerate(order):
-        if p <= alpha:  # the procedure stops at the first that is not shown
-            critical = float(np.quantile(largest[step], 1 - alpha, method="higher"))
+        own, scale = tested[key], tested[key].scale or 0.0
         p = max(p, _share(largest[step], ratios[key]))
-        half = critical * (tested[key].scale or 0.0)
-        interval = (tested[key].mean - half, tested[key].mean + half)
-        level = 1 - _share(drawn[key], critical)
-        answer = _answer(interval, equivalent)
-        found[key] = Verdict(tested[key], answer, p, holm[step], interval, level)
+        half = critical[0] * scale
+        interval = (own.mean - half, own.mean + half)
+        answer = _answer(own.mean, p <= alpha, interval, equivalent)
+        level = 1 - _share(drawn[key], critical[0])
+        found[key] = Verdict(own, answer, p, holm[step], interval, level, critical[step] * scale)
     return found
 
 
@@ -110,23 +118,29 @@ def _holm(p: Sequence[float]) -> list[float]:
     return [max(stepped[: step + 1]) for step in range(len(p))]
 
 
-def _answer(interval: tuple[float, float], equivalent: float | None) -> str:
+def _answer(
+    mean: float, shown: bool, interval: tuple[float, float], equivalent: float | None
+) -> str:
     low, high = interval
     if equivalent is not None and -equivalent < low and high < equivalent:
         return EQUIVALENT
-    if low <= 0 <= high:
+    if not shown:
         return UNDECIDED
-    return BETTER if low > 0 else WORSE
+    return BETTER if mean > 0 else WORSE
 
 
-def level_of_look(seeds: int, planned: int | None) -> float:
-    """The alpha at which runs with this many seeds are judged.
+def level_of_look(seeds: int, planned: int | None, first: int = 2) -> float:
+    """The alpha at which runs with this many seeds are judged, above 0 and at most ``ALPHA``.
 
-    Each look before the planned number spends ``EARLY`` (Haybittle 1971), and the last has what
-    the possible looks before it left: alpha in all.
+    Each look before the planned number spends a little (Haybittle 1971), and the last has what
+    these leave: ``ALPHA`` in all.
+
+    Args:
+        planned: number of seeds, at least ``first``; None: there is no plan.
+        first: the fewest seeds that can be compared.
     """
     if planned is None:
         return ALPHA
-    if seeds < planned:
-        return EARLY
-    return ALPHA - EARLY * max(0, planned - 2)
+    looks = max(0, planned - first)
+    early = min(EARLY, ALL_EARLY / max(1, looks))
+    return early if seeds < planned else ALPHA - looks * early

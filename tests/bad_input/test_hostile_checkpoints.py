@@ -434,7 +434,10 @@ def with_state(key: str, **values: Any) -> Callable[[Content], Any]:
 
 WEIGHTS_ONLY = "holds weights only"
 RESUMED: dict[str, tuple[Callable[[Content], Any], str]] = {
-    "other-parts": (with_config("loss", "rpn", value={"_target_": "os.mkdir"}), "another loss"),
+    "other-parts": (
+        with_config("loss", "rpn", value={"_target_": "os.mkdir", "path": doubled(64)}),
+        ".path: [[[",
+    ),
     "no-trainer": (with_config("trainer", value=None), UNFIT),
     "empty-config": (changed(config={}), UNFIT),
     **{f"no-{key}": (without(key), WEIGHTS_ONLY) for key in STATE},
@@ -459,7 +462,7 @@ RESUMED: dict[str, tuple[Callable[[Content], Any], str]] = {
 def test_a_run_goes_on_from_one_that_is_whole(file: Path, content: Content) -> None:
     torch.save(content, file)
     config = content["config"] | {"resume": str(file)}
-    found = checkpoint_to_resume(config, file.parent / "run")
+    found = checkpoint_to_resume(config, file.parent / "run", {})
     assert found is not None and found.saved["step"] == 3 and not found.own
 
 
@@ -467,7 +470,7 @@ def test_a_run_goes_on_from_one_that_is_whole(file: Path, content: Content) -> N
 def test_a_run_does_not_go_on_from_it(file: Path, content: Content, make: Any, says: str) -> None:
     config = copy.deepcopy(content["config"]) | {"resume": str(file)}
     torch.save(make(content), file)
-    line = refused(checkpoint_to_resume, config, file.parent / "run")
+    line = refused(checkpoint_to_resume, config, file.parent / "run", {})
     assert line.startswith(f"{file}") and says in line, line
 
 
@@ -478,7 +481,8 @@ def test_a_run_s_own_checkpoint_without_a_configuration_is_passed_over(
     own = tmp_path / "run/checkpoints/last.pt"
     own.parent.mkdir(parents=True)
     torch.save(content | {"config": {}}, own)
-    found = checkpoint_to_resume(content["config"] | {"resume": str(file)}, tmp_path / "run")
+    config = content["config"] | {"resume": str(file)}
+    found = checkpoint_to_resume(config, tmp_path / "run", {})
     assert found is not None and not found.own
 
 

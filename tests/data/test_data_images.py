@@ -131,6 +131,17 @@ def test_shared_files_copies_and_files_of_no_split_are_found(voc_folder):
     assert unlisted_files([train, val]) == [str(folder / "d.jpg")]
 
 
+def test_a_link_to_a_file_that_is_gone_is_no_copy(voc_folder):
+    for id in "ab":
+        voc_folder.add("train", id, ("cat", (1, 1, 9, 9)))
+    gone = voc_folder.root / "JPEGImages/b.jpg"
+    gone.unlink()
+    gone.symlink_to("elsewhere.jpg")
+    train = voc_folder.read("train")
+    count_copies([train])
+    assert not train.problems
+
+
 def save_without_pixels(path):
     """A JPEG file of 40x30 with its end, but without a scan."""
     Image.new("RGB", (40, 30)).save(path)

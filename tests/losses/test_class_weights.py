@@ -93,8 +93,8 @@ def test_what_is_missing_or_out_of_range_is_said(arguments: tuple, says: str) ->
 
 def test_weights_of_other_classes_are_refused_before_training() -> None:
     with pytest.raises(ValueError, match="2 weights, but 4 classes"):
-        CrossEntropy(class_weights=[1.0, 2.0]).initial_bias(4)
-    assert CrossEntropy(class_weights=[1.0, 2.0]).initial_bias(2) is None
+        CrossEntropy(class_weights=[1.0, 2.0]).prepare(4)
+    CrossEntropy(class_weights=[1.0, 2.0]).prepare(2)
 
 
 @pytest.mark.parametrize("scheme", ["data", "effective"])
@@ -104,12 +104,12 @@ def test_one_class_has_no_frequencies_to_compare(scheme) -> None:
     assert table == pytest.approx([1 / math.log(2.1) if scheme == "data" else 1] * 2)
     loss = CrossEntropy(class_weights=scheme, class_counts=[7])
     with pytest.raises(ValueError, match=f"class_weights={scheme} compares .* only one"):
-        loss.initial_bias(2)
-    CrossEntropy(class_weights=scheme, class_counts=[7, 1]).initial_bias(3)
+        loss.prepare(2)
+    CrossEntropy(class_weights=scheme, class_counts=[7, 1]).prepare(3)
 
 
 def test_at_the_rpn_objects_can_still_be_weighed_against_background() -> None:
     for scheme in (0.25, [1.0, 3.0], "batch"):
-        CrossEntropy(class_weights=scheme).initial_bias(2)
+        CrossEntropy(class_weights=scheme).prepare(2)
         found = ClassWeights(scheme, None, 0.5, False)(samples(torch.zeros(4, 2), [0, 0, 0, 1]))
         assert found[0] != found[3]

@@ -86,7 +86,7 @@ def test_it_says_how_many_classes_it_masks(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO):
         loss = Equalization(SHARES)
         assert not caplog.text  # the command line's check makes one too, of stand-in numbers
-        loss.initial_bias(4)
+        loss.prepare(4)
     assert "1 of 3 classes are below 0.00176" in caplog.text
 
 
@@ -98,4 +98,4 @@ def test_it_needs_frequencies(frequencies) -> None:
 
 def test_frequencies_of_other_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="3 values, but 5 classes"):
-        Equalization(SHARES).initial_bias(6)
+        Equalization(SHARES).prepare(6)

@@ -12,7 +12,7 @@ from frcnn.losses import EqualizationV2, Samples
 
 def made(classes: int, up: list[float] | None = None, down: list[float] | None = None):
     loss = EqualizationV2()
-    loss.initial_bias(classes + 1)
+    loss.prepare(classes + 1)
     if up is not None:
         loss.pushed_up, loss.pushed_down = torch.tensor([up, down], dtype=torch.float64)
     return loss

@@ -105,4 +105,4 @@ def test_values_out_of_range(values: dict, says: str) -> None:
 
 def test_frequencies_of_other_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="3 values, but 5 classes"):
-        Federated([0.1] * 3).initial_bias(6)
+        Federated([0.1] * 3).prepare(6)

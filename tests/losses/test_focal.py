@@ -171,8 +171,6 @@ def test_untrained_heads_give_the_prior() -> None:
     assert (first[1] - first[0]).item() == pytest.approx(-math.log(99))
     assert (second[1] - second[0]).item() == pytest.approx(-math.log(99))
     assert sigmoid_bias(None, 4) is None and softmax_bias(None, 4) is None
-    with pytest.raises(ValueError, match="prior"):
-        sigmoid_bias(1.0, 4)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +180,9 @@ def test_untrained_heads_give_the_prior() -> None:
         (lambda: FocalStar(0), "gamma"),
         (lambda: FocalSigmoid(alpha=1.5), "alpha"),
         (lambda: FocalSigmoid(per="coordinate"), "per must be"),
+        (lambda: FocalSigmoid(prior=1.0), "prior must be above 0 and below 1, got 1"),
+        (lambda: Focal(guided_scale=0.0), "guided_scale must be above 0, got 0"),
+        (lambda: Focal(prior=0.0), "prior must be above 0 and below 1, got 0"),
     ],
 )
 def test_arguments_out_of_range(make, says: str) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from small import samples
 
-from frcnn.losses import GHMC, GHMR, CrossEntropy, Samples
+from frcnn.losses import GHMC, GHMR, L1, CrossEntropy, Samples
 from frcnn.losses.ghm import GradientDensity, window_beta
 from frcnn.model.rpn import two_columns
 
@@ -97,11 +97,16 @@ def test_the_gradient_of_ghm_r_is_beta_times_the_norm() -> None:
     torch.testing.assert_close(deltas.grad, d / (d**2 + 0.02**2).sqrt() / 4)
 
 
-def test_far_above_mu_the_factor_of_m_gives_l1s_gradient() -> None:
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 1 / 40), (10.0, 1 / 4), (40.0, 1.0)])
+def test_far_above_mu_its_gradient_is_a_share_of_l1s(weight: float, share: float) -> None:
+    # All errors are in the last of 10 bins: beta is 1/10, and the loss is a mean over four deltas.
     deltas = torch.tensor([[1.0, -2, 3, -1], [2, 5, -1, 1]], requires_grad=True)
     given = samples(torch.zeros(2, 2), [1, 1], deltas)
-    GHMR(0.02, num_bins=10, weight=10)(given).sum().backward()
-    torch.testing.assert_close(deltas.grad, deltas.detach().sign() / 4, atol=1e-3, rtol=0)
+    (found,), (of_l1,) = (
+        torch.autograd.grad(loss(given).sum(), deltas)
+        for loss in (GHMR(0.02, num_bins=10, weight=weight), L1())
+    )
+    torch.testing.assert_close(found, share * of_l1, atol=0, rtol=1e-3)
 
 
 def test_on_a_flat_distribution_it_is_the_plain_loss() -> None:

@@ -17,7 +17,7 @@ from frcnn.config.compose import CONF, build
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses import CrossEntropy, SmoothL1
-from frcnn.model.sites import check_fit, initial_bias
+from frcnn.model.sites import check_fit, prepare_loss
 from frcnn.sites.assigners import Assigned, MaxIoU
 from frcnn.sites.site import Site
 from samplers import All
@@ -114,7 +114,7 @@ def made(group: str, site: str, name: str, values: str = "", **more: Any) -> Any
         node[key] = value
     loss = build(node | more)
     if group == "loss":
-        initial_bias(site, loss, COLUMNS[site])
+        prepare_loss(site, loss, COLUMNS[site])
     return loss
 
 

@@ -158,7 +158,9 @@ def test_two_processes_are_one(loss: type) -> None:
         half.soft_targets = whole.soft_targets[part]
         negative = whole.labels == 0
         far = whole.logits.detach()[:, 1]
-        pairs = torch.stack([far, whole.soft_targets], 1)[other & ~negative]
+        quality = whole.soft_targets
+        about_box = 1 - quality if loss is ALRP else quality
+        pairs = torch.stack([far, about_box], 1)[other & ~negative]
         rest = {2: pairs, 1: far[other & negative]}
         half.gather = lambda own, rest=rest: (
             torch.cat([own, rest[own.dim()]]),

@@ -12,7 +12,7 @@ from frcnn.losses import Seesaw
 
 def made(counts: list[int], **values: float) -> Seesaw:
     loss = Seesaw(**values)
-    loss.initial_bias(len(counts) + 1)
+    loss.prepare(len(counts) + 1)
     loss.counts = torch.tensor(counts)
     return loss
 
@@ -105,7 +105,7 @@ def test_the_prior_is_the_share_of_objects() -> None:
     scores = Seesaw().scores(bias[None])
     assert scores[0].tolist() == pytest.approx([0.8, *[0.2 / 3] * 3])
     with pytest.raises(ValueError, match="^prior must be"):
-        Seesaw(prior=1.0).initial_bias(4)
+        Seesaw(prior=1.0)
 
 
 def test_a_state_that_it_cannot_have_is_refused() -> None:

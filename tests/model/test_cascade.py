@@ -53,7 +53,7 @@ def test_the_command_line_gives_the_same_and_takes_presets_and_single_stages() -
     assert budgets == [512, 64, 512]
     assert "gamma" in config["loss"]["rcnn3"] and "gamma" not in config["loss"]["rcnn2"]
     config, _ = composed(line[0], "assigner/rcnn2=dynamic_iou")
-    assert config["assigner"]["rcnn2"]["low"] == 0.4
+    assert config["assigner"]["rcnn2"]["min_threshold"] == 0.4
 
 
 def test_a_box_moves_by_its_stage_s_deltas() -> None:

@@ -33,7 +33,7 @@ VARIANTS = {
     "iou_balanced": (
         "edges=max_overlap",
         "edges=max_overlap floor=0.0",
-        "floor=0.1 floor_fraction=0.25 num_bins=2",
+        "floor=0.1 num_bins=2",
     ),
     "libra": ("edges=max_overlap floor=0.0",),
     "pisa": (

@@ -89,12 +89,9 @@ def test_the_largest_overlap_is_that_of_the_image(seed: int) -> None:
 
 def test_the_floor_stands_aside() -> None:
     ious = [0.0] * 50 + [0.1] * 4 + [0.3] * 4 + [0.45] * 4
-    # Without a share, IoU 0 is used only when the others run out: 12 of them, so 3 more.
+    # IoU 0 is used only when the others run out: 12 of them, so 3 more.
     weights = IoUBalanced(15, 0.0, 0.5, floor=0.0)(of_ious(ious))
     assert bins(of_ious(ious), weights, (0, 0.01, 0.5)) == [3, 12]
-    # With a share of 1/3: 5 of 15 at IoU 0, 10 above.
-    weights = IoUBalanced(15, 0.0, 0.5, floor=0.0, floor_fraction=1 / 3)(of_ious(ious))
-    assert bins(of_ious(ious), weights, (0, 0.01, 0.5)) == [5, 10]
 
 
 def test_half_precision_is_compared_with_the_floor_in_float32() -> None:
@@ -207,7 +204,6 @@ def test_noise_of_an_image_is_its_own() -> None:
         ("edges", "x"),
         ("floor", 0.5),
         ("floor", -0.1),
-        ("floor_fraction", 2.0),
     ],
 )
 def test_arguments_out_of_range(name: str, value: object) -> None:
@@ -224,22 +220,19 @@ def evenly_over_bins(
 ) -> list[int]:
     """N of some negatives, which come in the order of the draw: N/K of every bin, then any.
 
-    With a floor its share comes from below it, and both sides stand in for each other.
+    With a floor, what is not above it comes last.
     """
     low = Fraction(sampler.floor or 0)
     high = largest if sampler.edges == "max_overlap" else Fraction(sampler.negative_iou)
     above = [i for i in rows if sampler.floor is None or iou[i] > low]
     aside = [i for i in rows if i not in above]
-    wanted = n if sampler.floor is None else int(n * (1 - sampler.floor_fraction))
     width, last = (high - low) / sampler.num_bins, sampler.num_bins - 1
     drawn: list[int] = []
     for k in range(sampler.num_bins):
         start, end = low + k * width, low + (k + 1) * width
         inside = [i for i in above if start <= iou[i] and (iou[i] < end or k == last)]
-        drawn += inside[: wanted // sampler.num_bins]
-    drawn += [i for i in above if i not in drawn][: wanted - len(drawn)]
-    drawn += aside[: n - len(drawn)]
-    return drawn + [i for i in above if i not in drawn][: n - len(drawn)]
+        drawn += inside[: n // sampler.num_bins]
+    return [*drawn, *(i for i in above if i not in drawn), *aside][:n]
 
 
 def evenly_over_objects(rows: Sequence[int], owner: Sequence[int], n: int) -> list[int]:
@@ -280,7 +273,6 @@ def slowly(
     st.sampled_from([3, 2, 4, 1]),
     st.sampled_from(["negative_range", "max_overlap"]),
     st.sampled_from([None, 0.0, 0.125, 0.25]),
-    st.sampled_from([0.0, 0.25, 0.5]),
 )
 def test_against_loops(
     seed: int,
@@ -290,7 +282,6 @@ def test_against_loops(
     num_bins: int,
     edges: str,
     floor: float | None,
-    floor_fraction: float,
 ) -> None:
     # Two images and three objects in each. IoUs in sixteenths, so that they lie on edges of bins
     # and on floors; from 8 on an object, below it seldom one (the RPN's best of an object).
@@ -300,7 +291,7 @@ def test_against_loops(
     label = [g.choice((0, 0, 0, 0, 0, -1, 1)) if x < 8 else g.choice((1, -1)) for x in sixteenths]
     owner = [3 * i + g.randint(0, 2) for i in image]
     iou = [Fraction(x, 16) for x in sixteenths]
-    of_bins = budget, fraction, 0.5, num_bins, edges, floor, floor_fraction
+    of_bins = budget, fraction, 0.5, num_bins, edges, floor
     for sampler in (IoUBalanced(*of_bins), InstanceBalanced(budget, fraction), Libra(*of_bins)):
         candidates = replace(
             worked(label, [0.0] * n, image=image),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small import worked
 
 from samplers.arguments import check_budget
-from samplers.quota import count, highest, quotas, rank_within, take_quota
+from samplers.quota import count, pick_per_row, quotas, rank_within, take_quota
 
 # Few distinct priorities, so that ties are the rule.
 ELEMENTS = st.lists(
@@ -45,7 +45,7 @@ def test_the_highest_of_a_row(
 ) -> None:
     row = [priority if there else -math.inf for _, priority, there in elements]
     table = torch.tensor([row, row[::-1]]).reshape(2, -1)
-    picked = highest(table, torch.tensor([first, second]), max(first, second) + spare)
+    picked = pick_per_row(table, torch.tensor([first, second]), max(first, second) + spare)
     for here, values, quota in zip(picked.tolist(), table.tolist(), (first, second), strict=True):
         # The stable sort keeps the order of equal values.
         order = sorted(range(len(values)), key=lambda i: -values[i])

@@ -22,7 +22,7 @@ def two(first: Unassigned, second: Unassigned) -> Unassigned:
 
 
 def test_the_threshold_is_the_mean_of_the_recorded_ious() -> None:
-    assigner = DynamicIoU(low=0.4, start=0.5, top=2, interval=2)
+    assigner = DynamicIoU(min_threshold=0.4, start=0.5, top=2, interval=2)
     # The second highest IoUs are .8 and .6, their mean is .7; in the next step it is .5.
     first = two(with_ious(0.9, 0.8, 0.1), with_ious(0.6, 0.2, 0.7))
     assert assigner(first).labels.tolist() == [1, 1, 0, 1, 0, 1]
@@ -48,7 +48,7 @@ def test_images_without_objects_or_with_few_candidates() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_equal_to_plain_loops(seed: int) -> None:
     given, seen = batch(seed, levels=False)
-    assigner = DynamicIoU(start=0.45, top=5, interval=1, low=0.0)
+    assigner = DynamicIoU(start=0.45, top=5, interval=1, min_threshold=0.0)
 
     def rule(image: Image) -> Owners:
         owner = {}
@@ -70,17 +70,17 @@ def test_equal_to_plain_loops(seed: int) -> None:
 
 def test_two_processes_are_one() -> None:
     parts = with_ious(0.9, 0.5), with_ious(0.7, 0.6), one_image([OBJECT], [])
-    whole = DynamicIoU(top=2, interval=1, low=0.0)
+    whole = DynamicIoU(top=2, interval=1, min_threshold=0.0)
     whole(two(parts[0], parts[1]))
     # Each process adds the other's sum and count of images.
     for own, other in ((0, 1), (1, 0)):
-        assigner = DynamicIoU(top=2, interval=1, low=0.0)
+        assigner = DynamicIoU(top=2, interval=1, min_threshold=0.0)
         numbers = {0: (0.5, 1.0), 1: (0.6, 1.0)}
         share = torch.tensor(numbers[other])
         assigner(replace(parts[own], total=lambda value, share=share: value + share))
         assert assigner.threshold.item() == pytest.approx(whole.threshold.item()) == 0.55
     # A process without objects takes part and has the same threshold.
-    assigner = DynamicIoU(top=2, interval=1, low=0.0)
+    assigner = DynamicIoU(top=2, interval=1, min_threshold=0.0)
     assigner(replace(parts[2], total=lambda value: value + torch.tensor([1.1, 2.0])))
     assert assigner.threshold.item() == pytest.approx(0.55)
 
@@ -113,7 +113,8 @@ def test_states_of_other_hands_are_refused(changed: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", [{"low": -0.1}, {"start": 0.3}, {"top": 0}, {"interval": 0}, {"ignore_ioa": 2}]
+    "argument",
+    [{"min_threshold": -0.1}, {"start": 0.3}, {"top": 0}, {"interval": 0}, {"ignore_ioa": 2}],
 )
 def test_arguments_out_of_range(argument: dict) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(argument))} must be"):

@@ -9,8 +9,8 @@ from torchvision.models.detection._utils import Matcher as StockMatcher
 from torchvision.ops import box_iou
 
 from frcnn.sites.assigners import Assigned, MaxIoU
-from frcnn.sites.assigners.contract import share_inside
 from frcnn.sites.site import stack_candidates
+from samplers.iou import share_inside
 
 RPN = MaxIoU(0.7, 0.3, keep_best=True)
 HEAD = MaxIoU(0.5, 0.5)
@@ -68,7 +68,8 @@ def test_ignore_areas_turn_background_only() -> None:
 def test_share_is_of_the_box_not_of_the_union() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 0], [20, 20, 30, 30]])
     areas = torch.tensor([[-100.0, -100, 100, 5], [8, 8, 100, 100]])
-    assert share_inside(boxes, areas).tolist() == [[0.5, pytest.approx(0.04)], [0, 0], [0, 1]]
+    found = share_inside(boxes.T[..., None], areas.T[:, None])
+    assert found.tolist() == [[0.5, pytest.approx(0.04)], [0, 0], [0, 1]]
 
 
 def test_without_objects_all_is_background() -> None:

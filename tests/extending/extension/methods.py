@@ -47,10 +47,9 @@ class Counted(nn.Module):
 class SoftLabels(SoftmaxLoss):
     """Cross entropy with the label's share ``IoU^power``, the rest on background."""
 
-    prior = None
-
     def __init__(self, power: float) -> None:
-        self.power, self.per = power, "sample"
+        super().__init__()
+        self.power = power
 
     def __call__(self, samples: Samples) -> Tensor:
         given = samples.ious if samples.soft_targets is None else samples.soft_targets
@@ -58,9 +57,6 @@ class SoftLabels(SoftmaxLoss):
         logs = samples.logits.log_softmax(1)
         own = logs.gather(1, samples.labels[:, None])[:, 0]
         return -(share * own + (1 - share) * logs[:, 0])
-
-    def initial_bias(self, columns: int) -> None:
-        return None
 
 
 class ByScore:

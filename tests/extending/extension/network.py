@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from frcnn.model import Detector, build_detector
-from frcnn.model.sites import add_sites, initial_bias, make_site, parts_by_site, refer_to_site
+from frcnn.model.sites import add_sites, make_site, parts_by_site, prepare_loss, refer_to_site
 
 SITES = {"rpn": "rpn", "rcnn": "rcnn", "second": "rcnn"}
 GROUPS = ("assigner", "sampler", "loss", "box_loss", "weigher", "loss_weight")
@@ -36,7 +36,7 @@ def three_sites(num_classes: int, **options: Any) -> Detector:
     site = make_site("second", "rcnn", second.box_coder, own)
     add_sites(model, {**model.sites, "second": site})
     refer_to_site(second, site)
-    bias = initial_bias("second", own["loss"], num_classes)
+    bias = prepare_loss("second", own["loss"], num_classes)
     if bias is not None:
         second.box_predictor.cls_score.bias.data.copy_(bias)
     model.roi_heads = TwoHeads(model.roi_heads, second)
