@@ -382,6 +382,24 @@ def test_a_curve_is_the_mean_ap_of_a_method_by_condition(tmp_path: Path) -> None
     assert labels == ["1", "10", "100"]
 
 
+def test_a_method_that_did_not_learn_is_cut_from_the_curves(tmp_path: Path) -> None:
+    """The axis and the colours follow the others; the cut means stand at the lower end."""
+    found = make(read(fabricated_map(tmp_path, {("pisa", CENTRE): -40.0})), KEYS)
+    assert found.not_learnt == {"sampler=pisa"}
+    last = f"undecided at {len(found.studies) - 1} of {len(found.studies)} conditions"
+    assert any(said.endswith(f"{last}, did not learn at 1.") for said in sentences(found))
+    axes = curves(found).axes[0]
+    others = [
+        fmean(found.values(c, f"sampler={m}")) for c in found.axes[0] for m in ("ohem", "random")
+    ]
+    cut = fmean(found.values(CENTRE, "sampler=pisa"))
+    assert cut < axes.get_ylim()[0] < min(others) < min(others) + 5
+    assert [text.get_text() for text in axes.texts] == [f"{cut:.0f} ↓"]
+    colours = figure(found).axes[0].images[0].get_clim()[1]
+    learnt = [v.difference.mean for (_, m), v in found.verdicts.items() if m != "sampler=pisa"]
+    assert colours == max(map(abs, learnt))
+
+
 def test_a_map_goes_on_from_its_csv_where_folders_are_gone(tmp_path: Path) -> None:
     """The runs of two machines, of one of which only the CSV is left, give the same map."""
     whole = fabricated_map(tmp_path / "whole", {})

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_map"
 TAIL, NOISE = ROOT / "experiments/long_tail", ROOT / "experiments/label_noise"
 CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
+RATES = ("data.swapped_classes", "data.moved_boxes", "data.dropped_boxes")
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
 
 
@@ -184,6 +185,52 @@ def test_what_was_seen_of_the_tail_holds(tail: Study) -> None:
     lowest = sorted(frequent, key=lambda arm: frequent[arm].difference.mean)[:2]
     assert sorted(lowest) == ["federated", "focal"]
     assert all(f"{frequent[arm].difference.mean:+.1f}" == "-2.2" for arm in lowest)
+
+
+@pytest.fixture(scope="module")
+def noise() -> Map:
+    return make(read_csv(NOISE / "conditions.csv"), RATES, "method=random", Plan(seeds=3))
+
+
+def test_the_page_of_label_noise_is_made_from_its_runs(noise: Map) -> None:
+    assert len(noise.runs) == 126 and all((NOISE / f"{name}.png").exists() for name in PICTURES)
+    assert (NOISE / "conditions.md").read_text() == page(noise)
+    assert shown(NOISE / "README.md", NOISE / "conditions.csv") == markdown(table(noise)) + "\n"
+
+
+def test_who_suffers_from_wrong_labels(noise: Map) -> None:
+    """The answer of its README and the project's."""
+    text = " ".join((NOISE / "README.md").read_text().split())
+    over = {m.removeprefix("method="): v for m, v in noise.overall.items()}
+    assert {m: v.answer for m, v in over.items()} == {
+        **{"ohem": BETTER, "ghm": FAILED},
+        **dict.fromkeys(("pisa", "noisy_anchors", "focal"), UNDECIDED),
+    }
+    low, high = over["ohem"].interval
+    mean = over["ohem"].difference.mean
+    assert f"random sampling ({mean:+.1f} AP, interval {low:+.1f} to {high:+.1f})" in text
+    changes = {
+        (RATES[place].removeprefix("data."), method.removeprefix("method=")): v
+        for (place, method), v in noise.changes.items()
+    }
+    swapped, moved, dropped = (
+        changes[kind, "ohem"] for kind in ("swapped_classes", "moved_boxes", "dropped_boxes")
+    )
+    assert f"grows by {swapped.difference.mean:.1f} with swapped classes and by " in text
+    assert f"by {moved.difference.mean:.1f} with moved boxes" in text
+    ends = "{:+.1f} to {:+.1f}".format(*dropped.interval)
+    assert f"by {-dropped.difference.mean:.1f} with dropped boxes (interval {ends})" in text
+    assert {key for key, v in changes.items() if v.differs} == {
+        ("swapped_classes", "pisa"),
+        ("moved_boxes", "focal"),
+    }
+    for key in (("swapped_classes", "pisa"), ("moved_boxes", "focal")):
+        assert f"{-changes[key].difference.mean:.1f} AP more than random" in text
+        assert "({:+.1f} to {:+.1f})".format(*changes[key].interval) in text
+    centre = {m: fmean(noise.values(noise.centre, f"method={m}")) for m in ("ghm", "random")}
+    assert f"{centre['ghm']:.1f} AP where random sampling has {centre['random']:.1f}" in text
+    assert sum("method=ghm" in own.not_learnt for own in noise.studies.values()) == 6
+    assert f"detects {least_seen(noise.verdicts):.1f} AP" in text
 
 
 def test_what_was_seen_of_wrong_labels_holds() -> None:

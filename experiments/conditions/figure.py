@@ -22,14 +22,18 @@ WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [VERMILLION, "white", BL
 
 
 def figure(found: Map) -> Figure:
-    """One panel per axis: methods by the key's values, coloured and labelled by the difference."""
+    """One panel per axis: methods by the key's values, coloured and labelled by the difference.
+
+    The colours end at the largest difference of the methods that learnt under all conditions.
+    """
     rows = len(found.methods)
     widths = [1, *(len(axis) for axis in found.axes)]
     drawn = Figure(figsize=(1.8 + 0.85 * sum(widths), 1.3 + 0.33 * rows), layout="constrained")
     first, *others = drawn.subplots(
         1, len(widths), sharey=True, width_ratios=widths, squeeze=False
     )[0]
-    largest = max(abs(v.difference.mean) for v in found.verdicts.values()) or 1.0
+    learnt = [v for (_, method), v in found.verdicts.items() if method not in found.not_learnt]
+    largest = max((abs(v.difference.mean) for v in learnt), default=0.0) or 1.0
     _panel(first, found.methods, [[found.overall.get(m)] for m in found.methods], largest)
     first.set_xticks([0], ["all"], **STYLE)
     first.set_xlabel("conditions", **STYLE)
@@ -44,7 +48,11 @@ def figure(found: Map) -> Figure:
 
 
 def curves(found: Map) -> Figure:
-    """One panel per axis: AP of every method by the key's values, ± one sd over the seeds."""
+    """One panel per axis: AP of every method by the key's values, ± one sd over the seeds.
+
+    Methods that did not learn under some condition may be cut, and then have their value.
+    """
+    low = math.inf
     drawn, axes_of_keys = panels(len(found.axes), columns=len(found.axes), sharey=True)
     for place, (axes, conditions) in enumerate(zip(axes_of_keys, found.axes, strict=True)):
         for method, (style, colour) in zip([found.baseline, *found.methods], LOOKS, strict=False):
@@ -58,12 +66,30 @@ def curves(found: Map) -> Figure:
                 range(len(own)), means, deviations, fmt=f"o{style}", color=colour, capsize=2
             )
             line.set_label(method)
+            if method not in found.not_learnt:
+                ends = zip(means, deviations, strict=True)
+                low = min([low, *(m - deviation for m, deviation in ends if m == m)])
         _name_values(axes, found, place)
         axes.grid(alpha=0.3, axis="y")
+    high = axes_of_keys[0].get_ylim()[1]
+    axes_of_keys[0].set_ylim(low - 0.05 * (high - low), high)
+    for axes in axes_of_keys:
+        _write_cut(axes)
     axes_of_keys[0].set_ylabel("AP (percent)", **STYLE)
     handles, labels = axes_of_keys[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, **STYLE)
     return drawn
+
+
+def _write_cut(axes: Axes) -> None:
+    """The means that lie below the axis, at its end."""
+    low = axes.get_ylim()[0]
+    for bars in axes.containers:
+        line = bars.lines[0]
+        for x, mean in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            if mean < low:
+                colour = line.get_color()
+                axes.text(x, low, f"{mean:.0f} ↓", ha="center", va="bottom", color=colour, **STYLE)
 
 
 def _name_values(axes: Axes, found: Map, place: int) -> None:

@@ -69,6 +69,11 @@ class Map:
         """AP in percent, one value per seed, or per fold."""
         return list(self.studies[condition].samples()[method].values())
 
+    @cached_property
+    def not_learnt(self) -> set[str]:
+        """The methods that did not learn under some condition."""
+        return {method for study in self.studies.values() for method in study.not_learnt}
+
     @property
     def seeds(self) -> int:
         """Those of the method and condition that has the fewest; with folds, rounds of all."""

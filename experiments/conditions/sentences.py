@@ -6,7 +6,7 @@ from experiments.conditions.map import Condition, Map
 from experiments.conditions.tables import ALL, ends, label
 from experiments.report.sentences import OF_FOLDS, code, counted, setting
 from experiments.report.tables import equals, interval, p_value
-from experiments.report.verdicts import ALPHA, BETTER, EQUIVALENT, WORSE
+from experiments.report.verdicts import ALPHA, BETTER, EQUIVALENT, FAILED, WORSE
 
 
 def facts(found: Map) -> str:
@@ -41,7 +41,9 @@ def sentences(found: Map) -> list[str]:
             there = [c for c, v in tested.items() if v.answer == answer]
             parts += [f"{answer} at {_listed(found, there)}"] if there else []
             rest -= len(there)
-        parts += [f"undecided at {rest} of {len(tested)} conditions"] if rest else []
+        parts += [f"undecided at {rest} of {len(own)} conditions"] if rest else []
+        failed = sum(v.answer == FAILED for v in own.values())
+        parts += [f"did not learn at {failed}"] if failed else []
         said.append(f"`{method}`: {_over_all(found, method)}{', '.join(parts)}.")
     return [*said, *_changed(found), found.plan.said(found.seeds, found.alpha)]
 
