@@ -22,6 +22,7 @@ from frcnn.build import fill_from_data
 from frcnn.config.checks import check_value, rule_of
 from frcnn.config.compose import build, label, one_line
 from frcnn.config.methods import BY_SITE, CONF, GROUPS, definition, read
+from frcnn.config.schema import SCHEMAS
 from frcnn.data import shapes
 from frcnn.errors import ConfigError
 from frcnn.losses.samples import Per
@@ -118,6 +119,13 @@ def test_sites_of_a_preset_can_be_set_before_and_after_it() -> None:
 def test_a_command_that_looks_at_data_takes_every_network(name: str, model: str) -> None:
     config, _ = composed(f"model={model}", name=name)
     assert config["model"]["name"] in model
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMAS if name != "train"])
+def test_a_command_file_has_every_value_that_its_schema_knows(name: str) -> None:
+    """A value that is missing in conf/NAME.yaml could not be set without a plus."""
+    there = {key for key in OmegaConf.load(Path(CONF) / f"{name}.yaml") if isinstance(key, str)}
+    assert there - {"defaults", "hydra", "data", "model"} == set(SCHEMAS[name].__annotations__)
 
 
 def test_bins_end_where_background_ends_whatever_the_assigner() -> None:
