@@ -41,6 +41,13 @@ def shown(page: Path, source: Path) -> str:
     return after.partition("<!-- end -->")[0]
 
 
+def test_the_index_lists_every_study() -> None:
+    text = (ROOT / "experiments/README.md").read_text()
+    pages = sorted((ROOT / "experiments").glob("*/README.md"))
+    assert len(pages) > 7
+    assert [p for p in pages if f"({p.parent.name}/README.md)" not in text] == []
+
+
 @pytest.fixture(scope="module")
 def map_() -> Map:
     return make(read_csv(MAP / "conditions.csv"), AXES, "method=random")
