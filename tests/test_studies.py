@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -29,6 +30,7 @@ from experiments.report.verdicts import BETTER, FAILED, UNDECIDED, WORSE, Verdic
 
 ROOT = Path(__file__).parents[1]
 BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_map"
+ONE = ROOT / "experiments/detector_figures"
 TAIL, NOISE = ROOT / "experiments/long_tail", ROOT / "experiments/label_noise"
 CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
 RATES = ("data.swapped_classes", "data.moved_boxes", "data.dropped_boxes")
@@ -260,3 +262,44 @@ def test_what_was_seen_of_wrong_labels_holds() -> None:
         ends[f"ghm {kind}: rcnn", "GHM's last bin"][1] for kind in ("swapped", "moved", "dropped")
     }
     assert left == {"nan"}  # nobody is left
+
+
+def test_what_the_figures_of_one_detector_show() -> None:
+    """The numbers in the README are those of the figures' legends."""
+    legends: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    with (ONE / "legends.csv").open(newline="") as rows:
+        for row in csv.DictReader(rows):
+            name, _, value = row["legend"].partition(": ")
+            panel = re.sub(r"[\d,]+ ", "", row["panel"])  # without the number of examples
+            legends[row["figure"], panel, row["y axis"]][name] = value
+    text = " ".join((ONE / "README.md").read_text().split())
+    assert all((ONE / f"{figure}.png").exists() for figure, _, _ in legends)
+    picks = [
+        re.findall(r"[0-9.]+", legends["prime_samples", f"rcnn: {kind}", "class loss"]["216"])
+        for kind in ("random", "hard", "prime")
+    ]
+    loose, hard, prime = (" and ".join(pick) for pick in picks)
+    assert f"mean IoU of {loose.replace('and', 'and a mean class loss of')}, hard" in text
+    assert f"hard samples {hard}, prime samples {prime}." in text
+    half, sharp = (
+        {name: value.removeprefix("AP ") for name, value in found.items()}
+        for (figure, panel, _), found in legends.items()
+        if figure == "prime_precision" and panel in ("IoU 0.5", "IoU 0.9")
+    )
+    trained, five, many = half
+    assert (five, many) == ("top 5, loss -2.5%", "top 25, loss -10.0%")
+    assert f"AP50 rises from {half[trained]} to {half[five]}, and" in text
+    assert f"AP at IoU 0.9 from {sharp[trained]} to {sharp[five]}." in text
+    assert f"first 25 gives {half[many]} and {sharp[many]}." in text
+    positives, negatives = (
+        {name: value.rstrip("%") for name, value in found.items()}
+        for kind in ("positives", "negatives")
+        for found in [legends["confidence", f"rcnn: {kind}", "share of the gradient"]]
+    )
+    plain, two, five = (positives[f"γ = {gamma}"] for gamma in (0, 2, 5))
+    assert (
+        f"{positives['examples']} % of the positives are in the middle. They have {plain} %" in text
+    )
+    assert f"loss, {two} % with a gamma of 2, and {five} % with 5." in text
+    plain, two, five = (negatives[f"γ = {gamma}"] for gamma in (0, 2, 5))
+    assert f"the middle has {plain}, {two} and {five} %." in text

@@ -37,7 +37,9 @@ def confidence(seen: Mapping[str, Seen]) -> Figure:
             ):
                 _draw(here, by_bin(right, torch.ones(len(right))), found)
                 named(here, title, "score of the right answer, p_t", f"share of the {name}")
-                here.legend(title="share of the shaded part", frameon=False, fontsize=8)
+                here.legend(
+                    title="share of the shaded part", title_fontsize=8, frameon=False, fontsize=8
+                )
     return figure
 
 
