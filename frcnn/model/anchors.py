@@ -11,6 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from frcnn.errors import ConfigError
+from frcnn.losses.samples import widened
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height over width, in every detector of torchvision's
 
@@ -28,6 +29,19 @@ def check_anchor_sizes(name: str, levels: int | None, sizes: Sequence[float]) ->
 def one_anchor_size_per_level(sizes: Sequence[float]) -> AnchorGenerator:
     """One anchor size at each level and three aspect ratios, as in torchvision's ResNet-FPN."""
     return AnchorGenerator(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
+
+
+def anchors_of(
+    generator: AnchorGenerator, images: ImageList, levels: Sequence[Tensor]
+) -> list[Tensor]:
+    """[N, 4] anchors of each image, float32 at least.
+
+    torchvision makes anchors in the dtype of the features, and objects are compared with them in
+    that dtype. In bf16 the coordinates of an image of 1,024 pixels and more would be rounded to
+    multiples of 8.
+    """
+    shapes = [widened(level[:, :0]) for level in levels]  # only size, dtype and device are read
+    return generator(images, shapes)
 
 
 def anchor_levels(

@@ -19,7 +19,13 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from frcnn.config.schema import PositiveInt, Share
 from frcnn.losses import BoxLoss, ClassLoss, GIoU
 from frcnn.losses.samples import widened
-from frcnn.model.anchors import ASPECT_RATIOS, anchor_levels, check_anchor_sizes, scaled_sizes
+from frcnn.model.anchors import (
+    ASPECT_RATIOS,
+    anchor_levels,
+    anchors_of,
+    check_anchor_sizes,
+    scaled_sizes,
+)
 from frcnn.model.architectures import RetinaNetArchitecture
 from frcnn.model.backbones import STOCK, Network, Width, build_base
 from frcnn.model.box_coder import BoxCoder
@@ -87,7 +93,7 @@ class SamplingRetinaNet(Detector, RetinaNet):
         batch, targets = self.transform(images, targets)
         maps = self.backbone(batch.tensors)
         levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
-        anchors = self.anchor_generator(batch, levels)
+        anchors = anchors_of(self.anchor_generator, batch, levels)
         logits, deltas = self._outputs(levels)
         losses = {}
         if targets is not None:

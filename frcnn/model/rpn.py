@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
 from frcnn.losses.samples import widened
-from frcnn.model.anchors import anchor_levels
+from frcnn.model.anchors import anchor_levels, anchors_of
 from frcnn.model.modes import compile_methods, no_graph
 from frcnn.model.proposals import ProposalFilter
 from frcnn.model.sparse_head import at_anchors, can_be_sparse
@@ -45,7 +45,7 @@ class SamplingRPN(RegionProposalNetwork):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Proposals [<= post_nms_top_n, 4] of every image, and the losses if there are targets."""
         levels = list(features.values())
-        anchors = self.anchor_generator(images, levels)
+        anchors = anchors_of(self.anchor_generator, images, levels)
         with no_graph(levels[0].device) if can_be_sparse(self.head) else nullcontext():
             logits, deltas, sizes = self._dense(levels)
         with torch.no_grad():

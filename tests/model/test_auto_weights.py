@@ -203,5 +203,5 @@ def test_a_run_keeps_what_it_began_with(
     monkeypatch.setattr(backbones, "fetch", coco.append)
     assert trained(tmp_path / "scratch", "trainer.max_steps=2") is None
     assert trained(tmp_path / "coco", "trainer.max_steps=2") == "COCO_V1"
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="model.weights: .COCO_V1. -> None"):
         trained(tmp_path / "coco", "trainer.max_steps=2", weights="null")
