@@ -331,7 +331,10 @@ def test_a_method_that_did_not_learn_at_one_end_is_not_tested_there(tmp_path: Pa
     assert found.changes[0, "sampler=ohem"].answer == FAILED
     assert found.changes[0, "sampler=pisa"].p is not None
     assert found.changes[1, "sampler=ohem"].p is not None
-    assert "did not learn: `sampler=ohem` (data.clutter=16)." in table(found).notes[1]
+    assert (
+        "(an AP below two thirds of the baseline's): `sampler=ohem` (data.clutter=16)."
+        in table(found).notes[1]
+    )
 
 
 def test_conditions_off_the_axes_are_named(tmp_path: Path) -> None:

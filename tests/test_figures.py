@@ -66,6 +66,10 @@ FIGURES = [
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Seen]:
+    return looked_at_by(BUDGET)
+
+
+def looked_at_by(budget: dict[str, int | None], **more: Any) -> dict[str, Seen]:
     images, targets = batch(2, 3)
     loader = [
         ([(255 * image).byte()], [target]) for image, target in zip(images, targets, strict=False)
@@ -74,7 +78,7 @@ def seen() -> dict[str, Seen]:
     assigner = {"rcnn": MaxIoU(0.2, 0.2)}
     detector = quick(box_loss={"rcnn": SmoothL1(beta=0.5)}, assigner=assigner).eval()
     cpu = torch.device("cpu")
-    return look(Trained(detector, {}, [], [], cpu, torch.float32), loader, BUDGET)
+    return look(Trained(detector, {}, [], [], cpu, torch.float32, **more), loader, budget)
 
 
 def test_share_of_the_loss_hardest_first() -> None:
@@ -358,6 +362,13 @@ def test_images_are_numbered_over_batches_and_picks_are_within_budget(
             assert (taken > 0).all() and (taken <= BUDGET[site]).all(), name
 
 
+def test_samplers_draw_as_many_as_the_run_did_unless_told() -> None:
+    trained = looked_at_by({"rpn": 5, "rcnn": None}, budgets={"rpn": 9, "rcnn": 3})
+    taken = {site: one.image[one.picks["ohem"] > 0].bincount() for site, one in trained.items()}
+    assert taken["rpn"].tolist() == [5, 5]
+    assert taken["rcnn"].max() == 3  # of at most 40 proposals; NMS leaves fewer in one image
+
+
 def test_shares_of_the_quarters_by_hand() -> None:
     # A hard and an easy positive, two hard negatives, an easy one: -log2 p is 2, 1/2, 1, 1, 1/2.
     root = 0.5**0.5
@@ -543,6 +554,7 @@ def test_the_command_draws_every_figure(
     found = drawn(checkpoint, tmp_path, "images=3", *budgets, pair, noisy)
     assert found == sorted([*figures_of(checkpoint), "forgetting", "wrong_labels"])
     assert looked_at == [3]
+    assert "\nswapped,rcnn,2,all," in (tmp_path / "wrong_labels.csv").read_text()
     config = config["data"]
     assert counted == dataset(config, "train").class_frequencies().tolist()
     assert counted != dataset(config, "val").class_frequencies().tolist()

@@ -77,22 +77,28 @@ def test_right_annotations_are_refused(split: str, rates: dict[str, float]) -> N
 
 def test_a_line_per_way_to_choose_over_the_steps() -> None:
     run = {
-        step: {"rcnn": dict.fromkeys(figure.COLOURS, Share(step // 10, 40)) | {"OHEM": Share(1, 4)}}
+        step: {
+            "rpn": dict.fromkeys(figure.COLOURS, Share(0, 40)),  # nothing wrong: no panel
+            "rcnn": dict.fromkeys(figure.COLOURS, Share(step // 10, 40)) | {"OHEM": Share(1, 4)},
+        }
         for step in (200, 100)
     }
     (axes,) = figure.wrong_labels({"ohem": run}).axes
     drawn = lines(axes)
     assert {name: (x.tolist(), y.tolist()) for name, (x, y) in drawn.items()} == {
-        f"{name}: 25.0 to {25 if name == 'OHEM' else 50}.0": (
+        f"{name}: {'1 of 4' if name == 'OHEM' else '20 of 40'}": (
             [100, 200],
             [25, 25] if name == "OHEM" else [25, 50],
         )
         for name in figure.COLOURS
     }
     (row,) = (line for line in legends({"wrong": axes.figure}).splitlines() if "OHEM" in line)
-    assert row == "wrong,ohem: rcnn,wrong labels in percent,OHEM: 25.0 to 25.0"
+    assert row == "wrong,ohem: rcnn,wrong labels in percent,OHEM: 1 of 4"
     assert axes.get_title() == "ohem: rcnn"
     assert [text.get_text() for text in axes.texts] == ["40", "40"]
+    rows = figure.table({"ohem": run}).splitlines()
+    assert rows[:2] == ["run,site,step,group,wrong,total", "ohem,rpn,100,all,0,40"]
+    assert "ohem,rcnn,200,OHEM,1,4" in rows and len(rows) == 1 + 2 * 2 * len(figure.COLOURS)
 
 
 def test_a_folder_stands_for_the_checkpoints_of_its_validations(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ def facts(found: Map) -> str:
 def headline(found: Map) -> str:
     """The answers over all conditions in one sentence."""
     own = list(found.overall.values())
-    shown = sum(v.differs for v in found.verdicts.values())
+    tested = [v for v in found.verdicts.values() if v.p is not None]
+    shown = sum(v.differs for v in tested)
     return (
         f"Over {ALL}, of {len(own)} methods {counted(own)}. Under a single condition "
-        f"{shown or 'none'} of {len(found.verdicts)} differences {'is' if shown < 2 else 'are'} "
+        f"{shown or 'none'} of {len(tested)} tested differences {'is' if shown < 2 else 'are'} "
         "shown."
     )
 

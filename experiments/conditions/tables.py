@@ -1,5 +1,8 @@
 """A map as tables, and its conditions by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from experiments.conditions.map import Condition, Map, name
 from experiments.report.runs import LOSS
 from experiments.report.sentences import least_seen
@@ -38,7 +41,7 @@ def changes(found: Map) -> Table:
     notes = [
         f"The difference in AP to `{found.baseline}` at the last value less that at the first, "
         "seed by seed, with its interval: whether a method pays more there. Standard deviation "
-        f"and correction as above, for all {len(found.changes)} changes together."
+        f"and correction as above, for all {_tested(found.changes)} tested changes together."
     ]
     return Table("Where a method pays more", ["method", *columns], rows, notes)
 
@@ -101,7 +104,7 @@ def _notes(found: Map) -> list[str]:
     if least is None:
         return [first, "One seed does not show how much seeds differ: no difference is shown."]
     level = f"{100 * found.alpha:.2g}"
-    tested = sum(verdict.p is not None for verdict in found.verdicts.values())
+    tested = _tested(found.verdicts)
     return [
         first,
         f"Bold: a difference is shown, at {level} % for all {tested} differences by "
@@ -109,7 +112,7 @@ def _notes(found: Map) -> list[str]:
         f"{least:.1f} AP under one condition with 80 % power (four times in five); a smaller one "
         f"may exist without being shown. The column {ALL} has the mean over the conditions "
         f"{'fold by fold' if found.folds else 'seed by seed'}. It is a comparison of its own, with "
-        f"{level} % for its {len(found.overall)} methods together.{_failed(found)}",
+        f"{level} % for its {_tested(found.overall)} methods together.{_failed(found)}",
         f"{POOLED} {OVER_CONDITIONS}",
     ]
 
@@ -120,8 +123,13 @@ OVER_CONDITIONS = (
 )
 
 
+def _tested(found: Mapping[Any, Verdict]) -> int:
+    return sum(verdict.p is not None for verdict in found.values())
+
+
 def _failed(found: Map) -> str:
     """Where a method did not learn."""
     cells = [(label(found, c), m) for (c, m), v in found.verdicts.items() if v.answer == FAILED]
     named = ", ".join(f"`{method}` ({where})" for where, method in cells)
-    return f" Not tested, because it did not learn: {named}." if cells else ""
+    why = "it did not learn (an AP below two thirds of the baseline's)"
+    return f" Not tested, because {why}: {named}." if cells else ""

@@ -13,8 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> None:
-    """Write a PNG for each figure, and ``legends.csv`` with the numbers in their legends."""
+    """Write a PNG for each figure, ``legends.csv`` with the numbers in their legends, and
+    ``wrong_labels.csv`` where that figure is drawn.
+    """
     try:
+        from experiments.figures import wrong_labels
         from experiments.style import legends, png
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install -e '.[report]'") from error
@@ -25,14 +28,16 @@ def figures(config: dict[str, Any], choices: dict[str, str], folder: Path) -> No
     images = chosen_data(trained, config, config["split"])
     images.keep(first(len(images), config["images"]))
     loader = validation_loader(images, config["batch_size"], config["workers"])
+    output = Path(config["output"] or "figures")
     drawn = of_candidates(config, trained, loader, len(images))
     drawn |= of_detections(trained, images, loader)
     drawn |= of_classes(config, trained)
     if config["forgetting"]:
         drawn["forgetting"] = forgetting_figure(config, loader)
     if config["wrong_labels"]:
-        drawn["wrong_labels"] = wrong_labels_figure(config)
-    output = Path(config["output"] or "figures")
+        noisy = noisy_runs(config)
+        drawn["wrong_labels"] = wrong_labels.wrong_labels(noisy)
+        write_text(output / "wrong_labels.csv", wrong_labels.table(noisy))
     for name, figure in drawn.items():
         with atomic_write(output / f"{name}.png") as file:
             file.write(png(figure))
@@ -115,9 +120,9 @@ def forgetting_figure(config: dict[str, Any], loader: Any) -> Any:
     return forgetting(runs)
 
 
-def wrong_labels_figure(config: dict[str, Any]) -> Any:
-    """The figure of the runs that ``wrong_labels`` names, over their training images."""
-    from experiments.figures.wrong_labels import look_at_noise, wrong_labels
+def noisy_runs(config: dict[str, Any]) -> dict[str, Any]:
+    """Of the runs that ``wrong_labels`` names, what their checkpoints show of training images."""
+    from experiments.figures.wrong_labels import look_at_noise
     from frcnn.evaluation.load import chosen_data
     from frcnn.runfolder import checkpoint
 
@@ -131,7 +136,7 @@ def wrong_labels_figure(config: dict[str, Any]) -> Any:
             train_set = chosen_data(trained, config | {"checkpoint": path}, "train")
             step = checkpoint.load(Path(path))["step"]
             runs[name][step] = look_at_noise(trained, train_set, *options)
-    return wrong_labels(runs)
+    return runs
 
 
 def checkpoints(paths: Sequence[str]) -> list[str]:

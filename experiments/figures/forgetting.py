@@ -59,7 +59,7 @@ def forgotten(earlier: Seen, later: Seen, *, positives: bool) -> tuple[float, in
 
 
 def look_twice(
-    earlier: Trained, later: Trained, loader: DataLoader, budget: Mapping[str, int]
+    earlier: Trained, later: Trained, loader: DataLoader, budget: Mapping[str, int | None]
 ) -> Pair:
     """What two checkpoints of a run see; the later one judges the proposals of the earlier one.
 

@@ -21,18 +21,17 @@ from frcnn.sites.site import Site
 from samplers import OHEM, Candidates, IoUBalanced, Random, Sampler
 
 
-def look(trained: Trained, loader: DataLoader, budget: Mapping[str, int]) -> dict[str, Seen]:
+def look(trained: Trained, loader: DataLoader, budget: Mapping[str, int | None]) -> dict[str, Seen]:
     """What each site sees of the images of a loader, with as many proposals as in training.
 
     Args:
-        budget: examples per image that the compared samplers draw, by site; by default what is
-            usual at a site of this kind.
+        budget: examples per image that the compared samplers draw, by site; by default (None, or no
+            entry) that of the run, or else what is usual at a site of this kind.
     """
     detector = trained.detector
-    views = {
-        name: View(site, detector, budget.get(name, KINDS[site.kind].budget))
-        for name, site in detector.sites.items()
-    }
+    usual = {name: KINDS[site.kind].budget for name, site in detector.sites.items()}
+    own = usual | trained.budgets | {name: own for name, own in budget.items() if own}
+    views = {name: View(site, detector, own[name]) for name, site in detector.sites.items()}
     with watched(detector, views), torch.inference_mode():
         for images, targets in loader:
             with autocast(trained.device, trained.dtype):

@@ -40,36 +40,55 @@ class Share(NamedTuple):
 Shares = dict[str, dict[str, Share]]  # by site, and by how candidates were chosen
 
 
-def wrong_labels(runs: Mapping[str, Mapping[int, Shares]]) -> Figure:
+Runs = Mapping[str, Mapping[int, Shares]]  # by name and training step: of ``look_at_noise``
+
+
+def wrong_labels(runs: Runs) -> Figure:
     """Percent of wrong labels among candidates over training steps: a panel per run and site.
 
     A number beside a dot is that of the candidates in GHM's last bin: few say little. The legend
-    has the first and the last percent.
-
-    Args:
-        runs: by name and training step, what ``look_at_noise`` found.
+    has the last percent. Sites without any wrong label have no panel.
     """
-    cells = [(name, site) for name, run in runs.items() for site in next(iter(run.values()))]
+    cells = [
+        (name, site)
+        for name, run in runs.items()
+        for site in next(iter(run.values()))
+        if any(share.wrong for found in run.values() for share in found[site].values())
+    ]
     figure, axes = panels(len(cells), columns=2)
     for (name, site), here in zip(cells, axes, strict=True):
         steps = sorted(runs[name])
         for group, colour in COLOURS.items():
             found = [runs[name][step][site][group] for step in steps]
-            label = f"{group}: {found[0].percent:.1f} to {found[-1].percent:.1f}"
+            label = f"{group}: {found[-1].wrong} of {found[-1].total:,}"
             here.plot(steps, [one.percent for one in found], ".-", color=colour, label=label)
             if group == "GHM's last bin":
                 for step, one in zip(steps, found, strict=True):
-                    here.annotate(f"{one.total:,}", (step, one.percent), fontsize=7, color=colour)
+                    if one.total:
+                        place = (step, one.percent)
+                        here.annotate(f"{one.total:,}", place, fontsize=7, color=colour)
         here.set_ylim(bottom=0)
         named(here, f"{name}: {site}", "training step", "wrong labels in percent")
     return figure
+
+
+def table(runs: Runs) -> str:
+    """The numbers of the figure as CSV: run, site, training step, group, wrong, total."""
+    rows = [
+        f"{name},{site},{step},{group},{share.wrong},{share.total}"
+        for name, run in runs.items()
+        for step, found in sorted(run.items())
+        for site, groups in found.items()
+        for group, share in groups.items()
+    ]
+    return "\n".join(["run,site,step,group,wrong,total", *rows]) + "\n"
 
 
 def look_at_noise(
     trained: Trained,
     images: DetectionDataset,
     number: int,
-    budget: Mapping[str, int],
+    budget: Mapping[str, int | None],
     batch_size: int,
     workers: int,
 ) -> Shares:

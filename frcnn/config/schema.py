@@ -153,7 +153,7 @@ class Figures:
     split: Literal["train", "val"]
     images: PositiveInt
     output: str
-    budget: dict[str, PositiveInt]
+    budget: dict[str, PositiveInt | None]
     alpha: Share
     gamma: NotNegative
     forgetting: list[Annotated[list[str], MinLen(3), MaxLen(3)]]

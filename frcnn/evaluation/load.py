@@ -48,7 +48,8 @@ class Trained:
     ``config`` has the nodes named in ``CONFIG_NODES``. Label k is ``class_names[k - 1]``, with the
     id ``category_ids[k - 1]`` in the original data. ``device`` and ``dtype`` are those to run with,
     ``batch_size`` and ``max_detections`` those of the run, ``class_images`` the training images of
-    each class, empty in checkpoints of earlier versions.
+    each class, and ``budgets`` the examples per image of each site; both are empty in checkpoints
+    of earlier versions.
     """
 
     detector: Detector
@@ -60,6 +61,7 @@ class Trained:
     batch_size: int = 1
     class_images: list[int] = field(default_factory=list)
     max_detections: int | None = None
+    budgets: dict[str, int] = field(default_factory=dict)
 
 
 def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = ()) -> Trained:
@@ -90,6 +92,7 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         model.sites.load_state_dict(saved["sites"])
         class_images = _class_images(saved)
         limit = saved["config"].get("evaluation", {}).get("max_detections")
+        budgets = _budgets(saved)
         saved_trainer = saved["config"].get("trainer", {})
         trainer = {key: saved_trainer.get(key, usual) for key, usual in OF_TRAINER.items()}
     _check_trainer(trainer, path)
@@ -112,7 +115,15 @@ def load_trained(path: str, device: str, precision: str, trust: Sequence[str] = 
         trainer["batch_size"],
         class_images,
         limit,
+        budgets,
     )
+
+
+def _budgets(saved: Mapping[str, Any]) -> dict[str, int]:
+    budgets = {name: own["budget"] for name, own in saved["config"].get("site", {}).items()}
+    if not all(type(budget) is int and budget > 0 for budget in budgets.values()):
+        raise ValueError("a 'budget' is not a number above 0")
+    return budgets
 
 
 def _class_images(saved: Mapping[str, Any]) -> list[int]:
