@@ -18,7 +18,7 @@ from scipy.stats import norm
 
 from experiments.conditions.__main__ import PICTURES, page
 from experiments.conditions.map import Map, make
-from experiments.conditions.tables import table
+from experiments.conditions.tables import scale, table
 from experiments.report import markdown as report
 from experiments.report.csv_files import read_csv
 from experiments.report.differences import Rules, compared
@@ -33,6 +33,7 @@ BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_ma
 ONE = ROOT / "experiments/detector_figures"
 TAIL, NOISE = ROOT / "experiments/long_tail", ROOT / "experiments/label_noise"
 CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
+METHODS = ("ohem", "pisa", "focal", "noisy_anchors")
 RATES = ("data.swapped_classes", "data.moved_boxes", "data.dropped_boxes")
 AXES = ("data.clutter", "data.imbalance", "data.object_size")
 
@@ -217,29 +218,67 @@ def test_who_suffers_from_wrong_labels(noise: Map) -> None:
     }
     low, high = over["ohem"].interval
     mean = over["ohem"].difference.mean
-    assert f"random sampling ({mean:+.1f} AP, interval {low:+.1f} to {high:+.1f})" in text
+    assert f"mean of all conditions ({mean:+.1f} AP, interval {low:+.1f} to {high:+.1f})" in text
+    assert (noise.depends or 1) < 0.001
     changes = {
         (RATES[place].removeprefix("data."), method.removeprefix("method=")): v
         for (place, method), v in noise.changes.items()
     }
-    swapped, moved, dropped = (
-        changes[kind, "ohem"] for kind in ("swapped_classes", "moved_boxes", "dropped_boxes")
-    )
-    assert f"grows by {swapped.difference.mean:.1f} with swapped classes and by " in text
-    assert f"by {moved.difference.mean:.1f} with moved boxes" in text
+    gains = [
+        [noise.verdicts[condition, "method=ohem"].difference.mean for condition in axis]
+        for axis in noise.axes
+    ]
+    clean = f"{gains[0][0]:+.1f}"
+    assert f"with swapped classes ({clean} to {gains[0][-1]:+.1f})" in text
+    assert f"with moved boxes ({clean} to {gains[1][-1]:+.1f})" in text
+    assert f"With dropped boxes it is {gains[2][1]:+.1f} and {gains[2][2]:+.1f}, and" in text
+    dropped = changes["dropped_boxes", "ohem"]
     ends = "{:+.1f} to {:+.1f}".format(*dropped.interval)
-    assert f"by {-dropped.difference.mean:.1f} with dropped boxes (interval {ends})" in text
+    assert f"(change {dropped.difference.mean:+.1f}, interval {ends})" in text
     assert {key for key, v in changes.items() if v.differs} == {
         ("swapped_classes", "pisa"),
         ("moved_boxes", "focal"),
     }
     for key in (("swapped_classes", "pisa"), ("moved_boxes", "focal")):
-        assert f"{-changes[key].difference.mean:.1f} AP more than random" in text
+        assert f"loses {-changes[key].difference.mean:.1f} AP more than random" in text
         assert "({:+.1f} to {:+.1f})".format(*changes[key].interval) in text
     centre = {m: fmean(noise.values(noise.centre, f"method={m}")) for m in ("ghm", "random")}
     assert f"{centre['ghm']:.1f} AP where random sampling has {centre['random']:.1f}" in text
     assert sum("method=ghm" in own.not_learnt for own in noise.studies.values()) == 6
-    assert f"detects {least_seen(noise.verdicts):.1f} AP" in text
+    assert f"differences of {least_seen(noise.verdicts):.1f} AP or more" in text
+
+
+def test_how_pisa_and_ghm_failed_under_wrong_labels(noise: Map) -> None:
+    """The second numbers of its README: AP50 and AR100, gradient norms, sizes of the terms."""
+    text = " ".join((NOISE / "README.md").read_text().split())
+    ends = [noise.studies[condition] for condition in (noise.axes[0][0], noise.axes[0][-1])]
+
+    def mean(study: Study, method: str, figure: str) -> float:
+        return fmean(study.values(f"method={method}", figure).values())
+
+    for figure in ("AP50", "AR100"):
+        pisa, base = (
+            "{:.1f} to {:.1f}".format(*(mean(study, method, figure) for study in ends))
+            for method in ("pisa", "random")
+        )
+        assert f"{figure} ({pisa}; random sampling {base})" in text
+    norms = {
+        name: fmean(
+            run.grad_norm or 0.0
+            for study in noise.studies.values()
+            for run in study.methods[f"method={name}"].values()
+        )
+        for name in ("ghm", "random")
+    }
+    said = f"gradient norms average {norms['ghm']:.0f}, and the limit (`trainer.clip_norm`) is 10"
+    assert said in text and f"random sampling has {norms['random']:.0f}" in text
+    rows = {row[0]: [cell.split(" ±")[0] for cell in row[1:]] for row in scale(noise).rows}
+    sizes = {name: [float(cell) for cell in rows[f"method={name}"]] for name in METHODS}
+    ohem, pisa, focal = (sizes[name][:2] for name in ("ohem", "pisa", "focal"))
+    assert f"are {ohem[0]:.1f} and {ohem[1]:.1f} times those of random sampling for OHEM" in text
+    assert f"{pisa[0]:.1f} and {pisa[1]:.1f} times for PISA" in text
+    assert f"and {focal[0]:.2f} and {focal[1]:.1f} times for focal loss" in text
+    assert f"class loss is {sizes['noisy_anchors'][2]:.1f} times as large for noisy" in text
 
 
 def test_what_was_seen_of_wrong_labels_holds() -> None:
