@@ -101,6 +101,12 @@ study-label-noise: $(READY) ## experiments/label_noise; hours, likewise
 	    --by data.swapped_classes data.moved_boxes data.dropped_boxes
 	-$(PY) -m frcnn.train -m --config-dir experiments/label_noise/conf sweep=label_noise_epochs $(WITH)
 
+study-learned-weights: $(READY) ## experiments/learned_weights, DATA=FOLDER; an hour
+	-$(PY) -m frcnn.train -m experiment=bccd data.root=$(DATA)/bccd trainer.precision=fp32 seed=0,1,2 \
+	    weigher=none,equal_terms,swn run_name=learned_weights $(WITH)
+	$(PY) -m experiments.report runs/learned_weights --out experiments/learned_weights \
+	    --baseline weigher=equal_terms --planned-seeds 3 --page experiments/learned_weights/README.md
+
 bench: $(READY) ## time everything on this machine, about ten minutes; experiments/benchmarks/, README.md
 	$(PY) -m experiments.benchmark all --page README.md
 
@@ -118,4 +124,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-which-length study-which-tuning study-long-tail study-label-noise study-finetuning bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-which-length study-which-tuning study-long-tail study-label-noise study-learned-weights study-finetuning bench lint test test-all clean

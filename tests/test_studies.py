@@ -20,16 +20,19 @@ from experiments.conditions.__main__ import PICTURES, page
 from experiments.conditions.map import Map, make
 from experiments.conditions.tables import scale, table
 from experiments.report import markdown as report
+from experiments.report.__main__ import study_of_csv
 from experiments.report.csv_files import read_csv
 from experiments.report.differences import Rules, compared
 from experiments.report.markdown import markdown
 from experiments.report.sentences import least_seen, sentences
 from experiments.report.study import Plan, Study, study
-from experiments.report.tables import compare, tables
+from experiments.report.tables import compare, ratios, tables
 from experiments.report.verdicts import BETTER, FAILED, UNDECIDED, WORSE, Verdict, verdicts
 
 ROOT = Path(__file__).parents[1]
 BCCD, MAP = ROOT / "experiments/bccd_samplers", ROOT / "experiments/imbalance_map"
+LEARNED = ROOT / "experiments/learned_weights"
+CURVES = ["differences", "curves", "precision", "errors"]
 ONE = ROOT / "experiments/detector_figures"
 TAIL, NOISE = ROOT / "experiments/long_tail", ROOT / "experiments/label_noise"
 CONTROL, OHEM, MATCHED = "matched=random_as_ohem", "sampler=ohem", "matched=ohem sampler=ohem"
@@ -90,9 +93,8 @@ def test_what_the_map_answers_holds(map_: Map) -> None:
 
 
 def test_the_bccd_study_is_made_from_its_runs(bccd: Study) -> None:
-    drawn = ["differences", "curves", "precision", "errors"]
-    assert all((BCCD / f"{name}.png").exists() for name in drawn)
-    assert (BCCD / "report.md").read_text() == report.page(bccd, drawn)
+    assert all((BCCD / f"{name}.png").exists() for name in CURVES)
+    assert (BCCD / "report.md").read_text() == report.page(bccd, CURVES)
     first = markdown(tables(bccd)[0]) + "\n"
     assert shown(BCCD / "README.md", BCCD / "runs.csv") == first
 
@@ -301,6 +303,32 @@ def test_what_was_seen_of_wrong_labels_holds() -> None:
         ends[f"ghm {kind}: rcnn", "GHM's last bin"][1] for kind in ("swapped", "moved", "dropped")
     }
     assert left == {"nan"}  # nobody is left
+
+
+def test_learned_weights_are_not_shown_to_do_more_than_the_scale() -> None:
+    found = study_of_csv(LEARNED / "runs.csv", "weigher=equal_terms", LEARNED)
+    found = replace(found, plan=Plan(seeds=3))
+    assert {len(runs) for runs in found.methods.values()} == {3} and len(found.methods) == 3
+    assert shown(LEARNED / "README.md", LEARNED / "runs.csv") == markdown(tables(found)[0]) + "\n"
+    assert (LEARNED / "report.md").read_text() == report.page(found, CURVES)
+    text = " ".join((LEARNED / "README.md").read_text().split())
+    swn, none = (found.verdicts[f"weigher={name}"] for name in ("swn", "none"))
+    assert swn.answer == none.answer == UNDECIDED
+    ends = "{:+.1f} to {:+.1f}".format(*swn.interval)
+    assert f"the control it has {swn.difference.mean:+.1f} AP (interval {ends})" in text
+    ends = "{:+.1f} to {:+.1f}".format(*none.interval)
+    assert f"no weights {none.difference.mean:+.1f} ({ends})" in text
+    assert f"true difference of {least_seen(found.verdicts):.1f} AP, so" in text
+    sizes = {
+        name: [
+            fmean(ratios(*(found.values(m, f"loss {term}") for m in (method, found.baseline))))
+            for term in ("classifier", "box_reg")
+        ]
+        for name, method in (("swn", "weigher=swn"), ("none", "weigher=none"))
+    }
+    of_swn, of_none = ([f"{size:.2f}" for size in sizes[m]] for m in ("swn", "none"))
+    assert f"class loss is {of_swn[0]} times and its box loss {of_swn[1]} times" in text
+    assert f"without weights they are {of_none[0]} and {of_none[1]} times" in text
 
 
 def test_what_the_figures_of_one_detector_show() -> None:
