@@ -284,25 +284,31 @@ def test_how_pisa_and_ghm_failed_under_wrong_labels(noise: Map) -> None:
 
 
 def test_what_was_seen_of_wrong_labels_holds() -> None:
-    """The first and last percent in the README are those of the figure's legends."""
+    """The table and the sentences below it are of the figure's numbers after the last step."""
+    text = (NOISE / "README.md").read_text()
     with (NOISE / "wrong_labels.csv").open(newline="") as rows:
-        found = [(row["panel"], *row["legend"].split(": ")) for row in csv.DictReader(rows)]
-    ends = {(panel, group): text.split(" to ") for panel, group, text in found}
-    text = " ".join((NOISE / "README.md").read_text().split())
-    swapped, moved, dropped = (f"ohem {kind}: rcnn" for kind in ("swapped", "moved", "dropped"))
-    hard = [ends[panel, "GHM's last bin"] for panel in (swapped, moved)]
-    assert f"{hard[0][0]} and {hard[1][0]} % of the proposals" in text
-    assert f"{hard[0][1]} and {hard[1][1]} % after six" in text
-    mined, drawn = ([ends[p, group][1] for p in (swapped, moved)] for group in ("OHEM", "random"))
-    assert f"{' and '.join(mined)} % of them are wrong at the end, of random samples" in text
-    assert f"random samples {' and '.join(drawn)} %" in text
-    last = ends[dropped, "GHM's last bin"][1]
-    assert f"{last} % of the last bin are wrong" in text
-    assert f"{ends[dropped, 'OHEM'][1]} % of OHEM's samples" in text
-    left = {
-        ends[f"ghm {kind}: rcnn", "GHM's last bin"][1] for kind in ("swapped", "moved", "dropped")
-    }
-    assert left == {"nan"}  # nobody is left
+        found = {
+            (row["run"], row["group"]): (int(row["wrong"]), int(row["total"]))
+            for row in csv.DictReader(rows)
+            if row["site"] == "rcnn" and row["step"] == "600"
+        }
+    groups, kinds = ("all", "random", "OHEM", "GHM's last bin"), ("swapped", "moved", "dropped")
+    taken = []
+    for kind, rest in zip(kinds, ("classes", "boxes", "boxes"), strict=True):
+        own = [found[f"random {kind}", group] for group in groups]
+        cells = [f"{wrong} of {total:,}" for wrong, total in own]
+        assert f"| {kind} {rest} | {' | '.join(cells)} |" in text
+        (wrong, every), (_, mined) = own[0], own[2]
+        assert 0.3 < mined / every < 0.35 and round(100 * wrong / every) in (2, 3)
+        taken.append(own[2][0] / wrong)
+        assert 1 - own[2][0] / mined >= 0.92 and own[3][1] < 100
+        assert found[f"ghm {kind}", "GHM's last bin"] == (0, 0)
+    assert f"{100 * min(taken):.0f} to {100 * max(taken):.0f} % of the wrong ones" in text
+    of_ohem = [[found[f"ohem {kind}", group] for kind in kinds] for group in groups[2:]]
+    first, second, last = (wrong for wrong, _ in of_ohem[0])
+    assert f"{first}, {second} and {last} wrong proposals are among its samples" in text
+    first, second, last = (f"{wrong} of {total}" for wrong, total in of_ohem[1])
+    assert f"{first}, {second} and {last} in the last bin are wrong" in " ".join(text.split())
 
 
 def test_learned_weights_are_not_shown_to_do_more_than_the_scale() -> None:

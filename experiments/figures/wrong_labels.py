@@ -49,13 +49,14 @@ def wrong_labels(runs: Runs) -> Figure:
     A number beside a dot is that of the candidates in GHM's last bin: few say little. The legend
     has the last percent. Sites without any wrong label have no panel.
     """
+    sites = dict.fromkeys(site for run in runs.values() for found in run.values() for site in found)
     cells = [
         (name, site)
+        for site in reversed(sites)  # the head first
         for name, run in runs.items()
-        for site in next(iter(run.values()))
-        if any(share.wrong for found in run.values() for share in found[site].values())
+        if any(own.wrong for found in run.values() for own in found.get(site, {}).values())
     ]
-    figure, axes = panels(len(cells), columns=2)
+    figure, axes = panels(len(cells), columns=3)
     for (name, site), here in zip(cells, axes, strict=True):
         steps = sorted(runs[name])
         for group, colour in COLOURS.items():
