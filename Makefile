@@ -59,21 +59,22 @@ study-bccd: $(READY) ## experiments/bccd_samplers, DATA=FOLDER; many hours
 study-which-length: $(READY) ## experiments/which_sampler, step 1, DATA=FOLDER LITE0=FILE; half an hour
 	-$(WHICH) sweep=which_length
 	-$(WHICH) sweep=which_settings
-	$(COLLECT)/length
 
 study-which-tuning: $(READY) ## its step 2, DATA=FOLDER; hours
 	-$(WHICH) sweep=which_tuning
-	$(COLLECT)/tuning
-	$(PY) -m experiments.which_sampler choose
 
 study-which: $(READY) ## its step 3, DATA=FOLDER LITE0=FILE; a day
-	-$(WHICH) sweep=which_test seed=0
+	-$(WHICH) sweep=which_test
 	-$(WHICH) sweep=which_test_lite0
 	-$(WHICH) sweep=which_quota
 	-$(WHICH) sweep=which_weights
 	-$(WHICH) sweep=which_scale
-	-$(WHICH) sweep=which_test
-	for part in test scale quota weights; do $(COLLECT)/$$part; done
+
+# Commit what it writes before the next sweep: a clone with changes is no longer that of one commit.
+study-which-collect: $(READY) ## after each of its steps, DATA=FOLDER: rows of finished runs, then the choice
+	for part in length tuning test scale quota weights; do \
+	    if [ -d runs/which_sampler/$$part ]; then $(COLLECT)/$$part; fi; done
+	-$(PY) -m experiments.which_sampler choose
 
 study-one-stage: $(READY) ## experiments/one_stage, DATA=FOLDER; hours
 	-$(PY) -m frcnn.train -m --config-dir $(ONE)/conf data.root=$(DATA)/bccd $(WITH) sweep=one_stage
@@ -124,4 +125,4 @@ test-all: $(READY) lint ## every test
 clean: ## remove caches, not the environment and not the runs
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-which-length study-which-tuning study-long-tail study-label-noise study-learned-weights study-finetuning bench lint test test-all clean
+.PHONY: help setup train sweep report study-map study-bccd study-which study-one-stage study-which-length study-which-tuning study-which-collect study-long-tail study-label-noise study-learned-weights study-finetuning bench lint test test-all clean

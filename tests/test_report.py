@@ -90,6 +90,16 @@ def test_a_gpu_and_none_are_two_machines(tmp_path: Path) -> None:
     assert of(tmp_path).problems == ["The runs come from 2 kinds of GPU: `none` (3), `B200` (1)."]
 
 
+def test_runs_with_other_processor_instructions_are_named(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=2, ohem=2.0)
+    for number, run in enumerate(sorted(tmp_path.iterdir())):
+        own = MADE | {"instructions": "AVX512" if number else "AVX2"}
+        (run / "environment.json").write_text(json.dumps([own]))
+    assert of(tmp_path).problems == [
+        "The runs used 2 sets of processor instructions: `AVX512` (3), `AVX2` (1)."
+    ]
+
+
 def test_runs_that_stop_when_nothing_is_gained_may_differ_in_steps(tmp_path: Path) -> None:
     for name in ("random", "ohem"):
         for seed in (0, 1):

@@ -27,7 +27,15 @@ from experiments.report.images import DRAWS, read_draws, resampled, write_draws
 from experiments.report.matches import match
 from experiments.report.runs import Run
 from experiments.which_sampler import collect
-from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, chosen, surface, write_cases
+from experiments.which_sampler.choose import (
+    ARMS,
+    SETS,
+    SETTINGS,
+    chosen,
+    surface,
+    values_of,
+    write_cases,
+)
 from frcnn.config.compose import CONF, checked
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import coco_evaluator, coco_metrics
@@ -36,6 +44,14 @@ from frcnn.runfolder.sweeps import finished_elsewhere
 
 STUDY = Path(__file__).parents[1] / "experiments/which_sampler"
 BEST = "lr0.04_class1_box1"
+# What the configuration of a fabricated run says of what the study checks.
+SAID = {
+    "optimizer.lr": "0.02",
+    "loss_weight.rcnn.class": "None",
+    "loss_weight.rcnn.box": "None",
+    "trainer.max_steps": "None",
+    "trainer.clip_norm": "10",
+}
 
 
 def jobs(sweep: str) -> tuple[str, list[tuple[str, ...]]]:
@@ -82,6 +98,7 @@ def test_the_sweeps_are_the_protocol_s() -> None:
     _, length = jobs("which_length")
     assert len(length) == 8
     _, settings = jobs("which_settings")
+    assert len(settings) == len(ARMS) * len(SETTINGS)
     assert {text for job in settings for text in job if "setting" in text} == {
         f"+setting={name}" for name in SETTINGS
     }
@@ -153,6 +170,35 @@ def test_a_setting_is_chosen_by_the_other_sets() -> None:
     assert found["bccd", "focal"] == SETTINGS[0] and found["cards", "focal"] == SETTINGS[2]
 
 
+def test_a_setting_that_diverged_anywhere_is_not_chosen() -> None:
+    """Not for the set where it diverged either, which its own run does not choose."""
+    ap = surface(runs())
+    found = chosen(ap | {("ohem", BEST, "chess"): 0.0})
+    assert all(found[name, "ohem"] == SETTINGS[0] for name in SETS)
+    with pytest.raises(LookupError, match="^ohem diverged with every setting"):
+        chosen(ap | {("ohem", setting, "bccd"): 0.0 for setting in SETTINGS})
+
+
+def test_a_settings_name_has_its_values() -> None:
+    for setting in SETTINGS:
+        own = OmegaConf.load(STUDY / f"conf/setting/{setting}.yaml")
+        for key, value in values_of(setting).items():
+            assert float(OmegaConf.select(own, key, default=1)) == float(value), (setting, key)
+
+
+def test_a_fold_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for sweep in ("which_test", "which_test_lite0"):
+        assert "seed" not in said_keys(sweep)
+        line = ["+net=slim", "+arm=ohem", "+set=bccd", "data.fold=3"]
+        assert composed(monkeypatch, sweep, *line)["seed"] == 3
+
+
+def said_keys(sweep: str) -> set[str]:
+    """What a sweep's command lines set."""
+    text = OmegaConf.load(STUDY / f"conf/sweep/{sweep}.yaml")
+    return {str(key) for key in text.hydra.sweeper.params}
+
+
 def test_a_choice_needs_every_tuning_run_once() -> None:
     with pytest.raises(LookupError, match="^1 tuning runs are missing: focal"):
         surface(runs()[:-1])
@@ -164,6 +210,7 @@ def test_a_case_is_its_arm_set_and_setting(tmp_path: Path, monkeypatch: pytest.M
     write_cases(chosen(surface(runs())), tmp_path)
     # Tuning chose the preset for random sampling on every set: it is no case of its own.
     assert len(list(tmp_path.iterdir())) == len(SETS) * len(ARMS)
+    (tmp_path / "old_preset.yaml").touch()
     others = {(name, "random"): BEST for name in SETS[:3]}
     write_cases(chosen(surface(runs())) | others, tmp_path)
     presets = {path.name for path in tmp_path.glob("*_preset.yaml")}
@@ -216,9 +263,10 @@ def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None
     kept, draws = out.read_text(), read_draws(out)
     found = {run.name: run for run in read_csv(out)}
     assert found["one"].settings == {
-        "sampler": "ohem", "arm": "ohem", "data.fold": "0", "seed": "1",
+        "sampler": "ohem", "arm": "ohem", "data.fold": "0", **SAID, "seed": "1",
     }  # fmt: skip
-    assert found["diverged"].settings == {"arm": "pisa"} and not found["diverged"].figures
+    assert found["diverged"].settings == {"arm": "pisa", **SAID, "seed": "0"}
+    assert not found["diverged"].figures
     assert list(draws) == ["one"] and len(draws["one"]) == DRAWS
     assert abs(draws["one"].mean() - found["one"].figures["AP"]) < 0.05
     assert collect.collect(runs, out) == [] and out.read_text() == kept

@@ -17,16 +17,18 @@ from experiments.which_sampler.answer import (
     BASE,
     FOLDS,
     PRESET,
-    SEEDS,
+    STEPS,
+    WITHOUT_CHESS,
     answers,
     by_stratum,
     cautious,
+    check,
     images_alone,
     interaction,
     lines,
     values,
 )
-from experiments.which_sampler.choose import ARMS, SETS, SETTINGS
+from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, values_of
 from experiments.which_sampler.page import TITLES, WIDENED, figure, write
 
 EVERY = (*ARMS, PRESET)
@@ -48,13 +50,12 @@ def fabricated(
         for fold in range(FOLDS):
             hard = rng.normal(50, 5)
             moved = {arm: rng.normal(0, image) for arm in EVERY}
-            pairs = [(net, seed) for net in SEEDS for seed in range(SEEDS[net])]
-            for arm, (net, seed) in product(EVERY, pairs):
+            for arm, net in product(EVERY, STEPS):
                 ap = hard + gains.get(arm, 0.0) + extra[arm] + moved[arm] + rng.normal(0, std)
                 settings = {"net": net, "case": f"{name}_{arm}", "data.fold": str(fold)}
-                label = f"{net}_{name}_{arm}_{fold}_{seed}"
+                label = f"{net}_{name}_{arm}_{fold}"
                 figures = {"AP": ap / 100}
-                runs.append(Run(label, "COMPLETED", settings=settings, seed=seed, figures=figures))
+                runs.append(Run(label, "COMPLETED", settings=settings, seed=fold, figures=figures))
     return runs
 
 
@@ -65,47 +66,38 @@ def answered(runs: list[Run]) -> dict:
 def test_gains_are_found_and_equal_arms_are_equivalent() -> None:
     runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
     found = answered(runs)
-    assert list(found) == ["all", *SEEDS, *SETS]
+    assert list(found) == ["all", *STEPS, *SETS, WITHOUT_CHESS]
     assert {arm: verdict.answer for arm, verdict in found["all"].items()} == {
         "ohem": BETTER, "iou_balanced": EQUIVALENT, "pisa": EQUIVALENT, "focal": WORSE,
         PRESET: WORSE,
     }  # fmt: skip
-    assert len(lines(found)) == 7 * 5
+    assert len(lines(found)) == 8 * 5
 
 
 def test_the_answer_is_the_mean_over_networks_sets_and_folds() -> None:
-    """A network with two seeds weighs no more than one with one."""
     runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
     mean = {}
-    for net, name, arm in product(SEEDS, SETS, ("ohem", BASE)):
+    for net, name, arm in product(STEPS, SETS, ("ohem", BASE)):
         case = {"net": net, "case": f"{name}_{arm}"}
         mean[net, name, arm] = np.mean(
             [100 * r.figures["AP"] for r in runs if case.items() <= r.settings.items()]
         )
-    gain = {(n, s): mean[n, s, "ohem"] - mean[n, s, BASE] for n, s in product(SEEDS, SETS)}
+    gain = {(n, s): mean[n, s, "ohem"] - mean[n, s, BASE] for n, s in product(STEPS, SETS)}
     found = answered(runs)
     assert found["all"]["ohem"].difference.mean == pytest.approx(np.mean(list(gain.values())))
+    rest = [own for (_, name), own in gain.items() if name != "chess"]
+    assert found[WITHOUT_CHESS]["ohem"].difference.mean == pytest.approx(np.mean(rest))
     assert found["chess"]["ohem"].difference.mean == pytest.approx(
         (gain["slim", "chess"] + gain["lite0", "chess"]) / 2
     )
 
 
-def test_a_second_seed_on_the_same_images_adds_no_certainty_about_images() -> None:
-    """With the same runs twice, all errors are those of one seed."""
-    runs = fabricated(np.random.default_rng(1), 0.7, 2.0)
-    once = [run for run in runs if run.seed == 0]
-    twice = [*once, *(replace(r, seed=1) for r in once if r.settings["net"] == "slim")]
-    one = answers(by_stratum(once, {"slim": 1, "lite0": 1}))["all"]
-    two = answers(by_stratum(twice))["all"]
-    assert one["pisa"].difference.scale == pytest.approx(two["pisa"].difference.scale)
-
-
 def test_a_second_network_on_the_same_images_adds_no_certainty_about_images() -> None:
     """With the same runs on both, all errors are those of one network."""
     runs = fabricated(np.random.default_rng(1), 0.7, 2.0)
-    one = [run for run in runs if run.settings["net"] == "slim" and run.seed == 0]
-    both = [replace(r, settings=r.settings | {"net": net}) for r in one for net in SEEDS]
-    found = answers(by_stratum(both, {"slim": 1, "lite0": 1}))
+    one = [run for run in runs if run.settings["net"] == "slim"]
+    both = [replace(r, settings=r.settings | {"net": net}) for r in one for net in STEPS]
+    found = answers(by_stratum(both))
     all_, slim = (found[group]["pisa"].difference.scale for group in ("all", "slim"))
     assert all_ == pytest.approx(slim)
 
@@ -138,24 +130,64 @@ def test_a_run_that_diverged_counts_as_0_and_leaves_no_arm_out() -> None:
     assert answered(failed)["all"]["focal"].p is not None
 
 
-def test_missing_and_repeated_runs_are_refused_and_further_seeds_left_out() -> None:
+@pytest.mark.parametrize("net", list(STEPS))
+def test_one_run_that_diverged_blurs_its_own_arm_alone(net: str) -> None:
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
+    failed = [replace(r, figures={}) if r.name == f"{net}_raccoon_focal_0" else r for r in runs]
+    usual, found = answered(runs)["all"], answered(failed)["all"]
+    for arm in ("ohem", "iou_balanced", "pisa"):
+        # Random sampling's error is shared, so the others' hangs a little on which arms there are.
+        assert found[arm].difference.mean == usual[arm].difference.mean
+        assert found[arm].difference.scale == pytest.approx(usual[arm].difference.scale, rel=0.1)
+    assert found["focal"].difference.scale > 2 * usual["focal"].difference.scale
+
+
+def test_runs_of_another_protocol_are_refused() -> None:
+    chosen = dict.fromkeys(product(SETS, ARMS), SETTINGS[2])
+    runs = [
+        replace(run, made={"commit": "01234567"}, settings=run.settings | protocol(run))
+        for run in fabricated(np.random.default_rng(0), 0.7, 0.3)
+    ]
+    check(runs, chosen)
+    first, *others = runs
+    for made, says in (
+        ({"commit": "76543210"}, "several values of commit"),
+        ({"commit": "01234567 with changes"}, "several values of commit"),
+        ({"commit": "01234567", "instructions": "AVX512"}, "several values of instructions"),
+    ):
+        with pytest.raises(LookupError, match=says):
+            check([replace(first, made=made), *others], chosen)
+    for key in ("optimizer.lr", "trainer.max_steps", "seed"):
+        with pytest.raises(LookupError, match=f"{first.name} has {key}=7, the protocol "):
+            check([replace(first, settings=first.settings | {key: "7"}), *others], chosen)
+    with pytest.raises(LookupError, match="has loss_weight.rcnn.class=2, the protocol 4"):
+        check(runs, chosen | {("cards", "pisa"): "lr0.02_class4_box1"})
+
+
+def protocol(run: Run) -> dict[str, str]:
+    """What a row has beside its case, at the third setting."""
+    net, fold = run.settings["net"], run.settings["data.fold"]
+    setting = SETTINGS[0] if run.settings["case"].endswith(PRESET) else SETTINGS[2]
+    return values_of(setting) | {"trainer.max_steps": str(STEPS[net]), "seed": fold}
+
+
+def test_missing_and_repeated_runs_are_refused() -> None:
     runs = fabricated(np.random.default_rng(0), 0.7, 0.3)
     with pytest.raises(LookupError, match="1 runs are missing: slim bccd random"):
         by_stratum(runs[1:])
-    with pytest.raises(LookupError, match="360 runs are missing: slim bccd random"):
+    with pytest.raises(LookupError, match="240 runs are missing: slim bccd random"):
         by_stratum([])
     with pytest.raises(LookupError, match="two runs of slim bccd random"):
         by_stratum([*runs, runs[0]])
-    half = [run for run in runs if not (run.seed == 1 and "chess" in run.name)]
-    found = by_stratum(half, {"slim": 1, "lite0": 1})
-    assert all(seed == 0 for arms in found.values() for own in arms.values() for seed, _ in own)
 
 
 def test_a_preset_that_tuning_chose_is_random_sampling() -> None:
     runs = fabricated(np.random.default_rng(0), 0.7, 0.3)
     without = [run for run in runs if "bccd_preset" not in run.name]
-    with pytest.raises(LookupError, match="15 runs are missing: slim bccd preset"):
+    with pytest.raises(LookupError, match="10 runs are missing: slim bccd preset"):
         by_stratum(without)
+    with pytest.raises(LookupError, match="slim bccd: the preset is random sampling"):
+        by_stratum(runs, same=["bccd"])
     found = answers(by_stratum(without, same=["bccd"]))
     preset = found["bccd"][PRESET].difference
     assert (preset.mean, preset.scale) == (0, 0)
@@ -201,10 +233,10 @@ def test_the_page_has_every_group_and_the_best_setting_of_each_arm(tmp_path: Pat
     ]
     assert ["`focal`", "40.0", "40.0", "**50.0**", "40.0", "40.0", "40.0"] in rows
     over = {row[1] for row in rows if row[0] == "`pisa`" and len(row) == 6}
-    assert over == {TITLES["all"], WIDENED, *SEEDS, *SETS}
+    assert over == {TITLES["all"], WIDENED, *STEPS, *SETS, WITHOUT_CHESS}
     assert (tmp_path / "differences.png").exists()
     panels = figure(answers(found)).axes
-    assert [axes.get_title() for axes in panels] == [TITLES["all"], *SEEDS, *SETS]
+    assert [axes.get_title() for axes in panels] == [TITLES["all"], *STEPS, *SETS, WITHOUT_CHESS]
     assert {t.get_text() for t in panels[0].get_yticklabels()} == {*ARMS[1:], PRESET}
 
 
@@ -213,9 +245,8 @@ def test_the_error_of_images_alone_is_that_of_the_draws() -> None:
     runs = fabricated(np.random.default_rng(0), 0.7, 0.3)
     rng, drawn = np.random.default_rng(0), {}
     for run in runs:
-        key = run.name.rpartition("_")[0]  # both seeds of a fold move alike
-        drawn.setdefault(key, rng.normal(0, 0.02, 500))
-    draws = {run.name: run.figures["AP"] + drawn[run.name.rpartition("_")[0]] for run in runs}
+        drawn[run.name] = rng.normal(0, 0.02, 500)
+    draws = {run.name: run.figures["AP"] + drawn[run.name] for run in runs}
     found = images_alone(by_stratum(runs), draws)
     assert found["ohem"] == pytest.approx(2 * np.sqrt(2 / 40), rel=0.05)
     assert np.isnan(images_alone(by_stratum(runs), {})["ohem"])

@@ -215,7 +215,8 @@ def _starts(file: Path) -> list[dict[str, str]]:
 
 def _start(start: Mapping[str, Any]) -> dict[str, str]:
     found = {key: str(start[key]) for key in ("torch", "processor", "threads")}
-    found |= {key: start[key] for key in ("precision",) if key in start}  # older runs have none
+    later = ("precision", "instructions")  # older runs have none
+    found |= {key: start[key] for key in later if key in start}
     found |= {"machine": f"{zlib.crc32(start['host'].encode()):08x}"} if "host" in start else {}
     return found | {"commit": _commit(start), "gpu": (start["gpu"] or {"name": "none"})["name"]}
 

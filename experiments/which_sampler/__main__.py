@@ -26,7 +26,6 @@ def main() -> None:
     commands.add_parser("collect").add_argument("folder", type=Path)
     commands.add_parser("choose")
     answering = commands.add_parser("answer")
-    answering.add_argument("--slim-seeds", type=int, default=2, metavar="N")
     answering.add_argument("--page", type=Path)
     options = parser.parse_args()
     try:
@@ -35,7 +34,7 @@ def main() -> None:
         elif options.command == "choose":
             _choose()
         else:
-            _answer(options.slim_seeds, options.page)
+            _answer(options.page)
     except (LookupError, ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
 
@@ -56,15 +55,18 @@ def _choose() -> None:
         print(f"{name:8} {arm:13} {setting}")
 
 
-def _answer(slim_seeds: int, page: Path | None) -> None:
+def _answer(page: Path | None) -> None:
     from experiments.report.images import read_draws
     from experiments.which_sampler import answer
+    from experiments.which_sampler.choose import PRESET, chosen, surface
     from experiments.which_sampler.page import write
 
     file = HERE / "test.csv"
-    same = {name for name in SETS if not (HERE / f"conf/case/{name}_preset.yaml").exists()}
+    settings = chosen(surface(read_csv(HERE / "tuning.csv")))
     runs = read_csv(file)
-    found = answer.by_stratum(runs, answer.SEEDS | {"slim": slim_seeds}, same)
+    answer.check(runs, settings)
+    same = {name for name in SETS if settings[name, answer.BASE] == PRESET}
+    found = answer.by_stratum(runs, same)
     groups, cautious = answer.answers(found), answer.cautious(found)
     print("\n".join(answer.lines(groups | {"all x 1.5": cautious})))
     print(f"arms differ between sets: p {answer.interaction(found):.3f}")

@@ -1,7 +1,7 @@
 """The study's answer: each tuned arm against tuned random sampling.
 
-Runs are compared fold by fold: one value per fold, the mean over networks of that over seeds, since
-these share the fold's test images. Each fold has images of its own, so that the spread of the folds
+Runs are compared fold by fold: one value per fold, the mean over networks, since these share the
+fold's test images. Each fold has images of its own, so that the spread of the folds
 has the error of the runs and of the images. It lacks what folds have in common, since they share
 training images: ``cautious`` is the answer with an error that counts this too (Nadeau and Bengio
 2003). The data sets are fixed strata of equal weight.
@@ -20,51 +20,78 @@ from scipy.stats import f
 from experiments.report.differences import DRAWS, Difference, Rules, averaged, compared
 from experiments.report.images import difference_over
 from experiments.report.runs import Run
-from experiments.report.spread import Values, by_fold
+from experiments.report.spread import Values
 from experiments.report.verdicts import Verdict, verdicts
+from experiments.which_sampler import choose
 from experiments.which_sampler.choose import ARMS, SETS
 
 BASE, PRESET = "random", "preset"
-SEEDS = {"slim": 2, "lite0": 1}  # planned, by network
+STEPS = {"slim": 600, "lite0": 400}  # by network
 FOLDS = 5
 REGION = 1.0  # AP; smaller differences do not matter
 # Nadeau and Bengio (2003, equation 13): 1 / folds becomes 1 / folds + test / training images.
 OVERLAP = (1 + FOLDS / (FOLDS - 1)) ** 0.5
+WITHOUT_CHESS = "without chess"  # whose folds share scenes: a second answer, fixed beforehand
 Stratum = tuple[str, str]  # network, set
-Arms = dict[str, dict[tuple[int, int], Run]]  # arm -> (seed, fold) -> run
+Arms = dict[str, dict[int, Run]]  # arm -> fold -> run
 
 
-def by_stratum(
-    runs: Sequence[Run], seeds: Mapping[str, int] = SEEDS, same: Collection[str] = ()
-) -> dict[Stratum, Arms]:
-    """The runs of the planned seeds by what they are; others are left out.
+def check(runs: Sequence[Run], chosen: Mapping[tuple[str, str], str]) -> None:
+    """Refuse runs that are not those of the protocol.
 
     Args:
-        seeds: by network.
+        chosen: the setting of each set and arm.
+
+    Raises:
+        LookupError: runs are of several commits, of one with changes, or of several sets of
+            processor instructions; or a run has other steps, another seed or another setting.
+    """
+    for key in ("commit", "instructions"):
+        found = {run.made.get(key, "unknown") for run in runs}
+        if len(found) > 1 or any("changes" in value or "," in value for value in found):
+            raise LookupError(f"runs have several values of {key}: {', '.join(sorted(found))}")
+    for run in runs:
+        net, (name, arm), own = run.settings["net"], case_of(run), run.settings
+        setting = choose.PRESET if arm == PRESET else chosen[name, arm]
+        expected = choose.values_of(setting) | {"trainer.max_steps": str(STEPS[net])}
+        expected["seed"] = own["data.fold"]
+        for key, value in expected.items():
+            if own[key] != value:
+                raise LookupError(f"{run.name} has {key}={own[key]}, the protocol {value}")
+
+
+def case_of(run: Run) -> tuple[str, str]:
+    """The set and the arm of a run."""
+    name, _, arm = run.settings["case"].partition("_")
+    return name, arm
+
+
+def by_stratum(runs: Sequence[Run], same: Collection[str] = ()) -> dict[Stratum, Arms]:
+    """The runs by what they are.
+
+    Args:
         same: sets on which tuning chose the preset: its runs are those of random sampling.
 
     Raises:
-        LookupError: one is missing or there twice.
+        LookupError: a run is missing or there twice, or is a preset of ``same``.
     """
-    found: dict[Stratum, Arms] = {stratum: {} for stratum in product(seeds, SETS)}
+    found: dict[Stratum, Arms] = {stratum: {} for stratum in product(STEPS, SETS)}
     for run in runs:
-        net, seed = run.settings["net"], run.seed or 0
-        if seed >= seeds.get(net, 0):
-            continue
-        name, _, arm = run.settings["case"].partition("_")
-        own, key = found[net, name].setdefault(arm, {}), (seed, int(run.settings["data.fold"]))
-        if key in own:
-            raise LookupError(f"two runs of {net} {name} {arm}, seed and fold {key}")
-        own[key] = run
-    for (_, name), arms in found.items():
+        net, (name, arm) = run.settings["net"], case_of(run)
+        own, fold = found[net, name].setdefault(arm, {}), int(run.settings["data.fold"])
+        if fold in own:
+            raise LookupError(f"two runs of {net} {name} {arm}, fold {fold}")
+        own[fold] = run
+    for (net, name), arms in found.items():
         if name in same:
+            if PRESET in arms:
+                raise LookupError(f"{net} {name}: the preset is random sampling, and has own runs")
             arms[PRESET] = arms.get(BASE, {})
     missing = [
-        f"{net} {name} {arm}, seed and fold {pair}"
+        f"{net} {name} {arm}, fold {fold}"
         for (net, name), arms in found.items()
-        for arm in (*ARMS, PRESET)
-        for pair in product(range(seeds[net]), range(FOLDS))
-        if pair not in arms.get(arm, {})
+        for arm, fold in product((*ARMS, PRESET), range(FOLDS))
+        if fold not in arms.get(arm, {})
     ]
     if missing:
         raise LookupError(f"{len(missing)} runs are missing: {missing[0]}, ...")
@@ -72,27 +99,33 @@ def by_stratum(
 
 
 def values(found: Mapping[Stratum, Arms], name: str, nets: Sequence[str]) -> Values:
-    """AP in percent on a set, by arm and fold: the mean over the networks of that over seeds.
+    """AP in percent on a set, by arm and fold: the mean over the networks.
 
     Networks share the test images of a fold, so that they are averaged before folds are compared.
     A run that diverged has an AP of 0.
     """
-    own = [
-        by_fold(
-            {
-                arm: {pair: 100 * run.figures.get("AP", 0.0) for pair, run in runs.items()}
-                for arm, runs in found[net, name].items()
-            }
-        )
-        for net in nets
-    ]
     return {
-        arm: {fold: fmean(one[arm][fold] for one in own) for fold in range(FOLDS)} for arm in own[0]
+        arm: {
+            fold: fmean(100 * found[net, name][arm][fold].figures.get("AP", 0.0) for net in nets)
+            for fold in range(FOLDS)
+        }
+        for arm in found[nets[0], name]
+    }
+
+
+def diverged(found: Mapping[Stratum, Arms], name: str, nets: Sequence[str]) -> set[str]:
+    """The arms of which a run on a set diverged."""
+    return {
+        arm
+        for net in nets
+        for arm, runs in found[net, name].items()
+        if any("AP" not in run.figures for run in runs.values())
     }
 
 
 def answers(found: Mapping[Stratum, Arms]) -> dict[str, dict[str, Verdict]]:
-    """The verdicts by group: ``all``, which is the answer, each network, and each set.
+    """The verdicts by group: ``all``, which is the answer, each network, each set, and all sets
+    ``without chess``.
 
     The four tuned arms are corrected together. The preset is the size of tuning itself, and a
     comparison of its own.
@@ -101,6 +134,7 @@ def answers(found: Mapping[Stratum, Arms]) -> dict[str, dict[str, Verdict]]:
     groups: dict[str, tuple[Sequence[str], Sequence[str]]] = {"all": (nets, SETS)}
     groups |= {net: ([net], SETS) for net in nets}
     groups |= {name: (nets, (name,)) for name in SETS}
+    groups[WITHOUT_CHESS] = (nets, [name for name in SETS if name != "chess"])
     return {group: _judged(found, *parts) for group, parts in groups.items()}
 
 
@@ -125,8 +159,20 @@ def _judged(
 def _tuned(
     found: Mapping[Stratum, Arms], name: str, nets: Sequence[str], stream: int
 ) -> dict[str, Difference]:
+    """The differences of the tuned arms on a set.
+
+    An arm of which a run diverged, and so has an AP of 0, is compared apart: it would make the
+    error of every arm large.
+    """
     arms = {arm: own for arm, own in values(found, name, nets).items() if arm != PRESET}
-    return compared(arms, BASE, Rules(blocked=True, stream=stream), not_learnt=())
+    apart = diverged(found, name, nets) - {BASE, PRESET}
+    groups = [set(arms) - apart, *({BASE, arm} for arm in apart)]
+    rules = Rules(blocked=True, stream=stream)
+    together: dict[str, Difference] = {}
+    for group in groups:
+        own = {arm: ap for arm, ap in arms.items() if arm in group}
+        together |= compared(own, BASE, rules, not_learnt=())
+    return {arm: together[arm] for arm in ARMS if arm != BASE}
 
 
 def _preset(
@@ -190,8 +236,7 @@ def _over_images(
     arms: Arms, arm: str, fold: int, draws: Mapping[str, np.ndarray]
 ) -> np.ndarray | None:
     """[500] difference to random sampling on the draws of a fold; None if a run has none."""
-    own, base = ([r.name for (_, of), r in arms[a].items() if of == fold] for a in (arm, BASE))
-    return difference_over(draws, own, base)
+    return difference_over(draws, [arms[arm][fold].name], [arms[BASE][fold].name])
 
 
 def lines(found: Mapping[str, Mapping[str, Verdict]]) -> list[str]:

@@ -1,6 +1,8 @@
 """The setting of each arm for each set: the best mean AP over the other sets."""
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -17,6 +19,7 @@ SETTINGS = (
     "lr0.04_class1_box1",
     "lr0.01_class2_box3",
 )
+VALUES = ("optimizer.lr", "loss_weight.rcnn.class", "loss_weight.rcnn.box")
 
 Key = tuple[str, str, str]  # arm, setting, set
 
@@ -41,14 +44,32 @@ def surface(runs: Sequence[Run]) -> dict[Key, float]:
 
 
 def chosen(ap: Mapping[Key, float]) -> dict[tuple[str, str], str]:
-    """(set, arm) -> setting; of equal ones the first of ``SETTINGS``."""
+    """(set, arm) -> setting; of equal ones the first of ``SETTINGS``.
+
+    A setting with which an arm diverged on any set is not chosen for it, also not for other sets.
+
+    Raises:
+        LookupError: an arm diverged with every setting.
+    """
     found = {}
-    for name in SETS:
+    for name, arm in product(SETS, ARMS):
         others = [other for other in SETS if other != name]
-        for arm in ARMS:
-            means = {s: fmean(ap[arm, s, other] for other in others) for s in SETTINGS}
-            found[name, arm] = max(means, key=means.__getitem__)
+        means = {
+            setting: fmean(ap[arm, setting, other] for other in others)
+            for setting in SETTINGS
+            if all(ap[arm, setting, one] > 0 for one in SETS)
+        }
+        if not means:
+            raise LookupError(f"{arm} diverged with every setting")
+        found[name, arm] = max(means, key=means.__getitem__)
     return found
+
+
+def values_of(setting: str) -> dict[str, str]:
+    """What a setting sets, as text: its name has the values."""
+    numbers = re.fullmatch(r"lr(.+)_class(.+)_box(.+)", setting)
+    assert numbers is not None
+    return dict(zip(VALUES, numbers.groups(), strict=True))
 
 
 def write_cases(found: Mapping[tuple[str, str], str], folder: Path) -> None:
@@ -58,6 +79,8 @@ def write_cases(found: Mapping[tuple[str, str], str], folder: Path) -> None:
     be the same bit for bit.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.yaml"):
+        old.unlink()  # the sweep takes all files
     for name in SETS:
         if found[name, "random"] != PRESET:
             _write(folder / f"{name}_preset.yaml", name, "random", PRESET)

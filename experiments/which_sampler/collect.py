@@ -5,13 +5,19 @@ from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.detections import ap_of_draws, looked_at
 from experiments.report.images import read_draws, write_draws
 from experiments.report.runs import Run, read
+from experiments.which_sampler.choose import VALUES
 from frcnn.errors import DIVERGED
 
 # What the command line says beside a run's own settings.
+CONFIG = ".hydra/config.yaml"
+# What an arm's case decides; the answer checks it.
+KEPT = (*VALUES, "trainer.max_steps", "trainer.clip_norm", "seed")
 ASIDE = ("run_name", "sweep", "data.root", "done", "wandb.mode")
 
 
@@ -19,7 +25,8 @@ def collect(folder: Path, out: Path) -> list[Run]:
     """Add the runs below a sweep's folder that finished or diverged to ``out``; returns the new.
 
     ``out`` is the CSV of ``experiments.report``, without curves. A run's ``settings`` are what its
-    command line set. The draws go to the ``.npz`` beside it: see ``read_draws``. Other rows stay.
+    command line set, and ``KEPT``. The draws go to the ``.npz`` beside it (``read_draws``). Other
+    rows stay.
 
     Raises:
         ValueError: some runs' detections do not give their AP; the others are added.
@@ -61,4 +68,8 @@ def _slim(run: Run, folder: Path) -> Run:
     said = json.loads((folder / run.name / "status.json").read_text())["overrides"]
     pairs = [text.lstrip("+").partition("=") for text in said]
     settings = {key: value for key, _, value in pairs if key not in ASIDE}
+    config = OmegaConf.load(folder / run.name / CONFIG)
+    for key in KEPT:
+        value = OmegaConf.select(config, key)
+        settings[key] = f"{value:g}" if isinstance(value, int | float) else str(value)
     return replace(run, settings=settings, curve={}, precision={})

@@ -15,7 +15,7 @@ from experiments.report.tables import NONE, Table
 from experiments.report.verdicts import Verdict
 from experiments.style import png
 from experiments.table import put
-from experiments.which_sampler.answer import BASE, PRESET, REGION
+from experiments.which_sampler.answer import BASE, PRESET, REGION, case_of
 from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, Key, surface
 
 Groups = Mapping[str, Mapping[str, Verdict]]  # "all", networks and sets -> arm -> verdict
@@ -83,7 +83,7 @@ def tuning(ap: Mapping[Key, float]) -> Table:
 def cost(runs: Sequence[Run]) -> Table:
     """Seconds per step over those of random sampling, the median over pairs, by network.
 
-    A pair has the same set, fold, seed and machine.
+    A pair has the same set, fold (and so seed) and machine.
     """
     seconds = {_place(run): run.step_seconds for run in runs if run.step_seconds is not None}
     ratios: dict[tuple[str, str], list[float]] = {}
@@ -101,5 +101,5 @@ def cost(runs: Sequence[Run]) -> Table:
 
 def _place(run: Run) -> tuple[Any, ...]:
     """Network and arm of a run, then what both runs of a pair have."""
-    name, _, arm = run.settings["case"].partition("_")
+    name, arm = case_of(run)
     return run.settings["net"], arm, name, run.settings["data.fold"], run.seed, machine(run)
