@@ -70,9 +70,10 @@ study-which: $(READY) ## its step 3, DATA=FOLDER LITE0=FILE; a day
 	-$(WHICH) sweep=which_weights
 	-$(WHICH) sweep=which_scale
 
-# Commit what it writes before the next sweep: a clone with changes is no longer that of one commit.
+# Commit what it writes before the next step, and never collect here between the sweeps of one step: a part has to
+# be of one commit without changes. Another clone can collect at any time.
 study-which-collect: $(READY) ## after each of its steps, DATA=FOLDER: rows of finished runs, then the choice
-	for part in length tuning test scale quota weights; do \
+	for part in length settings tuning test scale quota weights; do \
 	    if [ -d runs/which_sampler/$$part ]; then $(COLLECT)/$$part; fi; done
 	-$(PY) -m experiments.which_sampler choose
 

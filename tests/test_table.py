@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"<!-- (experiments/\S+\.(?:csv|json)) -->\n(.*?)<!-- end -->", re.S)
 # Those of the studies, whose tables compare, are in test_studies.py.
 STUDIES = ["conditions.csv", "runs.csv", "images.csv", "wrong_labels.csv", "legends.csv"]
-WHICH = ("length", "tuning", "test", "scale", "quota", "weights")
+WHICH = ("length", "settings", "tuning", "test", "scale", "quota", "weights")
 STUDIES += [f"{part}.csv" for part in WHICH]
 PAGES = [
     page

@@ -256,6 +256,13 @@ def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None
     line = ["sampler=ohem", "+arm=ohem", "data.fold=0", "seed=1", "sweep=x", "run_name=y"]
     with_detections(fabricate(runs / "one", *line[:1], "seed=1"), 2.0, 0)
     say(runs / "one", line)
+    with (runs / "one/metrics.jsonl").open("a") as records:
+        records.writelines(f'{{"train/grad_norm": {norm}}}\n' for norm in (11, 9, 12, 10))
+    hydra_file = runs / "one/.hydra/run/config.yaml"  # the run's own
+    hydra_file.parent.mkdir()
+    shutil.copy(runs / "one/.hydra/config.yaml", hydra_file)
+    (runs / "one/.hydra/config.yaml").write_text("optimizer: {lr: 0.04}")  # a refused command's
+    shutil.copy(runs / "one/.hydra/hydra.yaml", hydra_file.with_name("hydra.yaml"))
     fabricate(runs / "failed", status="FAILED")
     diverged = fabricate(runs / "diverged", status="FAILED")
     say(diverged, ["+arm=pisa"], "UserError: not finite at step 3: loss=nan")
@@ -264,8 +271,9 @@ def test_collect_adds_each_run_once_and_keeps_other_rows(tmp_path: Path) -> None
     found = {run.name: run for run in read_csv(out)}
     assert found["one"].settings == {
         "sampler": "ohem", "arm": "ohem", "data.fold": "0", **SAID, "seed": "1",
+        "clipped": "0.5000",
     }  # fmt: skip
-    assert found["diverged"].settings == {"arm": "pisa", **SAID, "seed": "0"}
+    assert found["diverged"].settings == {"arm": "pisa", **SAID, "seed": "0", "clipped": "nan"}
     assert not found["diverged"].figures
     assert list(draws) == ["one"] and len(draws["one"]) == DRAWS
     assert abs(draws["one"].mean() - found["one"].figures["AP"]) < 0.05

@@ -1,6 +1,7 @@
 """The answer of experiments/which_sampler, from runs of known truth."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,13 +17,10 @@ from experiments.report.verdicts import BETTER, EQUIVALENT, WORSE
 from experiments.which_sampler.answer import (
     BASE,
     FOLDS,
-    PRESET,
-    STEPS,
     WITHOUT_CHESS,
     answers,
     by_stratum,
     cautious,
-    check,
     images_alone,
     interaction,
     lines,
@@ -30,9 +28,10 @@ from experiments.which_sampler.answer import (
 )
 from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, values_of
 from experiments.which_sampler.page import TITLES, WIDENED, figure, write
+from experiments.which_sampler.protocol import CLIP, PRESET, STEPS, check_test, check_tuning
 
 EVERY = (*ARMS, PRESET)
-PARTS = ("comparison", "tuning", "cost")
+STUDY = Path(__file__).parents[1] / "experiments/which_sampler"
 GAINS = {"ohem": 3.0, "focal": -3.0, PRESET: -5.0}
 
 
@@ -142,33 +141,63 @@ def test_one_run_that_diverged_blurs_its_own_arm_alone(net: str) -> None:
     assert found["focal"].difference.scale > 2 * usual["focal"].difference.scale
 
 
+MADE = {"commit": "01234567", "instructions": "AVX2", "threads": "1", "torch": "2"}
+
+
 def test_runs_of_another_protocol_are_refused() -> None:
     chosen = dict.fromkeys(product(SETS, ARMS), SETTINGS[2])
     runs = [
-        replace(run, made={"commit": "01234567"}, settings=run.settings | protocol(run))
+        replace(run, made=MADE, settings=run.settings | protocol(run))
         for run in fabricated(np.random.default_rng(0), 0.7, 0.3)
     ]
-    check(runs, chosen)
-    first, *others = runs
-    for made, says in (
-        ({"commit": "76543210"}, "several values of commit"),
-        ({"commit": "01234567 with changes"}, "several values of commit"),
-        ({"commit": "01234567", "instructions": "AVX512"}, "several values of instructions"),
-    ):
-        with pytest.raises(LookupError, match=says):
-            check([replace(first, made=made), *others], chosen)
-    for key in ("optimizer.lr", "trainer.max_steps", "seed"):
-        with pytest.raises(LookupError, match=f"{first.name} has {key}=7, the protocol "):
-            check([replace(first, settings=first.settings | {key: "7"}), *others], chosen)
+    check_test(runs, chosen)
+    refused(runs, lambda given: check_test(given, chosen))
     with pytest.raises(LookupError, match="has loss_weight.rcnn.class=2, the protocol 4"):
-        check(runs, chosen | {("cards", "pisa"): "lr0.02_class4_box1"})
+        check_test(runs, chosen | {("cards", "pisa"): "lr0.02_class4_box1"})
+
+
+def test_tuning_of_another_protocol_is_refused() -> None:
+    usual = {"net": "slim", "trainer.max_steps": "400", "trainer.clip_norm": "None", "seed": "0"}
+    runs = [
+        Run(f"{arm}{setting}", "COMPLETED", made=MADE,
+            settings={"arm": arm, "setting": setting, **usual, **values_of(setting)})
+        for arm, setting in product(ARMS, SETTINGS)
+    ]  # fmt: skip
+    check_tuning(runs)
+    refused(runs, check_tuning)
+
+
+def refused(runs: list[Run], check: Callable[[list[Run]], None]) -> None:
+    """That a check refuses rows of which one was made or set in another way."""
+    first, *others = runs
+    for key, value in (
+        *(("commit", text) for text in ("76543210", "01234567 with changes", "")),
+        *(("instructions", "AVX512"), ("threads", "2"), ("torch", "3")),
+    ):
+        with pytest.raises(LookupError, match=f"not one known value of {key}"):
+            check([replace(first, made=MADE | {key: value}), *others])
+    with pytest.raises(LookupError, match="not one known value of instructions: unknown"):
+        check([replace(run, made={"commit": "01234567"}) for run in runs])
+    for key in ("optimizer.lr", "trainer.max_steps", "trainer.clip_norm", "seed"):
+        with pytest.raises(LookupError, match=f"{first.name} has {key}=7, the protocol "):
+            check([replace(first, settings=first.settings | {key: "7"}), *others])
 
 
 def protocol(run: Run) -> dict[str, str]:
     """What a row has beside its case, at the third setting."""
     net, fold = run.settings["net"], run.settings["data.fold"]
     setting = SETTINGS[0] if run.settings["case"].endswith(PRESET) else SETTINGS[2]
-    return values_of(setting) | {"trainer.max_steps": str(STEPS[net]), "seed": fold}
+    own = {"trainer.max_steps": STEPS[net], "trainer.clip_norm": CLIP[net], "seed": fold}
+    return own | values_of(setting)
+
+
+def test_two_arms_that_diverged_have_errors_of_their_own() -> None:
+    runs = fabricated(np.random.default_rng(0), 0.7, 0.4)
+    lost = {f"slim_raccoon_{arm}_0" for arm in ("focal", "pisa")}
+    failed = [replace(run, figures={}) if run.name in lost else run for run in runs]
+    found = answered(failed)["raccoon"]
+    errors = [found[arm].difference.errors for arm in ("focal", "pisa")]
+    assert abs(np.corrcoef(errors)[0, 1]) < 0.1
 
 
 def test_missing_and_repeated_runs_are_refused() -> None:
@@ -224,7 +253,7 @@ def test_the_page_has_every_group_and_the_best_setting_of_each_arm(tmp_path: Pat
         for arm, setting, name in product(ARMS, SETTINGS, SETS)
     ]
     page = tmp_path / "README.md"
-    page.write_text("".join(f"<!-- {n} -->\n<!-- end -->\n" for n in PARTS))
+    shutil.copy(STUDY / "README.md", page)  # has a place for each table
     found = by_stratum(runs)
     write(page, answers(found), cautious(found), tuned, runs)
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines()]

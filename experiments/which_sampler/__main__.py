@@ -2,7 +2,8 @@
 
 ``collect`` adds the finished runs of a sweep's folder (runs/which_sampler/tuning) to the CSV of its
 name here (tuning.csv), with the AP of each on 500 draws of its test images (tuning.npz). It can be
-called while the sweep goes on. ``choose`` writes conf/case: each arm on each set, with the setting
+called while the sweep goes on, from another clone: it changes files, and a run of a clone with
+changes does not count. ``choose`` writes conf/case: each arm on each set, with the setting
 that tuning.csv shows to be the best on the other sets. ``answer`` compares the arms of test.csv,
 once all runs are there: over all, by network and by set. With ``--page README.md`` it writes the
 tables there, between comments that name them (``comparison``, ``tuning``, ``cost``) and ``<!-- end
@@ -48,8 +49,12 @@ def _collect(folder: Path) -> None:
 
 def _choose() -> None:
     from experiments.which_sampler.choose import chosen, surface, write_cases
+    from experiments.which_sampler.protocol import check_tuning
 
-    found = chosen(surface(read_csv(HERE / "tuning.csv")))
+    runs = read_csv(HERE / "tuning.csv")
+    ap = surface(runs)
+    check_tuning(runs)
+    found = chosen(ap)
     write_cases(found, HERE / "conf/case")
     for (name, arm), setting in found.items():
         print(f"{name:8} {arm:13} {setting}")
@@ -60,11 +65,14 @@ def _answer(page: Path | None) -> None:
     from experiments.which_sampler import answer
     from experiments.which_sampler.choose import PRESET, chosen, surface
     from experiments.which_sampler.page import write
+    from experiments.which_sampler.protocol import check_test, check_tuning
 
     file = HERE / "test.csv"
-    settings = chosen(surface(read_csv(HERE / "tuning.csv")))
+    tuned = read_csv(HERE / "tuning.csv")
+    settings = chosen(surface(tuned))
+    check_tuning(tuned)
     runs = read_csv(file)
-    answer.check(runs, settings)
+    check_test(runs, settings)
     same = {name for name in SETS if settings[name, answer.BASE] == PRESET}
     found = answer.by_stratum(runs, same)
     groups, cautious = answer.answers(found), answer.cautious(found)
@@ -73,7 +81,7 @@ def _answer(page: Path | None) -> None:
     for arm, error in answer.images_alone(found, read_draws(file)).items():
         print(f"{arm:13} error of the images alone {error:.2f}")
     if page is not None:
-        write(page, groups, cautious, read_csv(HERE / "tuning.csv"), runs)
+        write(page, groups, cautious, tuned, runs)
 
 
 if __name__ == "__main__":

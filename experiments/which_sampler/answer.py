@@ -22,11 +22,10 @@ from experiments.report.images import difference_over
 from experiments.report.runs import Run
 from experiments.report.spread import Values
 from experiments.report.verdicts import Verdict, verdicts
-from experiments.which_sampler import choose
 from experiments.which_sampler.choose import ARMS, SETS
+from experiments.which_sampler.protocol import PRESET, STEPS, case_of
 
-BASE, PRESET = "random", "preset"
-STEPS = {"slim": 600, "lite0": 400}  # by network
+BASE = "random"
 FOLDS = 5
 REGION = 1.0  # AP; smaller differences do not matter
 # Nadeau and Bengio (2003, equation 13): 1 / folds becomes 1 / folds + test / training images.
@@ -34,36 +33,6 @@ OVERLAP = (1 + FOLDS / (FOLDS - 1)) ** 0.5
 WITHOUT_CHESS = "without chess"  # whose folds share scenes: a second answer, fixed beforehand
 Stratum = tuple[str, str]  # network, set
 Arms = dict[str, dict[int, Run]]  # arm -> fold -> run
-
-
-def check(runs: Sequence[Run], chosen: Mapping[tuple[str, str], str]) -> None:
-    """Refuse runs that are not those of the protocol.
-
-    Args:
-        chosen: the setting of each set and arm.
-
-    Raises:
-        LookupError: runs are of several commits, of one with changes, or of several sets of
-            processor instructions; or a run has other steps, another seed or another setting.
-    """
-    for key in ("commit", "instructions"):
-        found = {run.made.get(key, "unknown") for run in runs}
-        if len(found) > 1 or any("changes" in value or "," in value for value in found):
-            raise LookupError(f"runs have several values of {key}: {', '.join(sorted(found))}")
-    for run in runs:
-        net, (name, arm), own = run.settings["net"], case_of(run), run.settings
-        setting = choose.PRESET if arm == PRESET else chosen[name, arm]
-        expected = choose.values_of(setting) | {"trainer.max_steps": str(STEPS[net])}
-        expected["seed"] = own["data.fold"]
-        for key, value in expected.items():
-            if own[key] != value:
-                raise LookupError(f"{run.name} has {key}={own[key]}, the protocol {value}")
-
-
-def case_of(run: Run) -> tuple[str, str]:
-    """The set and the arm of a run."""
-    name, _, arm = run.settings["case"].partition("_")
-    return name, arm
 
 
 def by_stratum(runs: Sequence[Run], same: Collection[str] = ()) -> dict[Stratum, Arms]:
@@ -166,11 +135,11 @@ def _tuned(
     """
     arms = {arm: own for arm, own in values(found, name, nets).items() if arm != PRESET}
     apart = diverged(found, name, nets) - {BASE, PRESET}
-    groups = [set(arms) - apart, *({BASE, arm} for arm in apart)]
-    rules = Rules(blocked=True, stream=stream)
+    groups = [set(arms) - apart, *({BASE, arm} for arm in sorted(apart))]
     together: dict[str, Difference] = {}
-    for group in groups:
+    for number, group in enumerate(groups):
         own = {arm: ap for arm, ap in arms.items() if arm in group}
+        rules = Rules(blocked=True, stream=stream + len(SETS) * number)  # errors of its own
         together |= compared(own, BASE, rules, not_learnt=())
     return {arm: together[arm] for arm in ARMS if arm != BASE}
 

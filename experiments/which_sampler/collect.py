@@ -1,6 +1,7 @@
 """Finished runs of a sweep -> their rows in a CSV, and their AP on draws of the test images."""
 
 import json
+import math
 from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ from omegaconf import OmegaConf
 from experiments.report.csv_files import read_csv, write_csv
 from experiments.report.detections import ap_of_draws, looked_at
 from experiments.report.images import read_draws, write_draws
-from experiments.report.runs import Run, read
+from experiments.report.runs import Run, read, settings_file
 from experiments.which_sampler.choose import VALUES
 from frcnn.errors import DIVERGED
 
 # What the command line says beside a run's own settings.
-CONFIG = ".hydra/config.yaml"
-# What an arm's case decides; the answer checks it.
+# What an arm's case decides; protocol.py checks it.
+NORM = "train/grad_norm"
 KEPT = (*VALUES, "trainer.max_steps", "trainer.clip_norm", "seed")
 ASIDE = ("run_name", "sweep", "data.root", "done", "wandb.mode")
 
@@ -68,8 +69,19 @@ def _slim(run: Run, folder: Path) -> Run:
     said = json.loads((folder / run.name / "status.json").read_text())["overrides"]
     pairs = [text.lstrip("+").partition("=") for text in said]
     settings = {key: value for key, _, value in pairs if key not in ASIDE}
-    config = OmegaConf.load(folder / run.name / CONFIG)
+    config = OmegaConf.load(settings_file(folder / run.name))
     for key in KEPT:
         value = OmegaConf.select(config, key)
         settings[key] = f"{value:g}" if isinstance(value, int | float) else str(value)
+    limit = OmegaConf.select(config, "trainer.clip_norm")
+    if limit is not None:
+        settings["clipped"] = f"{_clipped(folder / run.name, limit):.4f}"
     return replace(run, settings=settings, curve={}, precision={})
+
+
+def _clipped(run: Path, limit: float) -> float:
+    """The share of log lines whose gradient norm is above the limit; NaN without any."""
+    file = run / "metrics.jsonl"
+    records = map(json.loads, file.read_text().splitlines() if file.exists() else [])
+    norms = [record[NORM] for record in records if NORM in record]
+    return sum(norm > limit for norm in norms) / len(norms) if norms else math.nan

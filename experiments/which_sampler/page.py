@@ -15,8 +15,9 @@ from experiments.report.tables import NONE, Table
 from experiments.report.verdicts import Verdict
 from experiments.style import png
 from experiments.table import put
-from experiments.which_sampler.answer import BASE, PRESET, REGION, case_of
+from experiments.which_sampler.answer import BASE, REGION
 from experiments.which_sampler.choose import ARMS, SETS, SETTINGS, Key, surface
+from experiments.which_sampler.protocol import PRESET, case_of
 
 Groups = Mapping[str, Mapping[str, Verdict]]  # "all", networks and sets -> arm -> verdict
 TITLES = {"all": "all sets, both networks"}
